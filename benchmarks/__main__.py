@@ -1,0 +1,41 @@
+"""Command line: `python -m benchmarks [NAME] [--json PATH] [--quick]`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import blocks
+from benchmarks.environment import environment
+from benchmarks.harness import QUICK, Budget, measure
+from benchmarks.report import print_measurement, write_json
+
+SUITES = {blocks.NAME: blocks.comparisons}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one suite, or all of them, and print a table for each comparison."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Timings side by side, in one run.")
+    parser.add_argument("name", nargs="?", choices=sorted(SUITES), help="the suite to run (default: all)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write every number and the environment there")
+    parser.add_argument("--quick", action="store_true", help="few and short rounds: shows that it runs, not a result")
+    options = parser.parse_args(arguments)
+
+    console = Console()
+    surroundings = environment()
+    console.print(", ".join(f"{name} {value}" for name, value in surroundings.items() if name != "versions"))
+    console.print(", ".join(f"{name} {value}" for name, value in surroundings["versions"].items()))
+    measurements = []
+    for name in [options.name] if options.name else SUITES:
+        for comparison in SUITES[name](options.quick):
+            measurement = measure(comparison, QUICK if options.quick else Budget())
+            print_measurement(measurement, console)
+            measurements.append(measurement)
+    if options.json:
+        write_json(measurements, surroundings, options.json)
+        console.print(f"wrote {options.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""What a call and a gradient of a block cost, against the eager module and against `torch.func.functional_call`.
+
+All three compute with the same weights. A call is timed under `torch.no_grad()`; a gradient is that of the mean square
+of the output by every parameter.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from benchmarks.agreement import same_leaves
+from benchmarks.harness import Comparison, Contender
+from parity_tests.modules import ResidualMLP, TutorialResNet
+from pure import Block, nets, tree
+
+NAME = "blocks"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network in both forms.
+
+    Attributes:
+        name: What the table calls it.
+        make_block: Builds the pure block.
+        make_module: Builds the plain module with the same leaves in the same order.
+        x_shape: Shape of the input, batch first.
+        quick: Whether `--quick` times it too.
+    """
+
+    name: str
+    make_block: Callable[[], Block]
+    make_module: Callable[[], nn.Module]
+    x_shape: tuple[int, ...]
+    quick: bool = False
+
+
+def residual_mlp(width: int, batch: int, quick: bool = False) -> Case:
+    """16 residual layers of two linear maps each."""
+    return Case(
+        name=f"16 residual MLP blocks, width {width}, batch {batch}",
+        make_block=lambda: nets.residual_mlp(width, width, 16),
+        make_module=lambda: ResidualMLP(width, width, 16),
+        x_shape=(batch, width),
+        quick=quick,
+    )
+
+
+CASES = (
+    residual_mlp(16, 1, quick=True),
+    residual_mlp(16, 128),
+    residual_mlp(256, 1),
+    residual_mlp(256, 128),
+    Case("tutorial ResNet, 32×32, batch 1", nets.tutorial_resnet, TutorialResNet, (1, 3, 32, 32)),
+    Case("tutorial ResNet, 32×32, batch 16", nets.tutorial_resnet, TutorialResNet, (16, 3, 32, 32)),
+)
+
+
+def comparisons(quick: bool = False) -> Iterator[Comparison]:
+    """The call, then the gradient, of each case; built one at a time."""
+    for case in CASES:
+        if quick and not case.quick:
+            continue
+        generator = torch.Generator().manual_seed(0)
+        block = case.make_block()
+        params, state = block.init(generator)
+        module = with_weights(case.make_module(), params)
+        x = torch.randn(case.x_shape, generator=generator)
+        yield call(case, block, params, state, module, x)
+        yield gradient(case, block, params, state, module, x)
+
+
+def with_weights(module: nn.Module, params: tree.Tree) -> nn.Module:
+    """The module with the values of `params`, leaf by leaf in order."""
+    with torch.no_grad():
+        for parameter, leaf in zip(module.parameters(), tree.leaves(params), strict=True):
+            parameter.copy_(leaf)
+    return module.eval()
+
+
+def call(
+    case: Case, block: Block, params: tree.Tree, state: tree.Tree, module: nn.Module, x: torch.Tensor
+) -> Comparison:
+    """One evaluation, with gradients off on every side."""
+    named = dict(module.named_parameters())
+
+    def by_module() -> torch.Tensor:
+        with torch.no_grad():
+            return module(x)
+
+    def by_functional_call() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.func.functional_call(module, named, (x,))
+
+    def by_block() -> torch.Tensor:
+        with torch.no_grad():
+            return block(params, x, state)
+
+    contenders = (
+        Contender("nn.Module, eager", by_module),
+        Contender("functional_call", by_functional_call),
+        Contender("pure block", by_block),
+    )
+    return Comparison(f"call: {case.name}", contenders, same_leaves, facts(params))
+
+
+def gradient(
+    case: Case, block: Block, params: tree.Tree, state: tree.Tree, module: nn.Module, x: torch.Tensor
+) -> Comparison:
+    """The gradient by all parameters: autograd through the module, against transforms of two functions.
+
+    `torch.func.vjp` is timed beside `torch.func.grad` because the latter always records the backward pass as well, for
+    a further derivative, and the former's result can be asked for without.
+    """
+    parameters = tuple(module.parameters())
+    named = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    grad_of_functional_call = torch.func.grad(lambda p: torch.func.functional_call(module, p, (x,)).square().mean())
+    grad_of_block = torch.func.grad(lambda p: block(p, x, state).square().mean())
+    one = torch.ones(())
+
+    def by_module() -> tuple[torch.Tensor, ...]:
+        return torch.autograd.grad(module(x).square().mean(), parameters)
+
+    def by_backward() -> list[torch.Tensor | None]:
+        module.zero_grad(set_to_none=True)
+        module(x).square().mean().backward()
+        return [parameter.grad for parameter in parameters]
+
+    def by_functional_call() -> dict[str, torch.Tensor]:
+        return grad_of_functional_call(named)
+
+    def by_block() -> tree.Tree:
+        return grad_of_block(params)
+
+    def by_block_vjp() -> tree.Tree:
+        _, pull_back = torch.func.vjp(lambda p: block(p, x, state).square().mean(), params)
+        with torch.no_grad():
+            return pull_back(one)[0]
+
+    contenders = (
+        Contender("nn.Module, autograd.grad", by_module),
+        Contender("nn.Module, backward()", by_backward),
+        Contender("functional_call, func.grad", by_functional_call),
+        Contender("pure block, func.grad", by_block),
+        Contender("pure block, func.vjp", by_block_vjp),
+    )
+    return Comparison(f"gradient: {case.name}", contenders, same_leaves, facts(params))
+
+
+def facts(params: tree.Tree) -> dict[str, object]:
+    """What the table and the file say beside the numbers."""
+    return {"parameters": tree.count(params), "dtype": "float32"}

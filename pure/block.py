@@ -1,0 +1,305 @@
+"""The contract: a block is a frozen description with pure functions, and owns no tensors.
+
+    params, state = block.init(generator, dtype, device)
+    y             = block(params, x, state, extras)                                  # evaluation
+    y, new_state  = block.apply(params, x, state, extras, training, noise)           # training or evaluation
+    noise         = block.noise(x_shape, generator, dtype=..., device=...)           # pre-drawn randomness
+    shape         = block.out_shape(x_shape)
+    children      = block.children()                                                 # ordered {name: Block}
+
+`params`, `state`, `extras` and `noise` are nested plain dicts; a child that has none leaves no key. Everything that
+`torch.func.vmap` may map is positional, because vmap does not map keyword arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import lru_cache
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.errors import DeviceError, DtypeError, PureError, ShapeError, TreeError
+from pure.initializers import Device, check_generator
+from pure.tags import WATCHERS, scope
+
+__all__ = ["EMPTY", "Block", "Params", "Shape", "State", "check_params", "specification"]
+
+Params = dict[str, Any]
+State = dict[str, Any]
+Shape = tuple[int, ...]
+
+EMPTY: Final[dict[str, Any]] = {}
+"""The default for trees that are left out. Nothing writes to it."""
+
+
+@dataclass(frozen=True, repr=False)
+class Block:
+    """Base of every block. A block of one's own is a frozen dataclass with `init` and `apply`; the rest has defaults.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Shift(Block):
+        ...     features: int
+        ...     def init(self, generator, dtype=torch.float32, device="cpu"):
+        ...         return {"bias": torch.zeros(self.features, dtype=dtype, device=device)}, {}
+        ...     def apply(self, params, x, state, extras, training=False, noise=None):
+        ...         return x + params["bias"], state
+        >>> params, state = Shift(3).init(torch.Generator().manual_seed(0))
+        >>> Shift(3)(params, torch.ones(2, 3)).shape
+        torch.Size([2, 3])
+    """
+
+    def __repr__(self) -> str:
+        shown = [
+            f"{entry.name}={getattr(self, entry.name)!r}"
+            for entry in fields(self)
+            if entry.repr and (entry.default is MISSING or getattr(self, entry.name) != entry.default)
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def children(self) -> dict[str, Block]:
+        """Return the child blocks by name, in the order in which they are initialised."""
+        return {}
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Draw initial parameters and state.
+
+        Args:
+            generator: the only source of randomness; one seed gives the same bits on every device.
+            dtype: of the parameters.
+            device: where the leaves end up.
+
+        Returns:
+            `(params, state)`, nested dicts, `{}` where there is nothing.
+
+        Raises:
+            ArgumentError: `generator` is not a `torch.Generator`.
+        """
+        check_generator(generator)
+        params: Params = {}
+        state: State = {}
+        for name, child in self.children().items():
+            child_params, child_state = child.init(generator, dtype, device)
+            if child_params:
+                params[name] = child_params
+            if child_state:
+                state[name] = child_state
+        return params, state
+
+    def apply(
+        self,
+        params: Params,
+        x: Any,
+        state: State,
+        extras: Mapping[str, Any],
+        training: bool = False,
+        noise: Any = None,
+    ) -> tuple[Any, State]:
+        """Return `(y, new_state)`; no argument is changed.
+
+        Args:
+            params: as `init` gives them.
+            x: the input, batch axis first.
+            state: as `init` or the last `apply` gave it.
+            extras: what the whole network may read, such as `{"control": c}`.
+            training: use batch statistics and noise.
+            noise: as `noise` draws it; needed in training by stochastic blocks only.
+        """
+        raise NotImplementedError(f"{type(self).__name__} defines no apply")
+
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+        """Return the output in evaluation; `state` and `extras` may be left out where they are empty."""
+        return self.apply(params, x, state, extras)[0]
+
+    def of_input(self) -> Callable[[Any], Any] | None:
+        """Return the bare function of x that this block is, if it is one; containers then call it directly."""
+        return None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether training needs pre-drawn noise."""
+        return any(child.stochastic for child in self.children().values())
+
+    @property
+    def has_params(self) -> bool | None:
+        """Whether `init` gives parameters; None where that is not known without calling it."""
+        return None
+
+    def noise(
+        self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> Any:
+        """Draw the randomness of one training step for an input of `x_shape`: a pytree, `{}` if there is none.
+
+        Here every child sees the block's own input; blocks that chain their children override it.
+        """
+        return {
+            name: child.noise(x_shape, generator, dtype=dtype, device=device)
+            for name, child in self.children().items()
+            if child.stochastic
+        }
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the output's shape for an input of `x_shape`; found by running the block on shapes alone."""
+        return _inferred_shape(self, tuple(x_shape))
+
+
+@lru_cache(maxsize=4096)
+def specification(block: Block) -> tuple[Params, State]:
+    """Return what `block.init` gives, on the meta device: names, shapes and dtypes without memory."""
+    return block.init(torch.Generator(), torch.float32, "meta")
+
+
+@lru_cache(maxsize=4096)
+def _inferred_shape(block: Block, x_shape: Shape) -> Shape:
+    params, state = specification(block)
+    return tuple(block(params, torch.empty(x_shape, device="meta"), state).shape)
+
+
+def check_params(block: Block, params: Params, state: State | None = None) -> None:
+    """Raise one error that lists every missing, extra and mis-shaped leaf of `params` (and of `state`, if given).
+
+    Raises:
+        TreeError: the trees are not what `block.init` gives.
+    """
+    expected_params, expected_state = specification(block)
+    tree.check(params, expected_params, what="params")
+    if state is not None:
+        tree.check(state, expected_state, what="state")
+
+
+def describe(value: object) -> str:
+    """Return a tensor's shape and dtype, or the type's name, for a message."""
+    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureError:
+    """Turn the failure of a leaf block into the typed error that says what was given and expected."""
+    if isinstance(cause, PureError):
+        return cause
+    lines = tree.differences(params, specification(block)[0])
+    if lines:
+        return TreeError(f"params of {block}: " + "; ".join(lines))
+    if isinstance(x, Tensor):
+        for name, leaf in tree.flatten(params).items():
+            if leaf.dtype != x.dtype:
+                return DtypeError(
+                    f"{block}: input is {x.dtype}, params {name!r} is {leaf.dtype}: cast one of them, "
+                    f"as by pure.cast(params, {x.dtype})"
+                )
+            if leaf.device != x.device:
+                return DeviceError(
+                    f"{block}: input is on {x.device}, params {name!r} on {leaf.device}: move one of them"
+                )
+    return ShapeError(f"{block}: input {describe(x)} does not fit: {cause}")
+
+
+def located(block: Block, name: str, params: Params, state: State, error: Exception) -> Exception:
+    """Add the child's name to an error, or replace a partial tree error by the whole list seen from `block`."""
+    if isinstance(error, TreeError | KeyError):
+        try:
+            check_params(block, params, state)
+        except TreeError as whole:
+            return whole
+    if isinstance(error, PureError):
+        error.path = (name, *error.path)
+    return error
+
+
+def expected_keys(children: Mapping[str, Block]) -> int | None:
+    """Return how many children bring parameters, or None if one of them does not say."""
+    known = [child.has_params for child in children.values()]
+    return None if None in known else sum(map(bool, known))
+
+
+def extra_keys(block: Block, params: Params) -> TreeError:
+    """Return the error for a params dict that has the wrong number of keys."""
+    try:
+        check_params(block, params)
+    except TreeError as error:
+        return error
+    return TreeError(f"params of {block}: unexpected keys {list(params)}")
+
+
+def run_child(
+    block: Block,
+    name: str,
+    child: Block,
+    params: Params,
+    x: Any,
+    state: State,
+    extras: Mapping[str, Any],
+    training: bool,
+    noise: Any,
+    new_state: State,
+) -> Any:
+    """Apply one child on its part of the trees, put its new state into `new_state`, and return its output."""
+    part = noise.get(name) if noise else None
+    args = (params.get(name, EMPTY), x, state.get(name, EMPTY), extras, training, part)
+    try:
+        if WATCHERS:
+            with scope(name):
+                y, child_state = child.apply(*args)
+        else:
+            y, child_state = child.apply(*args)
+    except (PureError, KeyError) as error:
+        raise located(block, name, params, state, error) from error.__cause__
+    if child_state:
+        new_state[name] = child_state
+    return y
+
+
+@dataclass(frozen=True, repr=False)
+class Leaf(Block):
+    """A block without children or state: `forward(params, x)` and the names of its parameters say it all."""
+
+    _keys: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_keys", len(self.leaf_names()))
+
+    def leaf_names(self) -> tuple[str, ...]:
+        """Return the names of the parameters, none by default."""
+        return ()
+
+    def forward(self, params: Params, x: Any) -> Any:
+        """Return the output; the same in training and in evaluation."""
+        raise NotImplementedError
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Draw the initial parameters; there is no state."""
+        check_generator(generator)
+        return {}, {}
+
+    @property
+    def has_params(self) -> bool:
+        """Whether `init` gives parameters."""
+        return bool(self.leaf_names())
+
+    def apply(
+        self,
+        params: Params,
+        x: Any,
+        state: State,
+        extras: Mapping[str, Any],
+        training: bool = False,
+        noise: Any = None,
+    ) -> tuple[Any, State]:
+        """Return `(y, state)`."""
+        return self(params, x, state, extras), state
+
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+        """Return the output."""
+        if len(params) != self._keys:
+            raise extra_keys(self, params)
+        try:
+            return self.forward(params, x)
+        except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise explain(self, params, x, error) from error

@@ -1,0 +1,116 @@
+"""Typed errors: each message says what was given, what was expected and how to fix it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ArgumentError",
+    "CaptureError",
+    "DeviceError",
+    "DtypeError",
+    "NoiseError",
+    "PureError",
+    "RankError",
+    "SaveError",
+    "ShapeError",
+    "TreeError",
+    "UnsupportedError",
+]
+
+
+class PureError(Exception):
+    """Base of every error that `pure` raises on purpose.
+
+    Attributes:
+        path: names of the child blocks that lead from the outermost block to the one that raised, outermost first.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.message} [in {'.'.join(self.path)}]" if self.path else self.message
+
+
+class ArgumentError(PureError, TypeError):
+    """An argument of the wrong kind.
+
+    Fails: `Linear(3, 4).init(0)`. Fix: `Linear(3, 4).init(torch.Generator().manual_seed(0))`.
+    """
+
+
+class TreeError(PureError, ValueError):
+    """A parameter or state tree with missing, extra or mis-shaped leaves, all listed at once.
+
+    Fails: `Linear(3, 4)({"wieght": w}, x)`. Fix: use the names that `block.init` gives.
+    """
+
+
+class ShapeError(PureError, ValueError):
+    """Sizes that do not fit together.
+
+    Fails: `Linear(3, 4)(params, torch.zeros(2, 5))`. Fix: the last axis of the input must hold `in_features` values.
+    """
+
+
+class RankError(ShapeError):
+    """An input with the wrong number of axes; the batch axis is always there.
+
+    Fails: `Conv2d(3, 8, 3)(params, image)` on a (3, H, W) image. Fix: `image.unsqueeze(0)`.
+    """
+
+
+class DtypeError(PureError, TypeError):
+    """Parameters and inputs of different dtypes, or a dtype that the operation does not take.
+
+    Fails: `block(params, x.double())` on float32 params. Fix: `pure.cast(params, x.dtype)` or cast the input.
+    """
+
+
+class DeviceError(PureError, ValueError):
+    """Parameters and inputs on different devices.
+
+    Fails: `block(params, x.cuda())` on CPU params. Fix: move both to one device.
+    """
+
+
+class NoiseError(PureError, ValueError):
+    """A stochastic block run in training without its pre-drawn noise.
+
+    Fails: `Dropout(0.5).apply({}, x, {}, {}, training=True)`. Fix: pass `noise=block.noise(x.shape, generator)`.
+    """
+
+
+class CaptureError(PureError, ValueError):
+    """A tag or a capture that cannot be honoured, such as an unknown kind.
+
+    Fails: `tag(x, "h", kind="activation")`. Fix: use one of "stream", "branch", "gate", "loss".
+    """
+
+
+class UnsupportedError(PureError, NotImplementedError):
+    """A request that has no correct answer, such as per-sample gradients through training-mode BatchNorm.
+
+    Fails: `flow.per_sample_norms` of a loss that couples the samples. Fix: use a norm that does not couple them.
+    """
+
+
+class SaveError(PureError, OSError):
+    """A file that could not be written or read; nothing is left half written.
+
+    Fails: `save(params, "/no/such/folder/p.safetensors")`. Fix: create the folder, or give a writable path.
+    """
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return `" (did you mean 'x'?)"` for the closest of `candidates`, or an empty string.
+
+    >>> nearest("fc1.wieght", ["fc1.weight", "fc2.bias"])
+    " (did you mean 'fc1.weight'?)"
+    """
+    match = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
+    return f" (did you mean {match[0]!r}?)" if match else ""

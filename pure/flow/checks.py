@@ -1,0 +1,153 @@
+"""What the measurements ask of a loss, its parameters and its batch, and the errors that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.errors import ArgumentError, DtypeError, PureError, ShapeError, TreeError, UnsupportedError
+
+__all__ = ["batch_size", "check_outermost", "explained", "finite", "named_leaves", "scalar"]
+
+NORM_WORDS = "LayerNorm, GroupNorm or RMSNorm, which keep the samples apart, or evaluation with running statistics"
+
+
+def named_leaves(loss: Callable[..., Any], params: tree.Tree) -> dict[str, Tensor]:
+    """Return the parameters by dotted name, detached.
+
+    Raises:
+        ArgumentError: `loss` cannot be called.
+        TreeError: a leaf is no tensor.
+        DtypeError: a leaf is not floating point.
+    """
+    if not callable(loss):
+        raise ArgumentError(f"loss is {type(loss).__name__}: expected a function of (params, *batch)")
+    flat = tree.flatten(params)
+    for name, leaf in flat.items():
+        if not isinstance(leaf, Tensor):
+            raise TreeError(f"params {name!r} is {type(leaf).__name__}: expected a tensor in every leaf")
+        if not leaf.is_floating_point():
+            raise DtypeError(
+                f"params {name!r} is {leaf.dtype}, which has no gradient: expected floating point; keep counters in the "
+                "state, or split them off by pure.partition"
+            )
+    return {name: leaf.detach() for name, leaf in flat.items()}
+
+
+def scalar(value: object, whose: str) -> Tensor:
+    """Return `value` if it is a scalar tensor.
+
+    Args:
+        value: what the loss returned.
+        whose: "the batch's" or "one sample's".
+
+    Raises:
+        ArgumentError: not a tensor at all.
+        ShapeError: a tensor with axes.
+        DtypeError: an integer or a boolean.
+    """
+    if isinstance(value, tuple | list):
+        raise ArgumentError(
+            f"loss returned {len(value)} values: expected {whose} scalar loss alone, as in lambda *args: loss(*args)[0]"
+        )
+    if not isinstance(value, Tensor):
+        raise ArgumentError(f"loss returned {type(value).__name__}: expected {whose} scalar loss as a tensor")
+    if value.ndim:
+        raise ShapeError(
+            f"loss returned shape {tuple(value.shape)}: expected {whose} scalar loss: take .mean() or .sum()"
+        )
+    if not value.is_floating_point():
+        raise DtypeError(f"loss returned {value.dtype}: expected {whose} scalar loss in floating point")
+    return value
+
+
+def finite(losses: Tensor) -> None:
+    """Raise if a loss is NaN or infinite, naming the samples where there are several.
+
+    Raises:
+        UnsupportedError: there is no gradient to speak of.
+    """
+    bad = (~torch.isfinite(losses.detach())).nonzero().flatten().tolist() if losses.ndim else []
+    if losses.ndim == 0 and not torch.isfinite(losses.detach()):
+        raise UnsupportedError(f"loss is {losses.item()}, which has no gradient: {FIX_NAN}")
+    if bad:
+        shown = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
+        raise UnsupportedError(f"loss is NaN or infinite for {len(bad)} of {len(losses)} samples ({shown}): {FIX_NAN}")
+
+
+FIX_NAN = "look for NaN in the batch, a log of 0, or activations that overflow (pure.capture shows them)"
+
+
+def batch_size(batch: Sequence[tree.Tree]) -> int:
+    """Return the size of axis 0, on which all leaves of the batch must agree.
+
+    Raises:
+        ArgumentError: no batch, an empty one, or a leaf that is no tensor.
+        ShapeError: leaves that disagree, or that have no axis.
+    """
+    if not batch:
+        raise ArgumentError("per-sample gradients of no batch: give what loss takes after params, batch axis first")
+    sizes: dict[str, int] = {}
+    for position, argument in enumerate(batch):
+        for name, leaf in tree.flatten(argument).items():
+            where = f"batch[{position}]" + (f".{name}" if name else "")
+            if not isinstance(leaf, Tensor):
+                raise ArgumentError(
+                    f"{where} is {type(leaf).__name__}: expected tensors; put constants into the loss itself"
+                )
+            if leaf.ndim == 0:
+                raise ShapeError(
+                    f"{where} has no axes: expected the batch on axis 0; put constants into the loss itself"
+                )
+            sizes[where] = leaf.shape[0]
+    if not sizes:
+        raise ArgumentError("per-sample gradients of a batch without tensors: give what loss takes after params")
+    if len(set(sizes.values())) > 1:
+        given = ", ".join(f"{name}: {size}" for name, size in sizes.items())
+        raise ShapeError(f"the batch's leaves disagree on the number of samples on axis 0: {given}")
+    size = next(iter(sizes.values()))
+    if size == 0:
+        raise ArgumentError("the batch holds 0 samples: expected at least one")
+    return size
+
+
+def check_outermost(what: str) -> None:
+    """Raise if a torch.func transform is running: a measurement has to see the whole computation.
+
+    Raises:
+        UnsupportedError: called inside grad, vmap, jvp or another transform.
+    """
+    if torch._C._functorch.maybe_current_level() is not None:
+        raise UnsupportedError(f"{what} inside a torch.func transform: it returns numbers, so call it outside")
+
+
+def explained(error: RuntimeError | PureError) -> RuntimeError | PureError:
+    """Return the typed error for a loss that cannot be mapped over its samples, or `error` itself."""
+    cause = error.__cause__ if isinstance(error, ShapeError) and error.__cause__ else error
+    text = str(cause)
+    if isinstance(error, ShapeError) and "BatchNorm in training" in text:
+        return batch_norm_error()
+    if isinstance(cause, PureError) or "vmap" not in text:
+        return error
+    if "random" in text:
+        fix = "it draws random numbers: draw them before, as block.noise does, and pass them with the batch"
+    elif "item()" in text or "data-dependent control flow" in text:
+        fix = "it branches on a tensor's value: use torch.where"
+    elif "inplace" in text or "in-place" in text:
+        fix = "it changes a tensor in place: write x = x + y, not x += y"
+    else:
+        fix = "torch.func.vmap does not take it"
+    return UnsupportedError(f"loss cannot be mapped over the samples: {fix} (torch says: {text.splitlines()[0]})")
+
+
+def batch_norm_error() -> UnsupportedError:
+    """Return the error for per-sample gradients through batch statistics."""
+    return UnsupportedError(
+        "per-sample gradients through BatchNorm in training: the batch's statistics make every sample's loss depend on "
+        "all samples, so one sample's gradient does not exist; mapped over samples it would normalise each by itself. "
+        f"Use {NORM_WORDS}"
+    )

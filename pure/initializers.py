@@ -1,0 +1,191 @@
+"""Initialisers with an explicit generator: frozen, comparable rules over the ones in `torch.nn.init`.
+
+An initialiser is called as `init(shape, generator, dtype, device)` and returns a new tensor. The values are drawn on
+the generator's device and then moved, so that one seed gives one network on every device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import init as rules
+
+from pure.errors import ArgumentError
+
+__all__ = [
+    "Constant",
+    "Initializer",
+    "KaimingNormal",
+    "KaimingUniform",
+    "Normal",
+    "Orthogonal",
+    "TruncatedNormal",
+    "Uniform",
+    "XavierNormal",
+    "XavierUniform",
+    "fan_in",
+]
+
+Device = torch.device | str
+Fan = Literal["fan_in", "fan_out"]
+
+
+class Initializer(Protocol):
+    """Anything that draws a tensor: `(shape, generator, dtype, device) -> Tensor`."""
+
+    def __call__(self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype, device: Device) -> Tensor:
+        """Return a new tensor of `shape`."""
+
+
+def fan_in(shape: Sequence[int]) -> int:
+    """Return the number of inputs that one output value sums over, for a weight of `shape` (out, in, *kernel).
+
+    >>> fan_in((64, 3, 7, 7))
+    147
+    """
+    return math.prod(shape[1:])
+
+
+def check_generator(generator: object) -> torch.Generator:
+    """Return `generator`, or raise the error that says how to make one."""
+    if not isinstance(generator, torch.Generator):
+        raise ArgumentError(
+            f"generator is {type(generator).__name__}, expected torch.Generator: pass torch.Generator().manual_seed(0)"
+        )
+    return generator
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Allocates where the generator lives, fills in place once, and moves."""
+
+    def __call__(
+        self,
+        shape: Sequence[int],
+        generator: torch.Generator,
+        dtype: torch.dtype = torch.float32,
+        device: Device = "cpu",
+    ) -> Tensor:
+        """Return a new tensor of `shape`, drawn from `generator`."""
+        target = torch.device(device)
+        where = target if target.type == "meta" else check_generator(generator).device
+        tensor = torch.empty(tuple(shape), dtype=dtype, device=where)
+        self.fill(tensor, generator)
+        return tensor.to(target)
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(_Rule):
+    """Every value is `value`; draws nothing from the generator."""
+
+    value: float = 0.0
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        rules.constant_(tensor, self.value)
+
+
+@dataclass(frozen=True)
+class Uniform(_Rule):
+    """Uniform on [low, high)."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        rules.uniform_(tensor, self.low, self.high, generator=generator)
+
+
+@dataclass(frozen=True)
+class Normal(_Rule):
+    """Normal with the given mean and standard deviation."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        rules.normal_(tensor, self.mean, self.std, generator=generator)
+
+
+@dataclass(frozen=True)
+class TruncatedNormal(_Rule):
+    """Normal restricted to [low, high], in absolute units."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    low: float = -2.0
+    high: float = 2.0
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        rules.trunc_normal_(tensor, self.mean, self.std, self.low, self.high, generator=generator)
+
+
+@dataclass(frozen=True)
+class KaimingUniform(_Rule):
+    """He's uniform rule (He et al. 2015, section 2.2); `a = sqrt(5)` is what `torch.nn.Linear` and `Conv` use."""
+
+    a: float = math.sqrt(5)
+    mode: Fan = "fan_in"
+    nonlinearity: str = "leaky_relu"
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        rules.kaiming_uniform_(tensor, self.a, self.mode, self.nonlinearity, generator=generator)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class KaimingNormal(_Rule):
+    """He's normal rule (He et al. 2015, section 2.2): variance gain² / fan."""
+
+    a: float = 0.0
+    mode: Fan = "fan_in"
+    nonlinearity: str = "relu"
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        rules.kaiming_normal_(tensor, self.a, self.mode, self.nonlinearity, generator=generator)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class XavierUniform(_Rule):
+    """Glorot's uniform rule (Glorot and Bengio 2010, equation 16)."""
+
+    gain: float = 1.0
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        rules.xavier_uniform_(tensor, self.gain, generator=generator)
+
+
+@dataclass(frozen=True)
+class XavierNormal(_Rule):
+    """Glorot's normal rule: variance 2 gain² / (fan_in + fan_out)."""
+
+    gain: float = 1.0
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        rules.xavier_normal_(tensor, self.gain, generator=generator)
+
+
+@dataclass(frozen=True)
+class Orthogonal(_Rule):
+    """A (semi-)orthogonal matrix (Saxe et al. 2013), times `gain`."""
+
+    gain: float = 1.0
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        if tensor.device.type != "meta":
+            rules.orthogonal_(tensor, self.gain, generator=generator)

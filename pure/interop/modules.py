@@ -1,0 +1,193 @@
+"""A block as a real `torch.nn.Module`, and any `torch.nn.Module` as a block."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pure import tree
+from pure.block import EMPTY, Block, Params, State, check_params, located
+from pure.errors import ArgumentError, TreeError
+from pure.initializers import Device, check_generator
+
+__all__ = ["BlockModule", "ModuleBlock", "from_module", "to_module"]
+
+
+class _Node(nn.Module):
+    """One level of a tree: leaves are parameters or buffers, dicts are submodules."""
+
+    def adopt(self, name: str, leaf: Tensor, *, trainable: bool) -> None:
+        """Register a leaf under a dotted name, with the levels above it."""
+        head, _, rest = name.partition(".")
+        if rest:
+            if head not in self._modules:
+                self._register(head, _Node())
+            child = self._modules[head]
+            assert isinstance(child, _Node)
+            child.adopt(rest, leaf, trainable=trainable)
+        else:
+            self._register(head, nn.Parameter(leaf) if trainable else leaf)
+
+    def _register(self, name: str, value: nn.Module | nn.Parameter | Tensor) -> None:
+        if name not in self._modules and hasattr(self, name):
+            raise TreeError(f"{name!r} is taken by torch.nn.Module: give the leaf or child another name")
+        if isinstance(value, nn.Module):
+            self.add_module(name, value)
+        elif isinstance(value, nn.Parameter):
+            self.register_parameter(name, value)
+        else:
+            self.register_buffer(name, value)
+
+
+class BlockModule(_Node):
+    """A block with parameters and state of its own: `module(x)`, `module(x, extras)`, `module(x, extras, noise)`.
+
+    In training mode a call draws noise from `generator`, where the block needs some and none is given, and writes the
+    new state into the buffers.
+    """
+
+    def __init__(self, block: Block, params: Params, state: State, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        check_params(block, params, state)
+        self.block = block
+        self.generator = generator
+        for name, leaf in tree.flatten(params).items():
+            self.adopt(name, leaf.detach().clone(), trainable=True)
+        for name, leaf in tree.flatten(state).items():
+            self.adopt(name, leaf.detach().clone(), trainable=False)
+
+    def trees(self) -> tuple[Params, State]:
+        """Return the parameters and the state as trees; the leaves are the module's own tensors."""
+        flat = dict(self.named_parameters(remove_duplicate=False))
+        return tree.unflatten(flat), tree.unflatten(dict(self.named_buffers()))
+
+    def forward(self, x: Any, extras: Mapping[str, Any] = EMPTY, noise: Any = None) -> Any:
+        """Return the block's output; in training the buffers then hold the new state."""
+        params, state = self.trees()
+        if not self.training:
+            return self.block(params, x, state, extras)
+        if noise is None and self.generator is not None and self.block.stochastic:
+            noise = self.block.noise(tuple(x.shape), self.generator, dtype=x.dtype, device=x.device)
+        y, new_state = self.block.apply(params, x, state, extras, True, noise)
+        new = tree.flatten(new_state)
+        with torch.no_grad():
+            for name, buffer in self.named_buffers():
+                if name in new:
+                    buffer.copy_(new[name])
+        return y
+
+    def extra_repr(self) -> str:
+        """Return the block as text."""
+        return repr(self.block)
+
+
+def to_module(
+    block: Block, params: Params, state: State = EMPTY, *, generator: torch.Generator | None = None
+) -> BlockModule:
+    """Return a real `torch.nn.Module` that computes the block and holds copies of its trees.
+
+    Its `state_dict` has the dotted names of `pure.flatten(params)` and `pure.flatten(state)`.
+
+    Args:
+        block: any block.
+        params: its parameters; copied.
+        state: its state; copied.
+        generator: where stochastic blocks draw their noise in training; without one it must be given at each call.
+
+    Raises:
+        TreeError: trees that do not fit the block, all differences listed, or a name that `nn.Module` itself uses.
+
+    Example:
+        >>> from pure.layers import Linear
+        >>> block = Linear(3, 2)
+        >>> module = to_module(block, *block.init(torch.Generator().manual_seed(0)))
+        >>> list(module.state_dict())
+        ['weight', 'bias']
+    """
+    return BlockModule(block, params, state, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleBlock(Block):
+    """An nn.Module seen as a block; `from_module` makes it.
+
+    `extras` are handed to the module's forward as keyword arguments; an `x` that is a tuple as several positional
+    ones. Buffers are the state: they are copied before the module may write to them, and returned as the new state.
+    """
+
+    evaluating: nn.Module
+    training: nn.Module
+    initial: tuple[Params, State]
+
+    def __repr__(self) -> str:
+        return f"ModuleBlock({type(self.evaluating).__name__})"
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Return copies of the values that the module had when it was taken over; nothing is drawn."""
+        check_generator(generator)
+
+        def place(leaf: Tensor) -> Tensor:
+            return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else leaf.dtype, copy=True)
+
+        params, state = self.initial
+        return tree.tree_map(place, params), tree.tree_map(lambda leaf: leaf.to(device=device, copy=True), state)
+
+    def apply(
+        self,
+        params: Params,
+        x: Any,
+        state: State,
+        extras: Mapping[str, Any],
+        training: bool = False,
+        noise: Any = None,
+    ) -> tuple[Any, State]:
+        """Call the module on these parameters and a copy of this state."""
+        module = self.training if training else self.evaluating
+        buffers = {name: leaf.clone() for name, leaf in tree.flatten(state).items()}
+        given = {**tree.flatten(params), **buffers}
+        args = x if isinstance(x, tuple) else (x,)
+        try:
+            y = functional_call(module, given, args, dict(extras), strict=True)
+        except (RuntimeError, KeyError) as error:
+            raise located(self, "", params, state, _as_key_error(error)) from error
+        return y, tree.unflatten(buffers) if buffers else {}
+
+
+def _as_key_error(error: Exception) -> Exception:
+    """Return a KeyError in place of what `functional_call` raises for missing or unexpected names."""
+    text = str(error)
+    return KeyError(text) if "key(s)" in text or "Missing" in text else error
+
+
+def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
+    """Return `(block, params, state)` for any `torch.nn.Module`; the module itself is left as it is.
+
+    Args:
+        module: any module; its parameters and buffers are copied, tied parameters once.
+
+    Returns:
+        The block, its parameters and its state, under the module's own names.
+
+    Raises:
+        ArgumentError: something that is no `nn.Module`.
+
+    Example:
+        >>> block, params, state = from_module(nn.Linear(3, 2))
+        >>> block(params, torch.zeros(4, 3), state).shape
+        torch.Size([4, 2])
+    """
+    if not isinstance(module, nn.Module):
+        raise ArgumentError(f"from_module of {type(module).__name__}: expected a torch.nn.Module")
+    params = tree.unflatten({name: leaf.detach().clone() for name, leaf in module.named_parameters()})
+    state = tree.unflatten({name: leaf.detach().clone() for name, leaf in module.named_buffers()})
+    evaluating = copy.deepcopy(module).to("meta").eval()
+    training = copy.deepcopy(evaluating).train()
+    return ModuleBlock(evaluating, training, (params or {}, state or {})), params or {}, state or {}

@@ -1,0 +1,86 @@
+"""Elementwise activations, by PyTorch's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure.block import EMPTY, Leaf, Params, Shape, State, extra_keys
+from pure.errors import ArgumentError, nearest
+
+__all__ = ["ACTIVATIONS", "Activation", "activation"]
+
+ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "selu": F.selu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+    "mish": F.mish,
+    "softplus": F.softplus,
+    "sigmoid": torch.sigmoid,
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "tanh": torch.tanh,
+    "identity": lambda x: x,
+}
+"""Name → function. "gelu" is the exact one (erf), "gelu_tanh" its tanh approximation."""
+
+
+def activation(name: str) -> Callable[[Tensor], Tensor]:
+    """Return the function of that name.
+
+    Raises:
+        ArgumentError: an unknown name.
+    """
+    if name not in ACTIVATIONS:
+        raise ArgumentError(
+            f"activation {name!r} is unknown{nearest(name, ACTIVATIONS)}: one of {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
+
+
+@dataclass(frozen=True, repr=False)
+class Activation(Leaf):
+    """An elementwise function by name, such as "relu" or "gelu"; any shape, never in place.
+
+    Raises:
+        ArgumentError: an unknown name.
+
+    Example:
+        >>> Activation("relu")({}, torch.tensor([[-1.0, 2.0]]))
+        tensor([[0., 2.]])
+    """
+
+    name: str
+    _function: Callable[[Tensor], Tensor] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "_function", activation(self.name))
+
+    def __reduce__(self) -> tuple[type[Activation], tuple[str]]:
+        return type(self), (self.name,)
+
+    def of_input(self) -> Callable[[Any], Any]:
+        """Return the function."""
+        return self._function
+
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Tensor:
+        """Return the function of `x`."""
+        if params:
+            raise extra_keys(self, params)
+        return self._function(x)
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return tuple(x_shape)

@@ -1,0 +1,275 @@
+"""Normalisation: batch, layer, group and root mean square, with statistics never below float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure.block import EMPTY, Block, Leaf, Params, Shape, State, check_params, describe, explain
+from pure.errors import ArgumentError, RankError, ShapeError
+from pure.initializers import Constant, Device, Initializer, check_generator
+
+__all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
+
+ONES, ZEROS = Constant(1.0), Constant(0.0)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Return `x` in its own dtype, or in float32 if that is narrower."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _optional(leaf: Tensor | None) -> Tensor | None:
+    return None if leaf is None else _wide(leaf)
+
+
+@dataclass(frozen=True, repr=False)
+class _Affine(Leaf):
+    """A norm whose leaves are an optional `weight` and `bias` of one shape."""
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Return ones for the weight and zeros for the bias; nothing is drawn."""
+        check_generator(generator)
+        rules = {"weight": ONES, "bias": ZEROS}
+        return {name: rules[name](self.leaf_shape(), generator, dtype, device) for name in self.leaf_names()}, {}
+
+    def leaf_shape(self) -> Shape:
+        """Return the shape of each leaf."""
+        raise NotImplementedError
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return tuple(x_shape)
+
+
+@dataclass(frozen=True, repr=False)
+class LayerNorm(_Affine):
+    """(x − mean) / √(var + eps) · weight + bias over the trailing axes.
+
+    Args:
+        shape: sizes of the trailing axes that are normalised; an integer for the last axis alone.
+        eps: added to the variance.
+        affine: whether there are a weight and a bias.
+        bias: whether there is a bias beside the weight.
+
+    Source: Ba et al. 2016 (1607.06450), equation 4.
+
+    Example:
+        >>> params, _ = LayerNorm(4).init(torch.Generator())
+        >>> LayerNorm(4)(params, torch.arange(4.0)[None]).mean().abs() < 1e-6
+        tensor(True)
+    """
+
+    shape: int | tuple[int, ...]
+    eps: float = 1e-5
+    affine: bool = True
+    bias: bool = True
+
+    def leaf_names(self) -> tuple[str, ...]:
+        """Return the names of the parameters."""
+        return () if not self.affine else ("weight", "bias") if self.bias else ("weight",)
+
+    def leaf_shape(self) -> Shape:
+        """Return the normalised shape."""
+        return (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the normalised `x`."""
+        sizes = self.leaf_shape()
+        if x.ndim <= len(sizes):
+            raise RankError(f"{self}: input {describe(x)}, expected the batch axis and then …, {sizes}")
+        return F.layer_norm(
+            _wide(x), sizes, _optional(params.get("weight")), _optional(params.get("bias")), self.eps
+        ).to(x.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class RMSNorm(_Affine):
+    """x / √(mean(x²) + eps) · weight over the last axis.
+
+    Args:
+        features: size of the last axis.
+        eps: added to the mean square.
+        affine: whether there is a weight.
+
+    Source: Zhang and Sennrich 2019 (1910.07467), equation 4.
+    """
+
+    features: int
+    eps: float = 1e-6
+    affine: bool = True
+
+    def leaf_names(self) -> tuple[str, ...]:
+        """Return the names of the parameters."""
+        return ("weight",) if self.affine else ()
+
+    def leaf_shape(self) -> Shape:
+        """Return (features,)."""
+        return (self.features,)
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the normalised `x`."""
+        if x.ndim < 2:
+            raise RankError(f"{self}: input {describe(x)}, expected (batch, …, {self.features}): add x.unsqueeze(0)")
+        return F.rms_norm(_wide(x), (self.features,), _optional(params.get("weight")), self.eps).to(x.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class GroupNorm(_Affine):
+    """Normalisation over groups of channels of (batch, channels, *space).
+
+    Args:
+        groups: how many groups the channels are split into.
+        channels: size of axis 1.
+        eps: added to the variance.
+        affine: whether there are a weight and a bias, one value a channel.
+
+    Raises:
+        ArgumentError: `groups` does not divide `channels`.
+
+    Source: Wu and He 2018 (1803.08494), section 3.1.
+    """
+
+    groups: int
+    channels: int
+    eps: float = 1e-5
+    affine: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels % self.groups:
+            raise ArgumentError(f"GroupNorm: {self.groups} groups do not divide {self.channels} channels")
+
+    def leaf_names(self) -> tuple[str, ...]:
+        """Return the names of the parameters."""
+        return ("weight", "bias") if self.affine else ()
+
+    def leaf_shape(self) -> Shape:
+        """Return (channels,)."""
+        return (self.channels,)
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the normalised `x`."""
+        if x.ndim < 2:
+            raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
+        weight, bias = _optional(params.get("weight")), _optional(params.get("bias"))
+        return F.group_norm(_wide(x), self.groups, weight, bias, self.eps).to(x.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class BatchNorm(Block):
+    """Normalisation of each channel by batch statistics (training) or running ones (evaluation).
+
+    Takes (batch, channels, *space) of any rank. Leaves: `weight`, `bias` (channels,). State: `running_mean`,
+    `running_var` (unbiased), `num_batches_tracked` (int64), with PyTorch's update
+    running ← (1 − momentum) · running + momentum · batch. The new state is returned; the old one is left as it was.
+
+    Args:
+        channels: size of axis 1.
+        eps: added to the variance.
+        momentum: weight of the new batch; None keeps the average over all batches.
+        affine: whether there are a weight and a bias.
+        weight_init: rule for the weight; `Constant(0.0)` makes a residual block start as its shortcut.
+
+    Raises:
+        RankError: the input has no channel axis.
+        ShapeError: training with one value a channel, which has no variance.
+
+    Source: Ioffe and Szegedy 2015 (1502.03167), algorithms 1 and 2.
+    """
+
+    channels: int
+    eps: float = 1e-5
+    momentum: float | None = 0.1
+    affine: bool = True
+    weight_init: Initializer = ONES
+
+    @property
+    def has_params(self) -> bool:
+        """Whether there are a weight and a bias."""
+        return self.affine
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Return weight, bias and the statistics of no batch; statistics are float32 at least."""
+        check_generator(generator)
+        shape, wide = (self.channels,), torch.promote_types(dtype, torch.float32)
+        params: Params = {}
+        if self.affine:
+            params["weight"] = self.weight_init(shape, generator, dtype, device)
+            params["bias"] = ZEROS(shape, generator, dtype, device)
+        state: State = {
+            "running_mean": ZEROS(shape, generator, wide, device),
+            "running_var": ONES(shape, generator, wide, device),
+            "num_batches_tracked": torch.zeros((), dtype=torch.int64, device=device),
+        }
+        return params, state
+
+    def apply(
+        self,
+        params: Params,
+        x: Any,
+        state: State,
+        extras: Mapping[str, Any],
+        training: bool = False,
+        noise: Any = None,
+    ) -> tuple[Any, State]:
+        """Normalise; in training return the updated statistics."""
+        if not training:
+            return self(params, x, state, extras), state
+        self._check(params, x)
+        count = x.shape[0] * math.prod(x.shape[2:])
+        if count == 1:
+            raise ShapeError(
+                f"BatchNorm in training: input {describe(x)} has one value a channel, which has no variance: "
+                "use a larger batch, evaluation, or LayerNorm or GroupNorm"
+            )
+        try:
+            wide = _wide(x)
+            weight, bias = _optional(params.get("weight")), _optional(params.get("bias"))
+            y = F.batch_norm(wide, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
+            var, mean = torch.var_mean(wide.detach(), dim=(0, *range(2, x.ndim)), correction=1)
+            return y, self._updated(state, mean, var)
+        except (KeyError, RuntimeError) as error:
+            check_params(self, params, state)
+            raise explain(self, params, x, error) from error
+
+    def _updated(self, state: State, mean: Tensor, var: Tensor) -> State:
+        seen = state["num_batches_tracked"] + 1
+        old_mean, old_var = state["running_mean"], state["running_var"]
+        rate: Any = 1.0 / seen.to(old_mean.dtype) if self.momentum is None else self.momentum
+        return {
+            "running_mean": (1 - rate) * old_mean + rate * mean.to(old_mean.dtype),
+            "running_var": (1 - rate) * old_var + rate * var.to(old_var.dtype),
+            "num_batches_tracked": seen,
+        }
+
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Tensor:
+        """Normalise by the running statistics."""
+        self._check(params, x)
+        try:
+            weight, bias = _optional(params.get("weight")), _optional(params.get("bias"))
+            wide, mean, var = _wide(x), state["running_mean"], state["running_var"]
+            return F.batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype)
+        except (KeyError, RuntimeError) as error:
+            check_params(self, params, state)
+            raise explain(self, params, x, error) from error
+
+    def _check(self, params: Params, x: Any) -> None:
+        if x.ndim < 2:
+            raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
+        if len(params) != 2 * self.affine:
+            check_params(self, params)
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return tuple(x_shape)

@@ -1,0 +1,104 @@
+"""Pooling and flattening."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure.block import Leaf, Params, Shape, describe
+from pure.errors import RankError
+from pure.layers.conv import Sizes
+
+__all__ = ["AvgPool", "Flatten", "GlobalAvgPool", "MaxPool"]
+
+
+def _spatial(x: Tensor, block: Leaf) -> int:
+    """Return the number of spatial axes of (batch, channels, *space), 1 to 3."""
+    if not 3 <= x.ndim <= 5:
+        raise RankError(f"{block}: input {describe(x)}, expected (batch, channels, *space) with 1 to 3 spatial axes")
+    return x.ndim - 2
+
+
+@dataclass(frozen=True, repr=False)
+class MaxPool(Leaf):
+    """Maximum over windows, for one to three spatial axes.
+
+    Args:
+        kernel_size: size of the window.
+        stride: step of the window; None is `kernel_size`.
+        padding: on each side, filled with −∞.
+        dilation: spacing within the window.
+        ceil_mode: round the output size up.
+    """
+
+    kernel_size: Sizes
+    stride: Sizes | None = None
+    padding: Sizes = 0
+    dilation: Sizes = 1
+    ceil_mode: bool = False
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the maxima."""
+        pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[_spatial(x, self) - 1]
+        stride = self.kernel_size if self.stride is None else self.stride
+        return pool(x, self.kernel_size, stride, self.padding, self.dilation, self.ceil_mode)
+
+
+@dataclass(frozen=True, repr=False)
+class AvgPool(Leaf):
+    """Mean over windows, for one to three spatial axes.
+
+    Args:
+        kernel_size: size of the window.
+        stride: step of the window; None is `kernel_size`.
+        padding: zeros on each side.
+        ceil_mode: round the output size up.
+        count_include_pad: whether padding counts in the mean.
+    """
+
+    kernel_size: Sizes
+    stride: Sizes | None = None
+    padding: Sizes = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the means."""
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[_spatial(x, self) - 1]
+        stride = self.kernel_size if self.stride is None else self.stride
+        return pool(x, self.kernel_size, stride, self.padding, self.ceil_mode, self.count_include_pad)
+
+
+@dataclass(frozen=True, repr=False)
+class GlobalAvgPool(Leaf):
+    """Mean over all spatial axes: (batch, channels, *space) → (batch, channels)."""
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the means."""
+        dims = _spatial(x, self)
+        result: Tensor = x.mean(dim=tuple(range(2, dims + 2)))
+        return result
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return (batch, channels)."""
+        return tuple(x_shape[:2])
+
+
+@dataclass(frozen=True, repr=False)
+class Flatten(Leaf):
+    """Join all axes but the batch: (batch, …) → (batch, features)."""
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the flat samples."""
+        if x.ndim < 2:
+            raise RankError(f"Flatten: input {describe(x)}, expected (batch, …): add x.unsqueeze(0)")
+        result: Tensor = x.flatten(1)
+        return result
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return (batch, features)."""
+        return (x_shape[0], math.prod(x_shape[1:]))

@@ -1,0 +1,223 @@
+"""Shortcuts: ways to carry the stream past a branch that changes its shape.
+
+A shortcut is called with the branch's output shape beside its input, so that cropping and interpolating need no sizes
+of their own. `Residual` takes any block as its shortcut; these know how to fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure.block import EMPTY, Block, Params, Shape, State, expected_keys, run_child
+from pure.errors import ArgumentError, RankError
+from pure.functional import center_crop, pad_channels, resize
+from pure.layers.conv import Conv1d, Conv2d, Conv3d
+from pure.layers.linear import Linear
+from pure.layers.norm import BatchNorm
+
+__all__ = ["AvgPoolProject", "Crop", "Identity", "Interpolate", "Pad", "Project", "Shortcut"]
+
+
+@dataclass(frozen=True, repr=False)
+class Shortcut(Block):
+    """A block that is told the shape it must produce: `prepare(x, shape)`, then its children one after another."""
+
+    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return `x` brought nearer to the branch's output `shape`, without parameters; here `x` itself."""
+        return x
+
+    @property
+    def has_params(self) -> bool | None:
+        """Whether any child has parameters."""
+        keys = expected_keys(self.children())
+        return None if keys is None else keys > 0
+
+    def fit(
+        self,
+        params: Params,
+        x: Any,
+        shape: Sequence[int],
+        state: State,
+        extras: Mapping[str, Any],
+        training: bool = False,
+        noise: Any = None,
+    ) -> tuple[Any, State]:
+        """Return the shortcut of `x` for a branch whose output has `shape`, and the new state."""
+        x = self.prepare(x, shape)
+        new_state: State = {}
+        for name, child in self.children().items():
+            if isinstance(child, Shortcut):
+                trees = params.get(name, EMPTY), x, shape, state.get(name, EMPTY), extras, training, noise
+                x, child_state = child.fit(*trees)
+                if child_state:
+                    new_state[name] = child_state
+            else:
+                x = run_child(self, name, child, params, x, state, extras, training, noise, new_state)
+        return x, new_state
+
+    def apply(
+        self,
+        params: Params,
+        x: Any,
+        state: State,
+        extras: Mapping[str, Any],
+        training: bool = False,
+        noise: Any = None,
+    ) -> tuple[Any, State]:
+        """Return the shortcut of `x` on its own, for a branch that keeps the shape."""
+        return self.fit(params, x, x.shape, state, extras, training, noise)
+
+
+@dataclass(frozen=True, repr=False)
+class Identity(Shortcut):
+    """S(x) = x."""
+
+
+@dataclass(frozen=True, repr=False)
+class Pad(Shortcut):
+    """Zero-pad the channels of x[:, :, ::stride, …] up to the branch's: option A of He et al. 2015, section 4.2.
+
+    Args:
+        stride: step over the spatial axes.
+        where: "append" puts the zeros behind the channels, "centred" on both sides.
+    """
+
+    stride: int = 1
+    where: Literal["append", "centred"] = "append"
+
+    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the strided, padded stream."""
+        if self.stride != 1:
+            x = x[(slice(None), slice(None), *[slice(None, None, self.stride)] * (x.ndim - 2))]
+        return pad_channels(x, shape[1], self.where)
+
+
+@dataclass(frozen=True, repr=False)
+class Project(Shortcut):
+    """A 1×1 projection of the channels, optionally followed by BatchNorm: options B and C of He et al. 2015.
+
+    Leaves: `conv.weight` (out, in, 1, …), `conv.bias` (out,), and those of `norm`.
+
+    Args:
+        in_channels: channels of the stream.
+        out_channels: channels of the branch's output.
+        stride: step over the spatial axes.
+        dims: number of spatial axes, 0 (a Linear over the last axis) to 3.
+        bias: whether the projection has a bias.
+        norm: whether BatchNorm follows.
+
+    Raises:
+        ArgumentError: `dims` outside 0 to 3, or a stride without spatial axes.
+    """
+
+    in_channels: int
+    out_channels: int
+    stride: int = 1
+    dims: int = 2
+    bias: bool = True
+    norm: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dims <= 3:
+            raise ArgumentError(f"Project dims={self.dims}: expected 0 to 3 spatial axes")
+        if self.dims == 0 and self.stride != 1:
+            raise ArgumentError(f"Project stride={self.stride} without spatial axes: expected 1")
+
+    def children(self) -> dict[str, Block]:
+        """Return the projection and the norm, if there is one."""
+        sizes = self.in_channels, self.out_channels
+        if self.dims == 0:
+            conv: Block = Linear(*sizes, bias=self.bias)
+        else:
+            conv = (Conv1d, Conv2d, Conv3d)[self.dims - 1](*sizes, 1, stride=self.stride, bias=self.bias)
+        return {"conv": conv, "norm": BatchNorm(self.out_channels)} if self.norm else {"conv": conv}
+
+
+@dataclass(frozen=True, repr=False)
+class _Spatial(Shortcut):
+    """A change of spatial size, then a change of channels by another shortcut."""
+
+    channels: Shortcut = Identity()
+
+    def children(self) -> dict[str, Block]:
+        """Return the shortcut over the channels."""
+        return {"channels": self.channels}
+
+
+@dataclass(frozen=True, repr=False)
+class Crop(_Spatial):
+    """The centre of the stream, cut to the branch's spatial size: what an unpadded convolution leaves.
+
+    Args:
+        channels: the shortcut that then changes the channels; `Identity` keeps them.
+
+    Source: Ronneberger et al. 2015 (1505.04597), section 2, where the long skips are cropped.
+    """
+
+    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the centre."""
+        return center_crop(x, shape[2:])
+
+
+@dataclass(frozen=True, repr=False)
+class Interpolate(_Spatial):
+    """The stream interpolated to the branch's spatial size.
+
+    Args:
+        channels: the shortcut that then changes the channels; `Identity` keeps them.
+        mode: "nearest" or "linear" (bilinear in two dimensions).
+    """
+
+    mode: Literal["nearest", "linear"] = "linear"
+
+    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the interpolated stream."""
+        return resize(x, shape[2:], self.mode)
+
+
+@dataclass(frozen=True, repr=False)
+class AvgPoolProject(Shortcut):
+    """Average pooling by `stride`, then a 1×1 projection of stride 1: no value of the stream is skipped.
+
+    Args:
+        in_channels: channels of the stream.
+        out_channels: channels of the branch's output.
+        stride: size and step of the pooling window; odd borders are pooled over what is there.
+        norm: whether BatchNorm follows the projection, which then has no bias.
+
+    Source: He et al. 2018 (1812.01187), figure 2c, ResNet-D.
+    """
+
+    in_channels: int
+    out_channels: int
+    stride: int = 2
+    norm: bool = True
+
+    def children(self) -> dict[str, Block]:
+        """Return the projection."""
+        return {"project": Project(self.in_channels, self.out_channels, bias=not self.norm, norm=self.norm)}
+
+    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """Return the pooled stream."""
+        if x.ndim != 4:
+            raise RankError(f"{self}: input {tuple(x.shape)}, expected (batch, channels, height, width)")
+        return x if self.stride == 1 else F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False)
+
+
+WAYS_OUT = (
+    "padding='same' in the branch (spatial sizes), shortcut='crop' or 'interpolate' (spatial sizes), "
+    "shortcut='project' (a 1×1 convolution) or 'pad' (zero channels)"
+)
+
+
+def mismatch(shortcut: Block, given: Shape, branch: Shape) -> str:
+    """Return the message for a stream that cannot be added to a branch."""
+    return (
+        f"cannot add the shortcut {shortcut} of shape {tuple(given)} to the branch of shape {tuple(branch)}. "
+        f"Ways out: {WAYS_OUT}"
+    )

@@ -1,0 +1,146 @@
+"""`grad` and `value_and_grad`: the gradients of `torch.func`, at the speed of plain autograd where that is the same.
+
+A `torch.func.grad` dispatches every operation through a transform level and records a graph of the backward pass for
+the transforms around it. A gradient that is taken alone, as in a training step, needs neither. These functions notice
+when they are the outermost transform and then run PyTorch's autograd once; inside `vmap`, `grad`, `jvp`,
+`torch.compile`, a tracer, or on inputs that themselves require grad, they are `torch.func.grad_and_value`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from pure import tree
+from pure.errors import ArgumentError, DtypeError, ShapeError
+
+__all__ = ["grad", "value_and_grad"]
+
+
+def _alone() -> bool:
+    """Return whether no transform, compiler, tracer, mode or forward-mode level surrounds the call."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and forward_ad._current_level < 0
+    )
+
+
+def _thawed(node: Any, leaves: list[Tensor], name: str) -> Any:
+    """Return the tree with every leaf detached and requiring grad, and append those leaves to `leaves`."""
+    if type(node) is dict:
+        return {key: _thawed(child, leaves, name) for key, child in node.items()}
+    if isinstance(node, Tensor):
+        if not (node.is_floating_point() or node.is_complex()):
+            raise DtypeError(f"grad by {name}: leaf is {node.dtype}, expected floating point: keep it out of params")
+        leaf = node.detach().requires_grad_()
+        leaves.append(leaf)
+        return leaf
+    if isinstance(node, tuple | list):
+        flat, spec = tree.tree_flatten(node)
+        return tree.tree_unflatten([_thawed(child, leaves, f"{name}.{i}") for i, child in enumerate(flat)], spec)
+    raise DtypeError(f"grad by {name}: leaf is {type(node).__name__}, expected a tensor")
+
+
+def _rebuilt(node: Any, leaves: Iterator[Tensor]) -> Any:
+    """Return the leaves in the structure of `node`."""
+    if type(node) is dict:
+        return {key: _rebuilt(child, leaves) for key, child in node.items()}
+    return next(leaves) if isinstance(node, Tensor) else tree.tree_map(lambda _: next(leaves), node)
+
+
+def _detached(value: Any) -> Any:
+    return tree.tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, value)
+
+
+def value_and_grad(
+    fn: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False
+) -> Callable[..., tuple[Any, Any]]:
+    """Return a function that gives `(fn(*args), gradient)`; with `has_aux`, `((value, aux), gradient)`.
+
+    Args:
+        fn: returns a scalar tensor, or (scalar, aux) with `has_aux`. What it is to be differentiated by must be an
+            argument: tensors that it closes over count as constants.
+        argnums: which positional arguments to differentiate by; a tuple gives a tuple of gradients.
+        has_aux: whether `fn` returns something beside the scalar.
+
+    Returns:
+        A function of the same positional arguments. Each gradient is a tree like its argument; a leaf that the value
+        does not depend on has gradient zero.
+
+    Raises:
+        ShapeError: the value is not a scalar.
+        DtypeError: a leaf that is no floating-point tensor.
+        ArgumentError: an `argnums` beyond the arguments given.
+
+    Example:
+        >>> value, gradient = value_and_grad(lambda p: (p["w"] ** 2).sum())({"w": torch.tensor([1.0, 2.0])})
+        >>> value, gradient["w"]
+        (tensor(5.), tensor([2., 4.]))
+    """
+
+    def differentiated(*args: Any) -> tuple[Any, Any]:
+        chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        if any(not -len(args) <= index < len(args) for index in chosen):
+            raise ArgumentError(f"grad by argnums={argnums} of a call with {len(args)} arguments")
+        if not _alone() or (torch.is_grad_enabled() and any(map(_requires_grad, args))):
+            gradient, value = torch.func.grad_and_value(fn, argnums, has_aux)(*args)
+            return value, gradient
+        leaves: list[Tensor] = []
+        given = list(args)
+        for index in chosen:
+            given[index] = _thawed(args[index], leaves, f"argument {index}")
+        with torch.enable_grad():
+            out = fn(*given)
+        value = out[0] if has_aux else out
+        flat = iter(_backward(value, leaves))
+        gradients = tuple(_rebuilt(args[index], flat) for index in chosen)
+        result = (value.detach(), _detached(out[1])) if has_aux else value.detach()
+        return result, gradients[0] if isinstance(argnums, int) else gradients
+
+    return differentiated
+
+
+def _requires_grad(node: Any) -> bool:
+    """Return whether any leaf of the tree requires grad."""
+    if isinstance(node, Tensor):
+        return node.requires_grad
+    if type(node) is dict:
+        return any(map(_requires_grad, node.values()))
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree.leaves(node))
+
+
+def _backward(value: Any, leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.ndim:
+        given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ShapeError(
+            f"grad: the function returned {given}, expected a scalar tensor of shape (): reduce by sum or mean"
+        )
+    if not value.requires_grad:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(value, leaves, allow_unused=True)
+    return tuple(torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves, found, strict=True))
+
+
+def grad(fn: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False) -> Callable[..., Any]:
+    """Return a function that gives the gradient of `fn`; with `has_aux`, `(gradient, aux)`.
+
+    The arguments are those of `value_and_grad`.
+
+    Example:
+        >>> grad(torch.sin)(torch.tensor(0.0))
+        tensor(1.)
+    """
+    both = value_and_grad(fn, argnums, has_aux=has_aux)
+
+    def differentiated(*args: Any) -> Any:
+        value, gradient = both(*args)
+        return (gradient, value[1]) if has_aux else gradient
+
+    return differentiated

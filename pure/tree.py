@@ -1,0 +1,329 @@
+"""Parameter pytrees: nested plain dicts of tensors, and the few functions on them that everything else uses.
+
+This is the only module that imports `torch.utils._pytree`; the rest of the library goes through these names.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+from torch.utils import _pytree
+
+from pure.errors import ArgumentError, SaveError, TreeError, nearest
+
+__all__ = [
+    "Tree",
+    "cast",
+    "check",
+    "combine",
+    "count",
+    "flatten",
+    "leaves",
+    "load",
+    "names",
+    "partition",
+    "save",
+    "stack",
+    "tree_flatten",
+    "tree_map",
+    "tree_unflatten",
+    "unflatten",
+    "unstack",
+]
+
+Tree = Any
+"""A pytree: nested plain dicts of tensors for parameters and state; tuples and lists too for inputs and outputs."""
+
+Leaf = Any
+Spec = _pytree.TreeSpec
+
+
+def tree_flatten(tree: Tree) -> tuple[list[Leaf], Spec]:
+    """Return the leaves in tree order and the structure that `tree_unflatten` needs."""
+    return _pytree.tree_flatten(tree)
+
+
+def tree_unflatten(leaves: Sequence[Leaf], spec: Spec) -> Tree:
+    """Rebuild a tree from its leaves and the structure that `tree_flatten` gave."""
+    return _pytree.tree_unflatten(leaves, spec)
+
+
+def tree_map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """Apply `fn` leaf by leaf over trees of one structure."""
+    return _pytree.tree_map(fn, tree, *rest)
+
+
+def leaves(tree: Tree) -> list[Leaf]:
+    """Return the leaves in tree order."""
+    return _pytree.tree_leaves(tree)
+
+
+def _walk(tree: Tree, prefix: str) -> Iterator[tuple[str, Leaf]]:
+    if isinstance(tree, Mapping):
+        for key, child in tree.items():
+            if not isinstance(key, str) or not key or "." in key or "/" in key:
+                raise TreeError(
+                    f"tree key {key!r} under {prefix or 'the root'!r}: expected a string without '.' or '/'"
+                )
+            yield from _walk(child, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(tree, tuple | list):
+        fields = getattr(tree, "_fields", None) or map(str, range(len(tree)))
+        for key, child in zip(fields, tree, strict=True):
+            yield from _walk(child, f"{prefix}.{key}" if prefix else key)
+    elif tree is not None:
+        yield prefix, tree
+
+
+def flatten(tree: Tree) -> dict[str, Leaf]:
+    """Return the leaves by dotted name, in tree order; tuple and list positions are named "0", "1", ….
+
+    A bare leaf has the empty name. Empty dicts and None hold no leaves and leave no trace.
+
+    Raises:
+        TreeError: a key is not a string, is empty, or holds a "." or "/".
+
+    Example:
+        >>> flatten({"fc1": {"weight": 1, "bias": 2}})
+        {'fc1.weight': 1, 'fc1.bias': 2}
+    """
+    return dict(_walk(tree, ""))
+
+
+def names(tree: Tree) -> list[str]:
+    """Return the dotted names of the leaves, in tree order."""
+    return [name for name, _ in _walk(tree, "")]
+
+
+def unflatten(flat: Mapping[str, Leaf]) -> Tree:
+    """Return nested dicts from dotted names; the inverse of `flatten` on trees of dicts.
+
+    Raises:
+        TreeError: one name is both a leaf and the prefix of another.
+
+    Example:
+        >>> unflatten({"fc1.weight": 1, "fc1.bias": 2})
+        {'fc1': {'weight': 1, 'bias': 2}}
+    """
+    if list(flat) == [""]:
+        return flat[""]
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split(".")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise TreeError(f"{name!r} lies under {key!r}, which is itself a leaf: rename one of them")
+        if last in node:
+            raise TreeError(f"{name!r} is both a leaf and a branch: rename one of them")
+        node[last] = leaf
+    return tree
+
+
+def _shape(leaf: Leaf) -> tuple[int, ...]:
+    return tuple(leaf.shape) if hasattr(leaf, "shape") else ()
+
+
+def differences(given: Tree, expected: Tree) -> list[str]:
+    """Return one line for each missing, extra and mis-shaped leaf of `given`, with the nearest expected name."""
+    have, want = flatten(given), flatten(expected)
+    extra = [name for name in have if name not in want]
+    missing = [name for name in want if name not in have]
+    lines = [f"missing {name!r} of shape {_shape(want[name])}{nearest(name, extra)}" for name in missing]
+    lines += [f"extra {name!r} of shape {_shape(have[name])}{nearest(name, missing or want)}" for name in extra]
+    lines += [
+        f"mis-shaped {name!r}: given {_shape(leaf)}, expected {_shape(want[name])}"
+        for name, leaf in have.items()
+        if name in want and _shape(leaf) != _shape(want[name])
+    ]
+    return lines
+
+
+def check(given: Tree, expected: Tree, *, what: str = "params") -> None:
+    """Raise one error that lists every missing, extra and mis-shaped leaf of `given`.
+
+    Args:
+        given: the tree to check.
+        expected: a tree with the right names and shapes; only the shapes of its leaves are read.
+        what: how the message calls the tree.
+
+    Raises:
+        TreeError: the trees differ in names or shapes.
+    """
+    lines = differences(given, expected)
+    if lines:
+        fix = "take the names and shapes that block.init gives"
+        raise TreeError(f"{what}: {len(lines)} leaves do not fit:\n  " + "\n  ".join(lines) + f"\n  fix: {fix}")
+
+
+def stack(trees: Sequence[Tree], dim: int = 0) -> Tree:
+    """Stack trees of one structure leaf by leaf along a new axis: an ensemble for `torch.func.vmap`.
+
+    Raises:
+        TreeError: the trees differ in names or shapes; all differences are listed.
+        ArgumentError: `trees` is empty.
+
+    Example:
+        >>> stack([{"w": torch.zeros(2)}, {"w": torch.ones(2)}])["w"].shape
+        torch.Size([2, 2])
+    """
+    if not trees:
+        raise ArgumentError("stack of no trees: give at least one tree")
+    for position, tree in enumerate(trees[1:], start=1):
+        check(tree, trees[0], what=f"trees[{position}]")
+    return _stack([dict(tree) if isinstance(tree, Mapping) else tree for tree in trees], dim)
+
+
+def _stack(trees: Sequence[Tree], dim: int) -> Tree:
+    first = trees[0]
+    if isinstance(first, Mapping):
+        return {key: _stack([tree[key] for tree in trees], dim) for key in first}
+    return tree_map(lambda *parts: torch.stack(parts, dim), *trees)
+
+
+def unstack(tree: Tree, dim: int = 0) -> list[Tree]:
+    """Split a stacked tree into its parts, which are views; the inverse of `stack`.
+
+    Raises:
+        TreeError: the leaves disagree on the size of the axis, or there is none to take it from.
+    """
+    flat, spec = tree_flatten(tree)
+    sizes = {leaf.shape[dim] if leaf.ndim else None for leaf in flat}
+    if len(sizes) != 1 or None in sizes:
+        raise TreeError(f"unstack along axis {dim}: the leaves hold {sorted(map(str, sizes))} parts, expected one size")
+    return [tree_unflatten(part, spec) for part in zip(*(leaf.unbind(dim) for leaf in flat), strict=True)]
+
+
+def partition(tree: Tree, where: str | Sequence[str] | Callable[[str, Leaf], bool]) -> tuple[Tree, Tree]:
+    """Split a tree of dicts into the leaves chosen by `where` and the rest; `combine` puts them together again.
+
+    Args:
+        tree: nested dicts.
+        where: glob patterns over dotted names (`"fc2.*"`), or a function of name and leaf.
+
+    Returns:
+        Two nested dicts, the chosen leaves and the rest. Differentiate by the first to freeze the second.
+
+    Raises:
+        TreeError: a pattern matches no leaf.
+
+    Example:
+        >>> train, frozen = partition({"fc1": {"weight": 1}, "fc2": {"weight": 2}}, "fc2.*")
+        >>> train, frozen
+        ({'fc2': {'weight': 2}}, {'fc1': {'weight': 1}})
+    """
+    flat = flatten(tree)
+    if callable(where):
+        chosen = {name for name, leaf in flat.items() if where(name, leaf)}
+    else:
+        chosen = set()
+        for pattern in (where,) if isinstance(where, str) else where:
+            matched = fnmatch.filter(flat, pattern)
+            if not matched:
+                raise TreeError(
+                    f"partition: pattern {pattern!r} matches none of {len(flat)} leaves, such as {list(flat)[:3]}"
+                )
+            chosen.update(matched)
+    first = {name: leaf for name, leaf in flat.items() if name in chosen}
+    return unflatten(first), unflatten({name: leaf for name, leaf in flat.items() if name not in chosen})
+
+
+def combine(*trees: Tree) -> Tree:
+    """Merge nested dicts that share no leaf: the inverse of `partition`, whatever the order of the leaves.
+
+    Raises:
+        TreeError: a name stands in two of the trees.
+    """
+    merged: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            if key not in merged:
+                merged[key] = value
+            elif isinstance(merged[key], dict) and isinstance(value, dict):
+                merged[key] = combine(merged[key], value)
+            else:
+                raise TreeError(f"combine: {key!r} stands in two of the trees: keep it in one")
+    return merged
+
+
+def cast(tree: Tree, dtype: torch.dtype) -> Tree:
+    """Cast the floating-point leaves; integer and boolean leaves and non-tensors stay as they are.
+
+    Raises:
+        ArgumentError: `dtype` is not a floating-point dtype.
+    """
+    if not dtype.is_floating_point:
+        raise ArgumentError(f"cast to {dtype}: parameters are floating point; give torch.float32, float64, bfloat16, …")
+    return tree_map(
+        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, tree
+    )
+
+
+def count(tree: Tree) -> int:
+    """Return the number of scalar values in the tree.
+
+    >>> count({"weight": torch.zeros(3, 4), "bias": torch.zeros(3)})
+    15
+    """
+    return sum(leaf.numel() for leaf in leaves(tree) if isinstance(leaf, Tensor))
+
+
+def save(tree: Tree, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write nested dicts of tensors as one safetensors file, in one step: the file is whole or it is not there.
+
+    Args:
+        tree: nested dicts of tensors; the file holds them under their dotted names.
+        path: the file to write; an existing one is replaced.
+        metadata: text kept in the file's header.
+
+    Raises:
+        TreeError: a leaf is not a tensor, or a key cannot be part of a dotted name.
+        SaveError: the file cannot be written.
+    """
+    flat = flatten(tree)
+    for name, leaf in flat.items():
+        if not isinstance(leaf, Tensor):
+            raise TreeError(f"save: leaf {name!r} is {type(leaf).__name__}, expected a tensor")
+    target = Path(path)
+    owned = {name: leaf.detach().clone(memory_format=torch.contiguous_format) for name, leaf in flat.items()}
+    data = safetensors_bytes(owned, metadata=dict(metadata) if metadata else None)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
+    except OSError as error:
+        raise SaveError(
+            f"cannot write {str(target)!r}: {error.strerror}: give a folder that exists and is writable"
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise SaveError(f"cannot write {str(target)!r}: {error.strerror}") from error
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Tree:
+    """Read a safetensors file as nested dicts of tensors; the inverse of `save`.
+
+    Raises:
+        SaveError: the file is not there or is not a safetensors file.
+    """
+    try:
+        with safe_open(os.fspath(path), framework="pt", device=str(device)) as file:
+            return unflatten({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise SaveError(f"cannot read {os.fspath(path)!r} as safetensors: {error}") from error
