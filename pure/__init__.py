@@ -1,6 +1,6 @@
 """Skip, residual, dense and gated blocks as pure functions over parameter pytrees."""
 
-from pure import errors, initializers, interop, layers, nets, optim, skips, tags, tree
+from pure import catalogue, errors, initializers, interop, layers, nets, optim, skips, tags, tree
 from pure.block import Block, check_params
 from pure.compose import Function, Parallel, Rename, Repeat, Sequential
 from pure.layers import (
@@ -74,6 +74,7 @@ __all__ = [
     "__version__",
     "capture",
     "cast",
+    "catalogue",
     "check_params",
     "combine",
     "count",

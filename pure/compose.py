@@ -19,6 +19,7 @@ from pure.block import (
     Params,
     Shape,
     State,
+    check_params,
     expected_keys,
     extra_keys,
     located,
@@ -201,7 +202,8 @@ class Parallel(_Named):
     def _joined(self, outs: list[Tensor]) -> Tensor:
         free = (1,) if self.join == "concat" else ()
         shapes = [tuple(out.shape) for out in outs]
-        if len({tuple(n for axis, n in enumerate(shape) if axis not in free) for shape in shapes}) > 1:
+        kept = [tuple(n for axis, n in enumerate(shape) if axis not in free) for shape in shapes]
+        if any(sizes != kept[0] for sizes in kept):  # compared, not hashed: a symbolic size has no hash
             given = ", ".join(f"{name}: {shape}" for (name, _), shape in zip(self.items, shapes, strict=True))
             raise ShapeError(
                 f"Parallel join={self.join!r}: outputs {given} do not fit: make the branches' shapes agree"
@@ -292,7 +294,12 @@ class Repeat(Block):
         """Return the tree of each depth by its position."""
         if not stacked:
             return EMPTY
-        parts = tree.unstack(stacked, axis)
+        try:
+            parts = tree.unstack(stacked, axis)
+        except TreeError:
+            if what == "params":
+                check_params(self, stacked)
+            raise
         if len(parts) != self.depth:
             raise TreeError(f"Repeat: {what} is stacked {len(parts)} deep, expected depth {self.depth}")
         return {str(depth): part for depth, part in enumerate(parts)}

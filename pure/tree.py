@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -296,24 +296,18 @@ def save(tree: Tree, path: str | os.PathLike[str], *, metadata: Mapping[str, str
     target = Path(path)
     owned = {name: leaf.detach().clone(memory_format=torch.contiguous_format) for name, leaf in flat.items()}
     data = safetensors_bytes(owned, metadata=dict(metadata) if metadata else None)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
-    except OSError as error:
-        raise SaveError(
-            f"cannot write {str(target)!r}: {error.strerror}: give a folder that exists and is writable"
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        raise SaveError(f"cannot write {str(target)!r}: {error.strerror}") from error
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        fix = "give a folder that exists and is writable"
+        raise SaveError(f"cannot write {str(target)!r}: {error.strerror}: {fix}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Tree:

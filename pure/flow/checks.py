@@ -11,7 +11,16 @@ from torch import Tensor
 from pure import tree
 from pure.errors import ArgumentError, DtypeError, PureError, ShapeError, TreeError, UnsupportedError
 
-__all__ = ["batch_size", "check_outermost", "explained", "finite", "named_leaves", "scalar"]
+__all__ = [
+    "batch_norm_error",
+    "batch_size",
+    "check_outermost",
+    "explained",
+    "finite",
+    "in_place_error",
+    "named_leaves",
+    "scalar",
+]
 
 NORM_WORDS = "LayerNorm, GroupNorm or RMSNorm, which keep the samples apart, or evaluation with running statistics"
 
@@ -150,4 +159,11 @@ def batch_norm_error() -> UnsupportedError:
         "per-sample gradients through BatchNorm in training: the batch's statistics make every sample's loss depend on "
         "all samples, so one sample's gradient does not exist; mapped over samples it would normalise each by itself. "
         f"Use {NORM_WORDS}"
+    )
+
+
+def in_place_error() -> UnsupportedError:
+    """Return the error for a loss that overwrites what its layers have read."""
+    return UnsupportedError(
+        "loss changes the input of a linear map or convolution in place after its use: write x = x + y, not x += y"
     )

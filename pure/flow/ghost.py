@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from pure.flow.checks import batch_norm_error
 from pure.flow.provenance import Origin, Provenance
@@ -37,8 +38,9 @@ class Use:
         windows: inputs of `run` → (n, time, groups, values): what each output position sees.
         groups: into how many groups the channels are split.
         channels: axis of the output's channels, from the end.
-        inputs: (batch, …), set once it has run.
-        output: (batch, …), part of the graph.
+        inputs: (batch, …), set once it has run, as are the next two.
+        version: of the inputs; another one later says that they were changed in place.
+        output: where `run`'s output stands in the graph; a later change in place leaves that as it is.
     """
 
     weight: Origin
@@ -48,25 +50,27 @@ class Use:
     windows: Callable[[Tensor], Tensor]
     groups: int
     channels: int
-    inputs: Tensor
-    output: Tensor
+    inputs: Tensor | None = None
+    version: int = 0
+    output: GradientEdge | None = None
 
     def factors(self, gradient: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """Return a (batch, time, groups, inputs) and g (batch, time, groups, outputs) of some samples.
 
         Args:
-            gradient: by `output`.
+            gradient: by the output of `run`.
             rows: which samples.
         """
-        x, g = self.inputs[rows], gradient[rows]
+        assert self.inputs is not None
+        x, g = self.inputs[rows], self.signals(gradient)[rows]
         a = self.windows(x.reshape(-1, *x.shape[x.ndim - self.rank :]))
-        g = self.signals(g)
         return a.reshape(len(x), -1, *a.shape[2:]), g.unflatten(2, (self.groups, -1))
 
     def signals(self, gradient: Tensor) -> Tensor:
-        """Return the gradient by the output as (batch, time, channels)."""
-        last = gradient.movedim(self.channels, -1)
-        return last.reshape(len(last), -1, last.shape[-1])
+        """Return the gradient by the output of `run` as (batch, time, channels)."""
+        assert self.inputs is not None
+        last = gradient.unflatten(0, (len(self.inputs), -1)).movedim(self.channels, -1)
+        return last.flatten(1, -2)
 
 
 class _Kept(torch.autograd.Function):
@@ -86,9 +90,12 @@ class _Kept(torch.autograd.Function):
         x = x.expand(info.batch_size, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
         lead = x.shape[: x.ndim - use.rank]
         y = use.run(x.reshape(-1, *x.shape[len(lead) :]))
-        y = y.reshape(*lead, *y.shape[1:])
-        use.inputs, use.output = x.detach(), y if y.requires_grad else y.requires_grad_()
-        return use.output, 0
+        if not y.requires_grad:
+            y.requires_grad_()
+        if y.is_leaf or y._is_view():
+            y = y.clone()  # what follows may work on it in place, which would cut a leaf or a view out of the graph
+        use.inputs, use.version, use.output = x.detach(), x._version, get_gradient_edge(y)
+        return y.reshape(*lead, *y.shape[1:]), 0
 
 
 class Uses(Provenance):
@@ -154,7 +161,7 @@ class Uses(Provenance):
         def windows(x: Tensor) -> Tensor:
             return x[:, None, None, :]
 
-        return Use(origin, bias_origin, run, 1, windows, 1, -1, w, w)
+        return Use(origin, bias_origin, run, 1, windows, 1, -1)
 
     def _convolution(
         self,
@@ -184,7 +191,7 @@ class Uses(Provenance):
         def windows(x: Tensor) -> Tensor:
             return unfolded(x, kernel, steps, pads, gaps, groups)
 
-        return Use(origin, bias_origin, run, dims + 1, windows, groups, -1 - dims, w, w)
+        return Use(origin, bias_origin, run, dims + 1, windows, groups, -1 - dims)
 
 
 def _each(value: int | Sequence[int], dims: int) -> tuple[int, ...]:

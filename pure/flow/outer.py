@@ -49,8 +49,8 @@ def _norm(v: Tensor, dim: int) -> Tensor:
 
 
 def _scaled(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each sample divided by its norm, at least in float32, and the norms; a zero sample stays zero."""
-    norm = torch.linalg.vector_norm(v.flatten(1), dim=1, dtype=torch.float64)
+    """Return each sample divided by a number near its norm, at least in float32, and those numbers in float64."""
     wide = torch.promote_types(v.dtype, torch.float32)
-    scale = torch.where(norm == 0, 1.0, norm)
-    return (v.double() / scale[:, None, None, None]).to(wide), norm
+    norm = torch.linalg.vector_norm(v.flatten(1), dim=1, dtype=torch.float64)
+    scale = torch.where(norm == 0, 1.0, norm).clamp(torch.finfo(wide).tiny, torch.finfo(wide).max).to(wide)
+    return v.to(wide) / scale[:, None, None, None], scale.double()

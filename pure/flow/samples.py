@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import ArgumentError, PureError
-from pure.flow.checks import batch_size, check_outermost, explained, finite, named_leaves, scalar
+from pure.flow.checks import batch_size, check_outermost, explained, finite, in_place_error, named_leaves, scalar
 from pure.flow.ghost import Use, Uses
 from pure.flow.outer import outer_norm, outer_sum
 from pure.flow.provenance import Origin, prefixes
@@ -182,8 +182,8 @@ class _Pass:
     ghost: bool
     budget: float
 
-    def run(self, batch: Sequence[tree.Tree]) -> _Chunk:
-        """Return each sample's loss, and its gradient's norm by leaf and by part of stacked leaves."""
+    def forward(self, batch: Sequence[tree.Tree]) -> tuple[Tensor, list[Tensor], Uses]:
+        """Return each sample's loss, the samples' copies of the leaves, and what was intercepted on the way."""
         size = batch_size(batch)
         copies = [leaf.expand(size, *leaf.shape).requires_grad_() for leaf in self.leaves.values()]
         modes: list[Uses] = []
@@ -202,13 +202,36 @@ class _Pass:
             if clearer is error:
                 raise
             raise clearer from error
-        (mode,) = modes
-        targets = [*(use.output for use in mode.found), *copies]
+        if any(use.inputs is None or use.inputs._version != use.version for use in modes[0].found):
+            raise in_place_error()
+        return losses, copies, modes[0]
+
+    def formed(self, batch: Sequence[tree.Tree]) -> set[str]:
+        """Return the leaves whose per-sample gradients have to be formed: those that the graph reaches."""
+        losses, copies, _ = self.forward(batch)
+        names = {id(copy): name for name, copy in zip(self.leaves, copies, strict=True)}
+        nodes = [losses.grad_fn]
+        met = {losses.grad_fn}
+        reached = set()
+        while nodes:
+            node = nodes.pop()
+            reached.add(id(getattr(node, "variable", None)))
+            following = {following for following, _ in node.next_functions} - met if node is not None else set()
+            met |= following
+            nodes.extend(following - {None})
+        return {name for leaf, name in names.items() if leaf in reached}
+
+    def run(self, batch: Sequence[tree.Tree]) -> _Chunk:
+        """Return each sample's loss, and its gradient's norm by leaf and by part of stacked leaves."""
+        losses, copies, mode = self.forward(batch)
+        targets = [*(use.output for use in mode.found if use.output is not None), *copies]
         found: Sequence[Tensor | None] = [None] * len(targets)
         if losses.requires_grad and targets:
             found = torch.autograd.grad(losses, targets, torch.ones_like(losses), allow_unused=True)
         count = len(mode.found)
-        uses = [(use, gradient) for use, gradient in zip(mode.found, found[:count], strict=True) if gradient is not None]
+        uses = [
+            (use, gradient) for use, gradient in zip(mode.found, found[:count], strict=True) if gradient is not None
+        ]
         rests = dict(zip(self.leaves, found[count:], strict=True))
         return self._norms(losses.detach(), uses, rests, mode.parts)
 
@@ -222,17 +245,18 @@ class _Pass:
         norms: dict[Origin, Tensor] = {}
         roads: dict[str, Road] = {}
         none = torch.zeros(len(losses), dtype=torch.float64, device=losses.device)
+        by_weight, by_bias = _by_origin(uses, "weight"), _by_origin(uses, "bias")
         for name, rest in rests.items():
-            weights, biases = _by_origin(name, uses, "weight"), _by_origin(name, uses, "bias")
-            apart = _apart([*weights, *biases]) and all(len({use.groups for use, _ in g}) == 1 for g in weights.values())
+            weights, biases = by_weight.get(name, {}), by_bias.get(name, {})
+            apart = _apart([*weights, *biases]) and all(
+                len({use.groups for use, _ in g}) == 1 for g in weights.values()
+            )
             if rest is None and apart:
                 roads[name] = "ghost" if weights or biases else "unused"
-                for origin, group in weights.items():
-                    norms[origin] = self._ghost(group)
-                for origin, group in biases.items():
-                    norms[origin] = _norm(sum(use.signals(g).sum(1) for use, g in group))
-                below = [norm for origin, norm in norms.items() if origin.name == name]
-                norms[Origin(name)] = torch.stack(below).square().sum(0).sqrt() if below else none
+                pieces = {origin: self._ghost(group) for origin, group in weights.items()}
+                pieces |= {o: _norm(sum(use.signals(g).sum(1) for use, g in group)) for o, group in biases.items()}
+                norms |= pieces
+                norms[Origin(name)] = torch.stack([none, *pieces.values()]).square().sum(0).sqrt()
             else:
                 roads[name] = "materialised"
                 whole = self._whole(name, rest, weights, biases, len(losses))
@@ -249,8 +273,13 @@ class _Pass:
 
     def _rows(self, group: list[tuple[Use, Tensor]]) -> Iterator[slice]:
         """Cut the samples so that unfolded inputs, their gradients and what they are multiplied to fit the budget."""
-        size = len(group[0][1])
+        first = group[0][0].inputs
+        assert first is not None
+        size = len(first)
         a, g = _factors(group, slice(0, 1))
+        if a.shape[1] == 1:
+            yield slice(0, size)
+            return
         time, inputs, outputs = a.shape[1], a[0, 0].numel(), g[0, 0].numel()
         each = 8 * (2 * time * (inputs + outputs) + min(2 * time * time * a.shape[2], inputs * outputs))
         step = max(1, int(self.budget // each))
@@ -286,23 +315,21 @@ def _factors(group: list[tuple[Use, Tensor]], rows: slice) -> tuple[Tensor, Tens
 
 
 def _by_origin(
-    name: str, uses: list[tuple[Use, Tensor]], role: Literal["weight", "bias"]
-) -> dict[Origin, list[tuple[Use, Tensor]]]:
-    """Return the uses of one leaf in one role, by the slice that was used."""
-    found: dict[Origin, list[tuple[Use, Tensor]]] = {}
+    uses: list[tuple[Use, Tensor]], role: Literal["weight", "bias"]
+) -> dict[str, dict[Origin, list[tuple[Use, Tensor]]]]:
+    """Return the uses in one role by leaf, and by the slice of it that was used."""
+    found: dict[str, dict[Origin, list[tuple[Use, Tensor]]]] = {}
     for use, gradient in uses:
         origin = use.weight if role == "weight" else use.bias
-        if origin is not None and origin.name == name:
-            found.setdefault(origin, []).append((use, gradient))
+        if origin is not None:
+            found.setdefault(origin.name, {}).setdefault(origin, []).append((use, gradient))
     return found
 
 
 def _apart(origins: list[Origin]) -> bool:
     """Whether the slices of one leaf share no value, so that their squared norms add up."""
-    paths = [origin.path for origin in origins]
-    return not any(
-        first[: len(second)] == second for i, first in enumerate(paths) for j, second in enumerate(paths) if i != j
-    )
+    paths = {origin.path for origin in origins}
+    return len(paths) == len(origins) and not any(path[:end] in paths for path in paths for end in range(len(path)))
 
 
 def _norm(gradient: Any) -> Tensor:
@@ -329,9 +356,6 @@ def _chunk(pass_: _Pass, batch: Sequence[tree.Tree], samples: int) -> int:
     sizes = {name: leaf.numel() * max(leaf.element_size(), 4) for name, leaf in pass_.leaves.items()}
     if sum(sizes.values()) * samples <= pass_.budget:
         return samples
-    formed = set(sizes)
-    if pass_.ghost:
-        roads = pass_.run(tree.tree_map(lambda leaf: leaf.detach()[:1], batch)).roads
-        formed = {name for name, road in roads.items() if road == "materialised"}
+    formed = pass_.formed(tree.tree_map(lambda leaf: leaf.detach()[:1], batch)) if pass_.ghost else set(sizes)
     each = sum(sizes[name] for name in formed)
     return samples if each == 0 else max(1, min(samples, math.floor(pass_.budget / each)))

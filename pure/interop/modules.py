@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pure import tree
-from pure.block import EMPTY, Block, Params, State, check_params, located
+from pure.block import EMPTY, Block, Params, State, check_params, explain
 from pure.errors import ArgumentError, TreeError
 from pure.initializers import Device, check_generator
 
@@ -128,6 +128,12 @@ class ModuleBlock(Block):
     def __repr__(self) -> str:
         return f"ModuleBlock({type(self.evaluating).__name__})"
 
+    def __eq__(self, other: object) -> bool:
+        return self is other  # two modules may differ in ways that no field shows
+
+    def __hash__(self) -> int:
+        return id(self)
+
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> tuple[Params, State]:
@@ -152,19 +158,17 @@ class ModuleBlock(Block):
         """Call the module on these parameters and a copy of this state."""
         module = self.training if training else self.evaluating
         buffers = {name: leaf.clone() for name, leaf in tree.flatten(state).items()}
-        given = {**tree.flatten(params), **buffers}
+        flat = tree.flatten(params)
+        expected = (tree.flatten(part).keys() for part in self.initial)
+        if (flat.keys(), buffers.keys()) != tuple(expected):
+            check_params(self, params, state)
         args = x if isinstance(x, tuple) else (x,)
         try:
-            y = functional_call(module, given, args, dict(extras), strict=True)
-        except (RuntimeError, KeyError) as error:
-            raise located(self, "", params, state, _as_key_error(error)) from error
+            y = functional_call(module, {**flat, **buffers}, args, dict(extras))
+        except RuntimeError as error:
+            check_params(self, params, state)
+            raise explain(self, params, x, error) from error
         return y, tree.unflatten(buffers) if buffers else {}
-
-
-def _as_key_error(error: Exception) -> Exception:
-    """Return a KeyError in place of what `functional_call` raises for missing or unexpected names."""
-    text = str(error)
-    return KeyError(text) if "key(s)" in text or "Missing" in text else error
 
 
 def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
@@ -188,6 +192,10 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
         raise ArgumentError(f"from_module of {type(module).__name__}: expected a torch.nn.Module")
     params = tree.unflatten({name: leaf.detach().clone() for name, leaf in module.named_parameters()})
     state = tree.unflatten({name: leaf.detach().clone() for name, leaf in module.named_buffers()})
-    evaluating = copy.deepcopy(module).to("meta").eval()
-    training = copy.deepcopy(evaluating).train()
+    shells: dict[int, Tensor] = {
+        id(leaf): nn.Parameter(leaf.to("meta"), leaf.requires_grad) for leaf in module.parameters()
+    }
+    shells |= {id(leaf): leaf.to("meta") for leaf in module.buffers()}
+    evaluating = copy.deepcopy(module, dict(shells)).eval()  # every tensor stands for one that a call brings
+    training = copy.deepcopy(module, dict(shells)).train()
     return ModuleBlock(evaluating, training, (params or {}, state or {})), params or {}, state or {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,6 +42,10 @@ class Highway(Block):
 
     transform: Block
     gate: Block
+    _keys: int | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_keys", expected_keys(self.children()))
 
     @classmethod
     def dense(cls, features: int, *, gate_bias: float = -2.0, activation: str = "relu") -> Highway:
@@ -54,8 +58,7 @@ class Highway(Block):
     @property
     def has_params(self) -> bool | None:
         """Whether transform or gate has."""
-        keys = expected_keys(self.children())
-        return None if keys is None else keys > 0
+        return None if self._keys is None else self._keys > 0
 
     def children(self) -> dict[str, Block]:
         """Return the transform and the gate."""
@@ -71,8 +74,7 @@ class Highway(Block):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Return the mix and the new states of transform and gate."""
-        keys = expected_keys(self.children())
-        if keys is not None and len(params) != keys:
+        if self._keys is not None and len(params) != self._keys:
             raise extra_keys(self, params)
         new_state: State = {}
         h = run_child(self, "transform", self.transform, params, x, state, extras, training, noise, new_state)

@@ -7,7 +7,7 @@ of their own. `Residual` takes any block as its shortcut; these know how to fit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -27,6 +27,11 @@ __all__ = ["AvgPoolProject", "Crop", "Identity", "Interpolate", "Pad", "Project"
 class Shortcut(Block):
     """A block that is told the shape it must produce: `prepare(x, shape)`, then its children one after another."""
 
+    _parts: tuple[tuple[str, Block], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_parts", tuple(self.children().items()))
+
     def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Return `x` brought nearer to the branch's output `shape`, without parameters; here `x` itself."""
         return x
@@ -34,7 +39,7 @@ class Shortcut(Block):
     @property
     def has_params(self) -> bool | None:
         """Whether any child has parameters."""
-        keys = expected_keys(self.children())
+        keys = expected_keys(dict(self._parts))
         return None if keys is None else keys > 0
 
     def fit(
@@ -50,7 +55,7 @@ class Shortcut(Block):
         """Return the shortcut of `x` for a branch whose output has `shape`, and the new state."""
         x = self.prepare(x, shape)
         new_state: State = {}
-        for name, child in self.children().items():
+        for name, child in self._parts:
             if isinstance(child, Shortcut):
                 trees = params.get(name, EMPTY), x, shape, state.get(name, EMPTY), extras, training, noise
                 x, child_state = child.fit(*trees)
@@ -127,6 +132,7 @@ class Project(Shortcut):
             raise ArgumentError(f"Project dims={self.dims}: expected 0 to 3 spatial axes")
         if self.dims == 0 and self.stride != 1:
             raise ArgumentError(f"Project stride={self.stride} without spatial axes: expected 1")
+        super().__post_init__()
 
     def children(self) -> dict[str, Block]:
         """Return the projection and the norm, if there is one."""

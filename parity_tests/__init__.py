@@ -1,0 +1,1 @@
+"""What is claimed of `pure` and `export`, one file a claim."""

@@ -1,0 +1,111 @@
+"""Tags are the identity; capture gives their values by path and composes with every transform."""
+
+import threading
+
+import pytest
+import torch
+from torch.func import grad, jvp, vmap
+
+import pure
+from pure import nets, tags
+from pure.errors import CaptureError
+
+
+def test_capture_names_every_stream_and_branch_in_order() -> None:
+    block, params, state, x, extras = pure.catalogue.case("residual_mlp").example()
+    y, seen = pure.capture(block)(params, x, state, extras)
+    assert list(seen) == ["0.branch", "0.stream", "1.branch", "1.stream", "2.branch", "2.stream"]
+    assert torch.equal(seen["2.stream"], y)
+    torch.testing.assert_close(seen["0.stream"] - seen["0.branch"], x)
+    assert list(pure.capture(block, kinds="branch")(params, x)[1]) == ["0.branch", "1.branch", "2.branch"]
+
+
+def test_gates_are_captured() -> None:
+    block, params, _, x, _ = pure.catalogue.case("highway").example()
+    _, seen = pure.capture(block, ("gate",))(params, x)
+    assert list(seen) == ["gate"]
+    assert float(seen["gate"].min()) > 0
+    dynamic = nets.dynamic_net(6, 8, 3)
+    _, seen = pure.capture(dynamic, "gate")(dynamic.init(torch.Generator())[0], x, {}, {"control": 0.9})
+    assert {name: float(value) for name, value in seen.items()} == {"middle.gate": 1.0}
+
+
+def test_a_function_of_ones_own_joins_in_and_a_path_met_twice_is_numbered() -> None:
+    def own(x: torch.Tensor) -> torch.Tensor:
+        return pure.tag(x * 2, "double", kind="branch")
+
+    block = pure.Sequential(first=pure.Function(own), second=pure.Function(lambda x: own(own(x))))
+    _, seen = pure.capture(block)({}, torch.ones(1, 1))
+    assert {name: float(value) for name, value in seen.items()} == {
+        "first.double": 2.0,
+        "second.double": 4.0,
+        "second.double#2": 8.0,
+    }
+
+
+def test_capture_composes_with_transforms_and_compile() -> None:
+    block, params, _, x, _ = pure.catalogue.case("residual_mlp").example(dtype=torch.float64)
+
+    def energy(params: object, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        y, seen = pure.capture(block)(params, x)
+        return y.sum() + sum(value.square().sum() for value in seen.values()), seen
+
+    gradient, seen = grad(energy, has_aux=True)(params, x)
+    assert len(seen) == 6
+    assert all(torch.isfinite(leaf).all() for leaf in pure.tree.leaves(gradient))
+    _, mapped = vmap(pure.capture(lambda row: block(params, row[None])[0]))(x)
+    assert mapped["1.branch"].shape == (5, 1, 6)
+    _, tangent = jvp(lambda v: pure.capture(block)(params, v)[1]["0.stream"], (x,), (torch.ones_like(x),))
+    assert tangent.shape == x.shape
+    compiled = torch.compile(pure.capture(block), fullgraph=True, backend="eager")
+    y, seen_compiled = compiled(params, x)
+    assert torch.equal(y, block(params, x))
+    assert list(seen_compiled) == list(seen)
+
+
+def test_captures_nest_and_each_keeps_its_kinds() -> None:
+    block, params, _, x, _ = pure.catalogue.case("residual_mlp").example()
+    (_, inner), outer = pure.capture(pure.capture(block, "branch"), "stream")(params, x)
+    assert list(inner) == ["0.branch", "1.branch", "2.branch"]
+    assert list(outer) == ["0.stream", "1.stream", "2.stream"]
+
+
+def test_threads_do_not_see_each_other() -> None:
+    found: dict[int, list[str]] = {}
+    ready = threading.Barrier(2)
+
+    def run(index: int) -> None:
+        def fn(x: torch.Tensor) -> torch.Tensor:
+            ready.wait()
+            y = pure.tag(x, f"thread{index}")
+            ready.wait()
+            return y
+
+        found[index] = list(pure.capture(fn)(torch.zeros(1))[1])
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {0: ["thread0"], 1: ["thread1"]}
+
+
+def test_an_unknown_kind_and_a_lost_capture_are_errors() -> None:
+    with pytest.raises(CaptureError, match="activation"):
+        pure.capture(lambda x: x, kinds="activation")
+    with pytest.raises(CaptureError, match="one of stream"):
+        pure.capture(lambda x: pure.tag(x, "h", kind="hidden"))(torch.zeros(1))
+    compiled = torch.compile(lambda x: pure.tag(x * 2, "double"), backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match="compile the captured function"):
+        pure.capture(compiled)(torch.zeros(1))
+
+
+def test_after_an_error_nothing_watches() -> None:
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        pure.capture(pure.Sequential(a=pure.Function(broken)))({}, torch.zeros(1, 1))
+    assert not tags.watching()
+    assert tags.current_path() == ""
