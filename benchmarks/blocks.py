@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+import pure
 from benchmarks.agreement import same_leaves
 from benchmarks.harness import Comparison, Contender
 from parity_tests.modules import ResidualMLP, TutorialResNet
-from pure import Block, nets, tree
+from pure import Block, Repeat, nets, tree
 
 NAME = "blocks"
 
@@ -27,6 +28,7 @@ class Case:
         make_block: Builds the pure block.
         make_module: Builds the plain module with the same leaves in the same order.
         x_shape: Shape of the input, batch first.
+        make_stacked: Builds the same network with its parameters stacked over the depth, where there is such a form.
         quick: Whether `--quick` times it too.
     """
 
@@ -34,6 +36,7 @@ class Case:
     make_block: Callable[[], Block]
     make_module: Callable[[], nn.Module]
     x_shape: tuple[int, ...]
+    make_stacked: Callable[[], Block] | None = None
     quick: bool = False
 
 
@@ -44,6 +47,7 @@ def residual_mlp(width: int, batch: int, quick: bool = False) -> Case:
         make_block=lambda: nets.residual_mlp(width, width, 16),
         make_module=lambda: ResidualMLP(width, width, 16),
         x_shape=(batch, width),
+        make_stacked=lambda: Repeat(nets.residual_mlp_block(width, width), 16),
         quick=quick,
     )
 
@@ -70,6 +74,8 @@ def comparisons(quick: bool = False) -> Iterator[Comparison]:
         x = torch.randn(case.x_shape, generator=generator)
         yield call(case, block, params, state, module, x)
         yield gradient(case, block, params, state, module, x)
+        if case.make_stacked is not None:
+            yield floor(case, params, module, x)
 
 
 def with_weights(module: nn.Module, params: tree.Tree) -> nn.Module:
@@ -139,14 +145,59 @@ def gradient(
         with torch.no_grad():
             return pull_back(one)[0]
 
+    own = pure.grad(lambda p: block(p, x, state).square().mean())
     contenders = (
         Contender("nn.Module, autograd.grad", by_module),
         Contender("nn.Module, backward()", by_backward),
         Contender("functional_call, func.grad", by_functional_call),
         Contender("pure block, func.grad", by_block),
         Contender("pure block, func.vjp", by_block_vjp),
+        Contender("pure block, pure.grad", lambda: own(params)),
+        *stacked(case, params, x),
     )
-    return Comparison(f"gradient: {case.name}", contenders, same_leaves, facts(params))
+    return Comparison(f"gradient: {case.name}", contenders, same_gradients, facts(params))
+
+
+def stacked(case: Case, params: tree.Tree, x: torch.Tensor) -> tuple[Contender, ...]:
+    """The gradient of the same network as a `Repeat`: one leaf a parameter, whatever the depth."""
+    if case.make_stacked is None:
+        return ()
+    block, together = case.make_stacked(), pure.stack(list(params.values()))
+    loss, one = lambda p: block(p, x).square().mean(), torch.ones(())
+    by_func, own = torch.func.grad(loss), pure.grad(loss)
+
+    def by_vjp() -> tree.Tree:
+        _, pull_back = torch.func.vjp(loss, together)
+        with torch.no_grad():
+            return pull_back(one)[0]
+
+    return (
+        Contender("Repeat, func.grad", lambda: by_func(together)),
+        Contender("Repeat, func.vjp", by_vjp),
+        Contender("Repeat, pure.grad", lambda: own(together)),
+    )
+
+
+def same_gradients(expected: object, found: object) -> None:
+    """Raise where two gradients differ; one of them may be stacked over the depth."""
+    if len(tree.leaves(found)) < len(tree.leaves(expected)):
+        found = pure.unstack(found)
+    same_leaves(expected, found)
+
+
+def floor(case: Case, params: tree.Tree, module: nn.Module, x: torch.Tensor) -> Comparison:
+    """What `torch.func.grad` costs before the network does anything: the gradient of the sum of one leaf."""
+    parameters, name = tuple(module.parameters()), tree.names(params)[-1]
+    of_one_leaf = torch.func.grad(lambda p: tree.flatten(p)[name].sum())
+
+    def gradient_of_one_leaf_is_one(_: object, found: object) -> None:
+        assert torch.equal(tree.flatten(found)[name], torch.ones_like(tree.flatten(params)[name]))
+
+    contenders = (
+        Contender("nn.Module, the whole gradient", lambda: torch.autograd.grad(module(x).square().mean(), parameters)),
+        Contender("func.grad of one leaf's sum, same tree", lambda: of_one_leaf(params)),
+    )
+    return Comparison(f"floor of func.grad: {case.name}", contenders, gradient_of_one_leaf_is_one, facts(params))
 
 
 def facts(params: tree.Tree) -> dict[str, object]:

@@ -196,10 +196,20 @@ def unstack(tree: Tree, dim: int = 0) -> list[Tree]:
     Raises:
         TreeError: the leaves disagree on the size of the axis, or there is none to take it from.
     """
-    flat, spec = tree_flatten(tree)
-    sizes = {leaf.shape[dim] if leaf.ndim else None for leaf in flat}
+    sizes = {leaf.shape[dim] if leaf.ndim else None for leaf in leaves(tree)}
     if len(sizes) != 1 or None in sizes:
         raise TreeError(f"unstack along axis {dim}: the leaves hold {sorted(map(str, sizes))} parts, expected one size")
+    return _unbind(tree, dim)
+
+
+def _unbind(node: Tree, dim: int) -> list[Tree]:
+    """Return the parts of a tree whose leaves agree; plain dicts are taken apart without a detour over their spec."""
+    if isinstance(node, Tensor):
+        return list(node.unbind(dim))
+    if type(node) is dict:
+        columns = {key: _unbind(child, dim) for key, child in node.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    flat, spec = tree_flatten(node)
     return [tree_unflatten(part, spec) for part in zip(*(leaf.unbind(dim) for leaf in flat), strict=True)]
 
 

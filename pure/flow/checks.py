@@ -41,8 +41,8 @@ def named_leaves(loss: Callable[..., Any], params: tree.Tree) -> dict[str, Tenso
             raise TreeError(f"params {name!r} is {type(leaf).__name__}: expected a tensor in every leaf")
         if not leaf.is_floating_point():
             raise DtypeError(
-                f"params {name!r} is {leaf.dtype}, which has no gradient: expected floating point; keep counters in the "
-                "state, or split them off by pure.partition"
+                f"params {name!r} is {leaf.dtype}, which has no gradient: expected floating point; keep counters in "
+                "the state, or split them off by pure.partition"
             )
     return {name: leaf.detach() for name, leaf in flat.items()}
 

@@ -224,7 +224,7 @@ class _Pass:
     def run(self, batch: Sequence[tree.Tree]) -> _Chunk:
         """Return each sample's loss, and its gradient's norm by leaf and by part of stacked leaves."""
         losses, copies, mode = self.forward(batch)
-        targets = [*(use.output for use in mode.found if use.output is not None), *copies]
+        targets: list[Any] = [*(use.output for use in mode.found if use.output is not None), *copies]
         found: Sequence[Tensor | None] = [None] * len(targets)
         if losses.requires_grad and targets:
             found = torch.autograd.grad(losses, targets, torch.ones_like(losses), allow_unused=True)
@@ -263,7 +263,7 @@ class _Pass:
                 norms[Origin(name)] = _norm(whole)
                 for origin in part_names:
                     if origin.name == name:
-                        norms[origin] = _norm(whole[(slice(None), *origin.path)])
+                        norms[origin] = _norm(_part(whole, origin))
         parts = {part_names[origin]: norms.get(origin, none) for origin in part_names}
         return _Chunk(losses, {name: norms[Origin(name)] for name in rests}, parts, roads)
 
@@ -298,13 +298,14 @@ class _Pass:
         leaf = self.leaves[name]
         whole = leaf.new_zeros(size, *leaf.shape) if rest is None else rest.clone()
         for origin, group in weights.items():
-            part = whole[(slice(None), *origin.path)]
+            part = _part(whole, origin)
             for use, gradient in group:
                 for rows in self._rows([(use, gradient)]):
                     part[rows] += outer_sum(*use.factors(gradient, rows)).reshape(part[rows].shape)
         for origin, group in biases.items():
+            part = _part(whole, origin)
             for use, gradient in group:
-                whole[(slice(None), *origin.path)] += use.signals(gradient).sum(1)
+                part += use.signals(gradient).sum(1)
         return whole
 
 
@@ -330,6 +331,13 @@ def _apart(origins: list[Origin]) -> bool:
     """Whether the slices of one leaf share no value, so that their squared norms add up."""
     paths = {origin.path for origin in origins}
     return len(paths) == len(origins) and not any(path[:end] in paths for path in paths for end in range(len(path)))
+
+
+def _part(whole: Tensor, origin: Origin) -> Tensor:
+    """Return the view of per-sample gradients (batch, *shape) that belongs to a slice of the leaf."""
+    for index in origin.path:
+        whole = whole.select(1, index)
+    return whole
 
 
 def _norm(gradient: Any) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from pure.errors import ArgumentError, nearest
 __all__ = ["ACTIVATIONS", "Activation", "activation"]
 
 ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
-    "relu": torch.relu,
+    "relu": Tensor.relu,
     "relu6": F.relu6,
     "leaky_relu": F.leaky_relu,
     "elu": F.elu,
@@ -27,10 +26,10 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "silu": F.silu,
     "mish": F.mish,
     "softplus": F.softplus,
-    "sigmoid": torch.sigmoid,
+    "sigmoid": Tensor.sigmoid,
     "hardsigmoid": F.hardsigmoid,
     "hardswish": F.hardswish,
-    "tanh": torch.tanh,
+    "tanh": Tensor.tanh,
     "identity": lambda x: x,
 }
 """Name → function. "gelu" is the exact one (erf), "gelu_tanh" its tanh approximation."""
@@ -57,6 +56,7 @@ class Activation(Leaf):
         ArgumentError: an unknown name.
 
     Example:
+        >>> import torch
         >>> Activation("relu")({}, torch.tensor([[-1.0, 2.0]]))
         tensor([[0., 2.]])
     """
