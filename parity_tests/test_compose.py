@@ -107,3 +107,19 @@ def test_rename_goes_both_ways_for_params_and_state() -> None:
     assert block.children().keys() == {"branch", "shortcut"}
     with pytest.raises(ArgumentError, match="different keys"):
         pure.Rename(dropped(), {"branch.fc": "a", "branch.norm": "a"})
+
+
+def test_mixed_precision_keeps_wide_parameters_and_gradients() -> None:
+    inner = pure.Sequential(fc=pure.Linear(6, 5), norm=pure.BatchNorm(5))
+    block = pure.MixedPrecision(inner, torch.bfloat16)
+    params, state = block.init(torch.Generator().manual_seed(0))
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
+    y, new_state = block.apply(params, x, state, {}, True)
+    low, _ = inner.apply(pure.cast(params, torch.bfloat16), x.bfloat16(), state, {}, True)
+    assert torch.equal(y, low.float())
+    assert all(leaf.dtype in (torch.float32, torch.int64) for leaf in tree.leaves(new_state))
+    gradient = torch.func.grad(lambda p: block.apply(p, x, state, {}, True)[0].square().sum())(params)
+    assert all(leaf.dtype == torch.float32 for leaf in tree.leaves(gradient))
+    assert tree.names(params) == ["fc.weight", "fc.bias", "norm.weight", "norm.bias"]
+    with pytest.raises(ArgumentError, match="bfloat16"):
+        pure.MixedPrecision(inner, torch.int8)

@@ -2,7 +2,7 @@
 
 from pure import catalogue, errors, initializers, interop, layers, nets, optim, skips, tags, tree
 from pure.block import Block, check_params
-from pure.compose import Function, Parallel, Rename, Repeat, Sequential
+from pure.compose import Function, MixedPrecision, Parallel, Rename, Repeat, Sequential
 from pure.layers import (
     Activation,
     AvgPool,
@@ -32,10 +32,11 @@ from pure.skips import (
     Residual,
     Shortcut,
 )
+from pure.storage import load, save
 from pure.summary import summary
 from pure.tags import capture, tag
 from pure.transforms import grad, value_and_grad
-from pure.tree import cast, combine, count, flatten, load, partition, save, stack, unflatten, unstack
+from pure.tree import cast, combine, count, flatten, partition, stack, unflatten, unstack
 
 __version__ = "0.1.0"
 
@@ -62,6 +63,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "MaxPool",
+    "MixedPrecision",
     "Pad",
     "Parallel",
     "Project",

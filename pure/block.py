@@ -14,17 +14,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import lru_cache
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from pure import tree
-from pure.errors import DeviceError, DtypeError, PureError, ShapeError, TreeError
 from pure.initializers import Device, check_generator
-from pure.tags import WATCHERS, scope
 
 __all__ = ["EMPTY", "Block", "Params", "Shape", "State", "check_params", "specification"]
 
@@ -171,135 +168,3 @@ def check_params(block: Block, params: Params, state: State | None = None) -> No
     tree.check(params, expected_params, what="params")
     if state is not None:
         tree.check(state, expected_state, what="state")
-
-
-def describe(value: object) -> str:
-    """Return a tensor's shape and dtype, or the type's name, for a message."""
-    return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureError:
-    """Turn the failure of a leaf block into the typed error that says what was given and expected."""
-    if isinstance(cause, PureError):
-        return cause
-    lines = tree.differences(params, specification(block)[0])
-    if lines:
-        return TreeError(f"params of {block}: " + "; ".join(lines))
-    if isinstance(x, Tensor):
-        for name, leaf in tree.flatten(params).items():
-            if leaf.dtype != x.dtype:
-                return DtypeError(
-                    f"{block}: input is {x.dtype}, params {name!r} is {leaf.dtype}: cast one of them, "
-                    f"as by pure.cast(params, {x.dtype})"
-                )
-            if leaf.device != x.device:
-                return DeviceError(
-                    f"{block}: input is on {x.device}, params {name!r} on {leaf.device}: move one of them"
-                )
-    return ShapeError(f"{block}: input {describe(x)} does not fit: {cause}")
-
-
-def located(block: Block, name: str, params: Params, state: State, error: Exception) -> Exception:
-    """Add the child's name to an error, or replace a partial tree error by the whole list seen from `block`."""
-    if isinstance(error, TreeError | KeyError):
-        try:
-            check_params(block, params, state)
-        except TreeError as whole:
-            return whole
-    if isinstance(error, PureError):
-        error.path = (name, *error.path)
-    return error
-
-
-def expected_keys(children: Mapping[str, Block]) -> int | None:
-    """Return how many children bring parameters, or None if one of them does not say."""
-    known = [child.has_params for child in children.values()]
-    return None if None in known else sum(map(bool, known))
-
-
-def extra_keys(block: Block, params: Params) -> TreeError:
-    """Return the error for a params dict that has the wrong number of keys."""
-    try:
-        check_params(block, params)
-    except TreeError as error:
-        return error
-    return TreeError(f"params of {block}: unexpected keys {list(params)}")
-
-
-def run_child(
-    block: Block,
-    name: str,
-    child: Block,
-    params: Params,
-    x: Any,
-    state: State,
-    extras: Mapping[str, Any],
-    training: bool,
-    noise: Any,
-    new_state: State,
-) -> Any:
-    """Apply one child on its part of the trees, put its new state into `new_state`, and return its output."""
-    part = noise.get(name) if noise else None
-    args = (params.get(name, EMPTY), x, state.get(name, EMPTY), extras, training, part)
-    try:
-        if WATCHERS:
-            with scope(name):
-                y, child_state = child.apply(*args)
-        else:
-            y, child_state = child.apply(*args)
-    except (PureError, KeyError) as error:
-        raise located(block, name, params, state, error) from error.__cause__
-    if child_state:
-        new_state[name] = child_state
-    return y
-
-
-@dataclass(frozen=True, repr=False)
-class Leaf(Block):
-    """A block without children or state: `forward(params, x)` and the names of its parameters say it all."""
-
-    _keys: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_keys", len(self.leaf_names()))
-
-    def leaf_names(self) -> tuple[str, ...]:
-        """Return the names of the parameters, none by default."""
-        return ()
-
-    def forward(self, params: Params, x: Any) -> Any:
-        """Return the output; the same in training and in evaluation."""
-        raise NotImplementedError
-
-    def init(
-        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
-    ) -> tuple[Params, State]:
-        """Draw the initial parameters; there is no state."""
-        check_generator(generator)
-        return {}, {}
-
-    @property
-    def has_params(self) -> bool:
-        """Whether `init` gives parameters."""
-        return bool(self.leaf_names())
-
-    def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
-        """Return `(y, state)`."""
-        return self(params, x, state, extras), state
-
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
-        """Return the output."""
-        if len(params) != self._keys:
-            raise extra_keys(self, params)
-        try:
-            return self.forward(params, x)
-        except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise explain(self, params, x, error) from error

@@ -75,7 +75,8 @@ class _Rule:
         target = torch.device(device)
         where = target if target.type == "meta" else check_generator(generator).device
         tensor = torch.empty(tuple(shape), dtype=dtype, device=where)
-        self.fill(tensor, generator)
+        if target.type != "meta":  # shapes alone: nothing to draw, which also keeps vmap from refusing a random call
+            self.fill(tensor, generator)
         return tensor.to(target)
 
     def fill(self, tensor: Tensor, generator: torch.Generator) -> None:

@@ -6,19 +6,14 @@ This is the only module that imports `torch.utils._pytree`; the rest of the libr
 from __future__ import annotations
 
 import fnmatch
-import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 from torch.utils import _pytree
 
-from pure.errors import ArgumentError, SaveError, TreeError, nearest
+from pure.errors import ArgumentError, TreeError, nearest
 
 __all__ = [
     "Tree",
@@ -28,10 +23,8 @@ __all__ = [
     "count",
     "flatten",
     "leaves",
-    "load",
     "names",
     "partition",
-    "save",
     "stack",
     "tree_flatten",
     "tree_map",
@@ -285,49 +278,3 @@ def count(tree: Tree) -> int:
     15
     """
     return sum(leaf.numel() for leaf in leaves(tree) if isinstance(leaf, Tensor))
-
-
-def save(tree: Tree, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write nested dicts of tensors as one safetensors file, in one step: the file is whole or it is not there.
-
-    Args:
-        tree: nested dicts of tensors; the file holds them under their dotted names.
-        path: the file to write; an existing one is replaced.
-        metadata: text kept in the file's header.
-
-    Raises:
-        TreeError: a leaf is not a tensor, or a key cannot be part of a dotted name.
-        SaveError: the file cannot be written.
-    """
-    flat = flatten(tree)
-    for name, leaf in flat.items():
-        if not isinstance(leaf, Tensor):
-            raise TreeError(f"save: leaf {name!r} is {type(leaf).__name__}, expected a tensor")
-    target = Path(path)
-    owned = {name: leaf.detach().clone(memory_format=torch.contiguous_format) for name, leaf in flat.items()}
-    data = safetensors_bytes(owned, metadata=dict(metadata) if metadata else None)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        fix = "give a folder that exists and is writable"
-        raise SaveError(f"cannot write {str(target)!r}: {error.strerror}: {fix}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Tree:
-    """Read a safetensors file as nested dicts of tensors; the inverse of `save`.
-
-    Raises:
-        SaveError: the file is not there or is not a safetensors file.
-    """
-    try:
-        with safe_open(os.fspath(path), framework="pt", device=str(device)) as file:
-            return unflatten({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise SaveError(f"cannot read {os.fspath(path)!r} as safetensors: {error}") from error

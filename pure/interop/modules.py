@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pure import tree
-from pure.block import EMPTY, Block, Params, State, check_params, explain
+from pure.block import EMPTY, Block, Params, State, check_params
 from pure.errors import ArgumentError, TreeError
 from pure.initializers import Device, check_generator
+from pure.leaf import explain
 
 __all__ = ["BlockModule", "ModuleBlock", "from_module", "to_module"]
 

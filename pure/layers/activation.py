@@ -10,8 +10,10 @@ from typing import Any, Final
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Leaf, Params, Shape, State, extra_keys
+from pure.block import EMPTY, Params, Shape, State
+from pure.children import extra_keys
 from pure.errors import ArgumentError, nearest
+from pure.leaf import Leaf
 
 __all__ = ["ACTIVATIONS", "Activation", "activation"]
 

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import Leaf, Params, State, describe
+from pure.block import Params, State
 from pure.errors import ArgumentError, RankError
 from pure.initializers import Device, Initializer, KaimingUniform
 from pure.layers.linear import default_bias
+from pure.leaf import Leaf, describe
 
 __all__ = ["Conv1d", "Conv2d", "Conv3d"]
 

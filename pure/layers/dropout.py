@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from pure.block import Leaf, Params, Shape, State
+from pure.block import Params, Shape, State
 from pure.errors import ArgumentError, NoiseError
 from pure.initializers import Device, check_generator
+from pure.leaf import Leaf
 
 __all__ = ["Dropout"]
 

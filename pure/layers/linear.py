@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Leaf, Params, Shape, State, describe, explain, extra_keys
+from pure.block import EMPTY, Params, Shape, State
+from pure.children import extra_keys
 from pure.errors import PureError, RankError
 from pure.initializers import Device, Initializer, KaimingUniform, Uniform, fan_in
+from pure.leaf import Leaf, describe, explain
 
 __all__ = ["Linear"]
 

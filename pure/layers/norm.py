@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Block, Leaf, Params, Shape, State, check_params, describe, explain
+from pure.block import EMPTY, Block, Params, Shape, State, check_params
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, check_generator
+from pure.leaf import Leaf, describe, explain
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import Leaf, Params, Shape, describe
+from pure.block import Params, Shape
 from pure.errors import RankError
 from pure.layers.conv import Sizes
+from pure.leaf import Leaf, describe
 
 __all__ = ["AvgPool", "Flatten", "GlobalAvgPool", "MaxPool"]
 

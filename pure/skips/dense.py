@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pure.block import Block, Params, State, run_child
+from pure.block import Block, Params, State
+from pure.children import run_child
 from pure.errors import ShapeError
 from pure.tags import tag
 

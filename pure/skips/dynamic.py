@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import Block, Params, Shape, State, extra_keys, run_child
+from pure.block import Block, Params, Shape, State
+from pure.children import extra_keys, run_child
 from pure.errors import ArgumentError, ShapeError
 from pure.tags import tag, watching
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from pure.block import Block, Params, State, expected_keys, extra_keys, run_child
+from pure.block import Block, Params, State
+from pure.children import expected_keys, extra_keys, run_child
 from pure.errors import ShapeError
 from pure.initializers import Constant
 from pure.layers.activation import Activation

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pure.block import EMPTY, Block, Params, State, expected_keys, extra_keys, located, run_child
+from pure.block import EMPTY, Block, Params, State
+from pure.children import expected_keys, extra_keys, located, run_child
 from pure.errors import ArgumentError, PureError, ShapeError
 from pure.layers.activation import activation
 from pure.skips.shortcut import Identity, Shortcut, mismatch

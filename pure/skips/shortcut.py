@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Block, Params, Shape, State, expected_keys, run_child
+from pure.block import EMPTY, Block, Params, Shape, State
+from pure.children import expected_keys, run_child
 from pure.errors import ArgumentError, RankError
 from pure.functional import center_crop, pad_channels, resize
 from pure.layers.conv import Conv1d, Conv2d, Conv3d

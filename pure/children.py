@@ -1,0 +1,67 @@
+"""Running the children of a block: their part of each tree, their new state, and errors that say where they were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pure.block import EMPTY, Block, Params, State, check_params
+from pure.errors import PureError, TreeError
+from pure.tags import WATCHERS, scope
+
+__all__ = ["expected_keys", "extra_keys", "located", "run_child"]
+
+
+def run_child(
+    block: Block,
+    name: str,
+    child: Block,
+    params: Params,
+    x: Any,
+    state: State,
+    extras: Mapping[str, Any],
+    training: bool,
+    noise: Any,
+    new_state: State,
+) -> Any:
+    """Apply one child on its part of the trees, put its new state into `new_state`, and return its output."""
+    part = noise.get(name) if noise else None
+    args = (params.get(name, EMPTY), x, state.get(name, EMPTY), extras, training, part)
+    try:
+        if WATCHERS:
+            with scope(name):
+                y, child_state = child.apply(*args)
+        else:
+            y, child_state = child.apply(*args)
+    except (PureError, KeyError) as error:
+        raise located(block, name, params, state, error) from error.__cause__
+    if child_state:
+        new_state[name] = child_state
+    return y
+
+
+def located(block: Block, name: str, params: Params, state: State, error: Exception) -> Exception:
+    """Add the child's name to an error, or replace a partial tree error by the whole list seen from `block`."""
+    if isinstance(error, TreeError | KeyError):
+        try:
+            check_params(block, params, state)
+        except TreeError as whole:
+            return whole
+    if isinstance(error, PureError):
+        error.path = (name, *error.path)
+    return error
+
+
+def expected_keys(children: Mapping[str, Block]) -> int | None:
+    """Return how many children bring parameters, or None if one of them does not say."""
+    known = [child.has_params for child in children.values()]
+    return None if None in known else sum(map(bool, known))
+
+
+def extra_keys(block: Block, params: Params) -> TreeError:
+    """Return the error for a params dict that has the wrong number of keys."""
+    try:
+        check_params(block, params)
+    except TreeError as error:
+        return error
+    return TreeError(f"params of {block}: unexpected keys {list(params)}")

@@ -1,0 +1,213 @@
+"""Adapters: a bare function as a block, and a block under other names."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.block import EMPTY, Block, Params, Shape, State
+from pure.children import located
+from pure.errors import ArgumentError, PureError, TreeError
+from pure.initializers import Device, check_generator
+
+__all__ = ["Function", "Rename"]
+
+
+def _required(fn: Callable[..., Any], default: int) -> int:
+    """Return how many positional arguments `fn` must be given; `default` where Python cannot tell."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return default
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = sum(p.kind in kinds and p.default is p.empty for p in parameters)
+    return required or (default if any(p.kind is p.VAR_POSITIONAL for p in parameters) else 1)
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Function(Block):
+    """A bare function as a block.
+
+    Args:
+        apply: `f(x)` for a function without parameters, or `f(params, x)`, `f(params, x, state)`,
+            `f(params, x, state, extras)`; it returns y. What it takes is read off its signature.
+        init: `init(generator)` or `init(generator, dtype, device)`, which returns params or (params, state);
+            None for no parameters.
+
+    Raises:
+        ArgumentError: something that cannot be called.
+
+    Example:
+        >>> scale = Function(lambda params, x: x * params["scale"], lambda generator: {"scale": torch.ones(3)})
+        >>> params, state = scale.init(torch.Generator())
+        >>> scale(params, torch.ones(2, 3)).sum()
+        tensor(6.)
+        >>> Function(torch.tanh)({}, torch.zeros(1, 1))
+        tensor([[0.]])
+    """
+
+    fn: Callable[..., Any]
+    make: Callable[..., Any] | None
+
+    _arity: int = dataclasses.field(compare=False)
+
+    def __init__(self, apply: Callable[..., Any], init: Callable[..., Any] | None = None) -> None:
+        for given in (apply, init):
+            if given is not None and not callable(given):
+                raise ArgumentError(f"Function of {type(given).__name__}: expected something that can be called")
+        object.__setattr__(self, "fn", apply)
+        object.__setattr__(self, "make", init)
+        object.__setattr__(self, "_arity", min(_required(apply, 1 if init is None else 2), 4))
+
+    def __repr__(self) -> str:
+        return f"Function({getattr(self.fn, '__qualname__', repr(self.fn))})"
+
+    @property
+    def has_params(self) -> bool | None:
+        """False without an init, else not known before it is called."""
+        return False if self.make is None else None
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Call the init given; its float leaves are cast to `dtype` and moved to `device`."""
+        check_generator(generator)
+        if self.make is None:
+            return {}, {}
+        made = self.make(generator, dtype, device) if _required(self.make, 1) >= 3 else self.make(generator)
+        params, state = made if isinstance(made, tuple) else (made, {})
+
+        def place(leaf: Tensor) -> Tensor:
+            return leaf.to(device)
+
+        return tree.tree_map(place, tree.cast(params, dtype)), tree.tree_map(place, state)
+
+    def apply(
+        self,
+        params: Params,
+        x: Any,
+        state: State,
+        extras: Mapping[str, Any],
+        training: bool = False,
+        noise: Any = None,
+    ) -> tuple[Any, State]:
+        """Return the function's value and the state as it was."""
+        y = self.fn(x) if self._arity == 1 else self.fn(*(params, x, state, extras)[: self._arity])
+        return y, state
+
+
+@dataclass(frozen=True, repr=False)
+class Rename(Block):
+    """A block whose parameters and state stand under other names.
+
+    Args:
+        block: any block.
+        names: {dotted name inside `block`: key at the top of the new tree}; what is not named stays where it is.
+
+    Raises:
+        ArgumentError: two names for one key, or a key with a dot.
+
+    Example:
+        >>> from pure import Linear, Residual, Sequential
+        >>> block = Rename(Residual(Sequential(fc=Linear(2, 2))), {"branch.fc": "fc"})
+        >>> tree.names(block.init(torch.Generator())[0])
+        ['fc.weight', 'fc.bias']
+    """
+
+    block: Block
+    names: Any
+
+    def __post_init__(self) -> None:
+        pairs = tuple(dict(self.names).items())
+        keys = [key for _, key in pairs]
+        if len(set(keys)) != len(keys) or any("." in key for key in keys):
+            raise ArgumentError(f"Rename to {keys}: expected different keys without dots")
+        object.__setattr__(self, "names", pairs)
+
+    @property
+    def has_params(self) -> bool | None:
+        """Whether the block has parameters."""
+        return self.block.has_params
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the block needs noise."""
+        return self.block.stochastic
+
+    def children(self) -> dict[str, Block]:
+        """Return the children of the block, by their names inside it."""
+        return self.block.children()
+
+    def _outer(self, inner: dict[str, Any]) -> dict[str, Any]:
+        flat = tree.flatten(inner)
+        renamed: dict[str, Any] = {}
+        for name, leaf in flat.items():
+            for prefix, key in self.names:
+                if name == prefix or name.startswith(prefix + "."):
+                    name = key + name[len(prefix) :]
+                    break
+            renamed[name] = leaf
+        return tree.unflatten(renamed)
+
+    def _inner(self, outer: dict[str, Any]) -> dict[str, Any]:
+        keys = {key for _, key in self.names}
+        inner = {key: part for key, part in outer.items() if key not in keys}
+        for prefix, key in self.names:
+            if key in outer:
+                *parents, last = prefix.split(".")
+                node = inner
+                for parent in parents:
+                    node[parent] = node = dict(node.get(parent, EMPTY))
+                node[last] = outer[key]
+        return inner
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Draw what the block draws, under the new names."""
+        params, state = self.block.init(generator, dtype, device)
+        return self._outer(params), self._outer(state)
+
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+        """Return the block's output."""
+        try:
+            return self.block(self._inner(params), x, self._inner(state) if state else EMPTY, extras)
+        except (PureError, KeyError) as error:
+            raise self._renamed(params, state, error) from error.__cause__
+
+    def apply(
+        self,
+        params: Params,
+        x: Any,
+        state: State,
+        extras: Mapping[str, Any],
+        training: bool = False,
+        noise: Any = None,
+    ) -> tuple[Any, State]:
+        """Return the block's output and its new state under the new names."""
+        try:
+            y, new_state = self.block.apply(self._inner(params), x, self._inner(state), extras, training, noise)
+        except (PureError, KeyError) as error:
+            raise self._renamed(params, state, error) from error.__cause__
+        return y, self._outer(new_state) if new_state else {}
+
+    def _renamed(self, params: Params, state: State, error: Exception) -> Exception:
+        """Return the error in the new names, where it is about the tree."""
+        return located(self, "", params, state, error) if isinstance(error, TreeError | KeyError) else error
+
+    def noise(
+        self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> Any:
+        """Draw the block's noise."""
+        return self.block.noise(x_shape, generator, dtype=dtype, device=device)
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the block's output shape."""
+        return self.block.out_shape(x_shape)
