@@ -1,0 +1,157 @@
+"""Typed errors of the export package; no torch, no ONNX is imported here.
+
+Every message says what was given, what was expected and the way out. Each class shows the code that fails and the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return ``" (nearest: 'x')"`` for the candidate closest to ``name``, or an empty string."""
+    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return f" (nearest: {found[0]!r})" if found else ""
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Join problems as an indented list, one a line."""
+    return "".join(f"\n  - {problem}" for problem in problems)
+
+
+class ExportError(RuntimeError):
+    """Base of all errors that this package raises on purpose.
+
+    Catch it to treat every failure of an export, a load or a verdict alike::
+
+        try:
+            export.to_onnx(fn, args, "model.onnx")
+        except export.errors.ExportError as error:
+            print(error)
+    """
+
+
+class TracingError(ExportError):
+    """The function cannot be recorded as a graph.
+
+    Fails, because the branch depends on a tensor's value::
+
+        def fn(x):
+            return x if x.sum() > 0 else -x
+
+    Fix: ``torch.where(x.sum() > 0, x, -x)`` computes both, ``torch.cond`` becomes an ONNX ``If``.
+    """
+
+
+class UnsupportedOpError(ExportError):
+    """An operation has no ONNX form here, or ONNX Runtime lacks it in that dtype.
+
+    Attributes:
+        op: The operation, for example ``aten.cholesky.default`` or ``Conv``.
+        dtype: The dtype of its first result or input, for example ``float64``.
+        source: The line of the function's source that asked for it, or an empty string.
+        path: The dotted path of the block that it belongs to, or an empty string.
+
+    Fails::
+
+        export.to_onnx(torch.linalg.cholesky, (matrix,), "model.onnx")
+
+    Fix: write the operation with supported ones, or cast to a dtype that ONNX Runtime has.
+    """
+
+    def __init__(self, message: str, *, op: str, dtype: str = "", source: str = "", path: str = "") -> None:
+        self.op, self.dtype, self.source, self.path = op, dtype, source, path
+        where = f"\n  block: {path}" if path else ""
+        super().__init__(message + where + (f"\n  source: {source}" if source else ""))
+
+
+class SpecialisedSizeError(ExportError):
+    """A size declared dynamic ended up constant, or the function branches on it in Python.
+
+    Attributes:
+        name: The dynamic dimension, for example ``batch``.
+        source: The line that fixed it.
+
+    Fails::
+
+        def fn(x):
+            return x * 2 if x.shape[0] > 4 else x
+        export.to_onnx(fn, (x,), "model.onnx", dynamic=({0: "batch"},))
+
+    Fix: compute the choice with tensors (``torch.where``), or leave the dimension out of ``dynamic``.
+    """
+
+    def __init__(self, message: str, *, name: str, source: str = "") -> None:
+        self.name, self.source = name, source
+        super().__init__(message + (f"\n  source: {source}" if source else ""))
+
+
+class MutationError(ExportError):
+    """The function changes one of its arguments, or a tensor that it closes over, in place.
+
+    Fails::
+
+        def fn(x):
+            return x.add_(1)
+
+    Fix: ``x + 1``. A file is a pure function: it returns new values and changes none.
+    """
+
+
+class RandomOpError(ExportError):
+    """The function draws random numbers.
+
+    Fails::
+
+        def fn(x):
+            return x + torch.randn_like(x)
+
+    Fix: draw the noise outside and pass it as an argument: ``def fn(x, noise): return x + noise``.
+    """
+
+
+class ArgumentError(ExportError, ValueError):
+    """Arguments do not fit: number, structure, names, shapes or dtypes; all problems are in one message.
+
+    Fails::
+
+        f = export.load("model.onnx")     # exported from fn(params, x)
+        f(x)
+
+    Fix: ``f(params, x)``, with the tree that the function was exported with.
+    """
+
+
+class LoadError(ExportError):
+    """ONNX Runtime refused the file for a reason that no narrower error describes."""
+
+
+class NotAnOnnxFileError(LoadError):
+    """The path does not hold an ONNX model.
+
+    Fails: ``export.load("weights.safetensors")``. Fix: give the ``.onnx`` file that ``export.to_onnx`` wrote.
+    """
+
+
+class ProviderError(LoadError):
+    """The device asked for cannot run the file.
+
+    Fails on a machine without CUDA: ``export.load("model.onnx", device="cuda")``.
+    Fix: install what the message names, or ``device="cpu"``; ``device="auto"`` chooses and says what it chose.
+    """
+
+
+class WriteError(ExportError, OSError):
+    """The file cannot be written, or would be larger than a single ONNX file may be (2 GB).
+
+    Fails: ``export.to_onnx(fn, args, "/proc/model.onnx")``. Fix: give a path in a folder that you can write to.
+    """
+
+
+class VerificationError(ExportError):
+    """A verdict failed and ``raise_if_failed`` was called; the message is the verdict's table.
+
+    Look at ``verdict.table()``: the row that failed names the output leaf, and ``verdict.divergence`` the first node
+    that differs.
+    """

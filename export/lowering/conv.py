@@ -1,0 +1,64 @@
+"""Convolutions of one to three spatial dimensions, transposed ones included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from export.lowering.builder import Builder, Rule
+
+aten: Any = torch.ops.aten
+
+
+def convolution(
+    g: Builder,
+    node: Node,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> ir.Value:
+    """``aten.convolution``: Conv, or ConvTranspose. ONNX lists all pads at the front, then all at the end."""
+    rank = len(g.shape_of(weight)) - 2
+    stride, padding, dilation, extra = (_spread(v, rank) for v in (stride, padding, dilation, output_padding))
+    attributes: dict[str, Any] = {
+        "strides": stride,
+        "pads": [*padding, *padding],
+        "dilations": dilation,
+        "group": groups,
+        "kernel_shape": _kernel(g, weight),
+    }
+    inputs = [g.tensor(x), g.tensor(weight)] + ([g.tensor(bias)] if bias is not None else [])
+    unbatched = len(g.shape_of(x)) == rank + 1
+    if unbatched:
+        inputs[0] = g.unsqueeze(inputs[0], 0)
+    if transposed:
+        attributes["output_padding"] = extra if any(extra) else None
+        result = g.op("ConvTranspose", *inputs, **attributes)
+    else:
+        result = g.op("Conv", *inputs, **attributes)
+    return g.op("Squeeze", result, g.constant([0])) if unbatched else result
+
+
+def _spread(values: Sequence[int], rank: int) -> list[int]:
+    return list(values) if len(values) == rank else [values[0]] * rank
+
+
+def _kernel(g: Builder, weight: Any) -> list[int]:
+    sizes = [g.static(size) for size in g.shape_of(weight)[2:]]
+    if None in sizes:
+        raise g.unsupported("the kernel's sizes must not be dynamic")
+    return [size for size in sizes if size is not None]
+
+
+TABLE: dict[Any, Rule] = {aten.convolution.default: convolution}
+"""Convolutions."""

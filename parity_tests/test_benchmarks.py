@@ -1,0 +1,115 @@
+"""The benchmark harness checks before it times, reports spread and environment, and writes whole files.
+
+Nothing here asserts how fast anything is.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks.__main__ import main
+from benchmarks.agreement import same_leaves
+from benchmarks.environment import environment
+from benchmarks.harness import QUICK, Comparison, Contender, measure, paired_ratio
+from benchmarks.report import digits, print_measurement, unit, write_json
+
+X = torch.arange(1.0, 9.0)
+TIMING_KEYS = {
+    "name",
+    "median_seconds",
+    "lower_quartile_seconds",
+    "upper_quartile_seconds",
+    "ratio",
+    "ratio_interval_95",
+    "rounds",
+    "calls_a_sample",
+    "seconds",
+}
+
+
+def trivial(second: Callable[[], object] = lambda: X + X) -> Comparison:
+    return Comparison("double", (Contender("2x", lambda: 2 * X), Contender("x + x", second)), same_leaves, {"size": 8})
+
+
+def test_json_holds_every_number_and_the_environment(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "result.json"
+    write_json([measure(trivial(), QUICK)], environment(), path)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert {"date", "python", "platform", "cpu", "cpu_count", "torch_threads", "versions"} <= data["environment"].keys()
+    assert data["environment"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    (measurement,) = data["measurements"]
+    assert (measurement["name"], measurement["notes"]) == ("double", {"size": 8})
+    assert [timing["name"] for timing in measurement["timings"]] == ["2x", "x + x"]
+    for timing in measurement["timings"]:
+        assert timing.keys() == TIMING_KEYS
+        assert len(timing["seconds"]) == timing["rounds"] == QUICK.rounds
+        assert min(timing["seconds"]) > 0
+        assert timing["lower_quartile_seconds"] <= timing["median_seconds"] <= timing["upper_quartile_seconds"]
+        low, high = timing["ratio_interval_95"]
+        assert low <= timing["ratio"] <= high
+    assert measurement["timings"][0]["ratio"] == 1.0
+    assert [p.name for p in path.parent.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: X + X + 1e-3, "root mean square error"),
+        (lambda: X * torch.nan, "root mean square error nan"),
+        (lambda: (X + X)[:4], r"\(8,\) against torch.float32 \(4,\)"),
+        (lambda: (X + X).double(), "against torch.float64"),
+        (lambda: (X + X, X), "1 leaves against 2"),
+    ],
+)
+def test_contenders_that_differ_are_not_timed(wrong: Callable[[], object], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        measure(trivial(wrong), QUICK)
+
+
+def test_a_comparison_needs_two() -> None:
+    with pytest.raises(ValueError, match="needs two or more"):
+        measure(Comparison("alone", trivial().contenders[:1], same_leaves), QUICK)
+
+
+def test_ratio_is_paired_by_round() -> None:
+    reference = np.array([1.0, 10.0, 100.0, 1.0, 5.0])
+    ratio, (low, high) = paired_ratio(0.5 * reference, reference)
+    assert (ratio, low, high) == (0.5, 0.5, 0.5)
+
+
+def test_ratio_interval_covers_the_spread_and_is_reproducible() -> None:
+    random = np.random.default_rng(1)
+    reference, other = random.uniform(1, 2, 40), random.uniform(1, 2, 40)
+    ratio, (low, high) = paired_ratio(other, reference)
+    assert low < ratio < high
+    assert paired_ratio(other, reference) == (ratio, (low, high))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(2.5, "2.5 s"), (0.0123, "12.3 ms"), (4.56e-6, "4.56 µs"), (8e-8, "80 ns"), (1e-11, "0.01 ns")],
+)
+def test_durations_read_in_the_unit_that_fits(seconds: float, text: str) -> None:
+    name = unit(seconds)
+    assert f"{digits(seconds, name)} {name}" == text
+
+
+def test_the_table_shows_medians_and_intervals() -> None:
+    console = Console(record=True, width=120, file=io.StringIO())
+    print_measurement(measure(trivial(), QUICK), console)
+    text = console.export_text()
+    assert all(part in text for part in ("double", "x + x", "quartiles", "95 % interval", "size 8"))
+
+
+def test_the_command_runs_and_writes_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "blocks.json"
+    main(["blocks", "--quick", "--json", str(path)])
+    assert "pure block" in capsys.readouterr().out
+    names = [measurement["name"] for measurement in json.loads(path.read_text(encoding="utf-8"))["measurements"]]
+    assert [name.partition(":")[0] for name in names] == ["call", "gradient", "floor of func.grad"]

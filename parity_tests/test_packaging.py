@@ -1,0 +1,111 @@
+"""What the wheel holds, what it asks for, and that the pins fit it."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+FLAVOURS = {"onnxruntime", "onnxruntime-gpu"}
+ENVIRONMENTS = {
+    ("linux", "x86_64"): "onnxruntime-gpu",
+    ("linux", "aarch64"): "onnxruntime",
+    ("darwin", "arm64"): "onnxruntime",
+    ("darwin", "x86_64"): "onnxruntime",
+    ("win32", "AMD64"): "onnxruntime-gpu",
+    ("win32", "ARM64"): "onnxruntime",
+}
+
+
+@pytest.fixture(scope="module")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = folder.glob("*.whl")
+    with zipfile.ZipFile(path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    (name,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+    return Parser().parsestr(wheel.read(name).decode("utf-8"))
+
+
+def requirements(metadata: Message) -> list[Requirement]:
+    return [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+
+
+def test_the_wheel_holds_the_two_packages_alone(wheel: zipfile.ZipFile) -> None:
+    tops = {name.partition("/")[0] for name in wheel.namelist()}
+    (info,) = (name for name in tops if name.endswith(".dist-info"))
+    assert tops == {"pure", "export", info}
+    suffixes = {Path(name).suffix for name in wheel.namelist() if not name.startswith(info)}
+    assert suffixes <= {".py", ".typed"}, f"files that the wheel need not carry: {suffixes}"
+
+
+def test_the_wheel_holds_every_source_file(wheel: zipfile.ZipFile, root: Path) -> None:
+    sources = {p.relative_to(root).as_posix() for name in ("pure", "export") for p in (root / name).rglob("*.py")}
+    assert "pure/__init__.py" in sources
+    assert sources | {"pure/py.typed", "export/py.typed"} <= set(wheel.namelist())
+
+
+def test_the_wheel_holds_command_and_licence(wheel: zipfile.ZipFile, root: Path) -> None:
+    names = {name.partition(".dist-info/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
+    assert "pure-export = export.cli:main" in wheel.read(names["entry_points.txt"]).decode()
+    assert wheel.read(names["licenses/LICENSE"]) == (root / "LICENSE").read_bytes()
+
+
+def test_metadata(metadata: Message) -> None:
+    assert (metadata["Name"], metadata["Version"]) == ("pure-export", "0.1.0")
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert {"report", "test", "peers"} == set(metadata.get_all("Provides-Extra"))
+
+
+@pytest.mark.parametrize(("platform", "machine"), ENVIRONMENTS)
+def test_exactly_one_onnxruntime_flavour(metadata: Message, platform: str, machine: str) -> None:
+    environment = {"sys_platform": platform, "platform_machine": machine}
+    for extra in ("", "report", "test", "peers"):
+        asked = [
+            requirement.name
+            for requirement in requirements(metadata)
+            if requirement.name in FLAVOURS
+            and (requirement.marker is None or requirement.marker.evaluate({**environment, "extra": extra}))
+        ]
+        assert asked == [ENVIRONMENTS[platform, machine]]
+
+
+def test_no_dependency_is_an_address_or_a_development_tool(metadata: Message) -> None:
+    always = {r.name for r in requirements(metadata) if r.marker is None or "extra" not in str(r.marker)}
+    assert always == {"torch", "safetensors", "numpy", "onnx", "onnx-ir", "onnxscript", "typer", "rich"} | FLAVOURS
+    assert all(requirement.url is None for requirement in requirements(metadata))
+
+
+def test_constraints_are_exact_pins_that_fit_the_metadata(root: Path) -> None:
+    lines = [line.split("#")[0].strip() for line in (root / "constraints.txt").read_text().splitlines()]
+    pins = {}
+    for line in filter(None, lines):
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][A-Za-z0-9.+]*)", line)
+        assert match, f"not an exact pin: {line!r}"
+        pins[normal(match[1])] = Version(match[2])
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for text in [*project["dependencies"], *extras["report"], *extras["test"]]:
+        requirement = Requirement(text)
+        if normal(requirement.name) in {"pure-export", "onnxruntime"}:
+            continue  # itself, and the flavour that the pinned platform does not use
+        assert pins[normal(requirement.name)] in requirement.specifier, text
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,44 @@
+"""The public interface changes only on purpose, and everything in it is documented."""
+
+import difflib
+import inspect
+import json
+from types import ModuleType
+
+from parity_tests.public_api import COMMAND, GOLDEN, describe, public_api, public_methods, public_modules, public_values
+
+
+def test_the_public_interface_is_the_recorded_one() -> None:
+    recorded = GOLDEN.read_text(encoding="utf-8").splitlines()
+    current = json.dumps(public_api(), indent=1, ensure_ascii=False).splitlines()
+    changes = "\n".join(difflib.unified_diff(recorded, current, "recorded", "current", n=1, lineterm=""))
+    assert not changes, (
+        f"the public interface changed; if that is meant, run `{COMMAND}` and commit the file\n{changes}"
+    )
+
+
+def test_everything_public_has_a_docstring() -> None:
+    bare = []
+    for module_name, module in public_modules().items():
+        if not module.__doc__:
+            bare.append(module_name)
+        for name, value in public_values(module).items():
+            if isinstance(value, ModuleType) or not (inspect.isclass(value) or inspect.isroutine(value)):
+                continue
+            # A dataclass without a docstring is given its own signature as one.
+            if not value.__doc__ or value.__doc__.startswith(f"{name}("):
+                bare.append(f"{module_name}.{name}")
+            if inspect.isclass(value):
+                bare += [
+                    f"{module_name}.{name}.{method}"
+                    for method, function in public_methods(value).items()
+                    if not inspect.getdoc(getattr(value, method)) and function is not None
+                ]
+    assert not bare, f"no docstring: {bare}"
+
+
+def test_signatures_hold_no_address_and_no_annotation() -> None:
+    def sample(a: int, /, b: float = 1.0, *, c: object = describe) -> None: ...
+
+    assert describe(sample) == "function (a, /, b=1.0, *, c=describe)"
+    assert " at 0x" not in GOLDEN.read_text(encoding="utf-8")
