@@ -98,8 +98,8 @@ class Diagnosis:
     @property
     def fixes(self) -> tuple[str, ...]:
         """Every command that would help, without repetition."""
-        found = [part.fix for part in (*self.packages, *self.providers) if part.fix]
-        return tuple(dict.fromkeys(found))
+        found = [p.fix for p in self.packages] + [p.fix for p in self.providers]
+        return tuple(dict.fromkeys(fix for fix in found if fix))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""

@@ -50,8 +50,12 @@ def write(
     sessions.choose(settings.device)  # refuse a device that cannot be had before any work
     with replacing_folder(out) as folder:
         results = compute(settings, folder, tick or (lambda stage, done: None))
-        (folder / "index.html").write_text(page.render(results), encoding="utf-8")
-        text = json.dumps(plain(results.to_dict()), indent=1, ensure_ascii=False, allow_nan=False)
+        html = page.render(results).replace(str(folder), str(Path(out).absolute()))
+        (folder / "index.html").write_text(html, encoding="utf-8")
+        written = sorted(entry.name for entry in folder.iterdir())
+        data = plain({**results.to_dict(), "files": [*written, DATA]})
+        text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+        text = text.replace(str(folder), str(Path(out).absolute()))
         (folder / DATA).write_text(text + "\n", encoding="utf-8")
     return results
 

@@ -74,7 +74,7 @@ def check(target: Path) -> None:
     foreign = sorted(found - own)
     if foreign:
         raise WriteError(
-            f"cannot replace the report in {target}: it also holds {', '.join(foreign[:5])}, which the report did not write; "
+            f"cannot replace the report in {target}: it also holds {', '.join(foreign[:5])}, which no report wrote; "
             "move that away, or give another --out"
         )
 

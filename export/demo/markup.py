@@ -50,17 +50,18 @@ def definitions(pairs: Iterable[tuple[str, object]]) -> str:
 
 def legend(networks: Iterable[Network]) -> str:
     """Return the key of the line charts."""
-    items = "".join(
-        f'<li><svg viewBox="0 0 30 10" aria-hidden="true"><path class="line s-{n.name}" d="M1 5 H29"/></svg>{text(n.title)}</li>'
-        for n in networks
-    )
-    return f'<ul class="legend">{items}</ul>'
+    items = []
+    for network in networks:
+        sample = f'<path class="line s-{network.name}" d="M1 5 H29"/>'
+        items.append(f'<li><svg viewBox="0 0 30 10" aria-hidden="true">{sample}</svg>{text(network.title)}</li>')
+    return f'<ul class="legend">{"".join(items)}</ul>'
 
 
 def figure(drawing: str, caption: str, *, title: str = "") -> str:
     """Return a picture with its caption; both are HTML."""
     head = f"<h3>{text(title)}</h3>" if title else ""
-    return f'<figure class="card">{head}{drawing}<figcaption>{caption}</figcaption></figure>'
+    said = f"<figcaption>{caption}</figcaption>" if caption else ""
+    return f'<figure class="card">{head}{drawing}{said}</figure>'
 
 
 def details(summary: str, body: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from export.demo import picture, sections, wording
+from export.demo import evidence, picture, sections, wording
 from export.demo.results import Results
 from export.demo.style import CSS
 
@@ -16,11 +16,12 @@ def render(results: Results) -> str:
     found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in wording.findings(results))
     body = [
         "<header><h1>What skips do to gradients, and whether the exported files compute the same</h1>",
-        '<p class="soft">Networks without and with skip connections, as pure functions over parameter trees: measured, trained, '
-        "exported to ONNX and judged against float64, on handwritten digits and two photographs.</p>",
+        '<p class="soft">Networks without and with skip connections, as pure functions over parameter trees: measured, '
+        "trained, exported to ONNX and judged against float64, on handwritten digits and two photographs.</p>",
         f'<p><span class="badge {status}">{word}</span></p></header>',
         f'<section class="card found" aria-label="Findings"><ul>{found}</ul></section>',
         *sections.all_of(results),
+        *evidence.all_of(results),
     ]
     title = "pure-export report"
     return (

@@ -131,7 +131,7 @@ def run(settings: Settings, folder: Path) -> Enhanced:
     pure.save(params, params_path)
     written = time.perf_counter()
     loaded = export.load(path, device=settings.device)
-    shots = []
+    shots: list[Shot] = []
     seconds = 0.0
     for name, picture in pictures.items():
         for darkened in (False, True):

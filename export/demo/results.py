@@ -91,7 +91,7 @@ class Results:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every file of the report but report.json."""
+        """Every file that a report has, but for report.json."""
         names = [name for r in self.networks for name in (r.judged.file, r.judged.params_file)]
         return ("index.html", *names, self.enhanced.file, self.enhanced.params_file)
 
@@ -109,7 +109,6 @@ class Results:
         return {
             MARK: FORMAT,
             "passed": self.passed,
-            "files": list(self.files),
             "settings": settings,
             "environment": self.environment,
             "seconds": self.seconds,

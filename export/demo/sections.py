@@ -1,117 +1,121 @@
-"""The sections of the page, in the order of the story: question, gradients, training, samples, files, photographs."""
+"""The first half of the page: the question, gradients by depth, training, and gradients digit by digit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from export.demo import chart, markup, picture, wording
+from export.demo import chart, picture, wording
 from export.demo.chart import Axes, Line
-from export.demo.markup import badge, definitions, details, figure, legend, table, text
+from export.demo.markup import details, figure, legend, table, text
 from export.demo.measuring import Flow
 from export.demo.results import NetworkResult, Results
 from export.demo.wording import number, percent
-from export.verdict import Row, Verdict
+
+LAYER = "layer (1 is next to the input)"
 
 
 def all_of(results: Results) -> Iterator[str]:
-    """Yield every section as HTML."""
+    """Yield the sections as HTML."""
     yield question(results)
     yield gradients(results)
     yield training(results)
     yield samples(results)
-    yield files(results)
-    yield photographs(results)
-    yield surroundings(results)
 
 
 def question(results: Results) -> str:
     """Say what is compared and on what."""
     s, data = results.settings, results.digits
+    total, trained, held = len(data.train_y) + len(data.test_y), len(data.train_y), len(data.test_y)
     rows = [
-        [text(r.network.title), f"<code>{text(r.network.formula)}</code>", f"{r.parameters:,}"]
+        [text(r.network.title), f"{r.parameters:,}", f"<code>{text(r.network.formula)}</code>"]
         for r in results.networks
     ]
     shown = picture.digits(data.pictures)
     labels = ", ".join(str(int(y)) for y in data.test_y[: len(data.pictures)])
     return (
         "<section><h2>The question</h2>"
-        f"<p>Does a skip connection change how a gradient reaches the first of {s.depth} layers, and does that show in what "
-        f"the network learns? scikit-learn ships {len(data.train_y) + len(data.test_y):,} real handwritten digits of 8×8 pixels: "
-        f"{len(data.train_y):,} are trained on, {len(data.test_y)} are held out, split by class with seed {s.seed} and "
-        "standardised by the training digits alone.</p>"
+        f"<p>Does a skip connection change how a gradient reaches the first of {s.depth} layers, and does that show in "
+        f"what the network learns? scikit-learn ships {total:,} real handwritten digits of 8×8 pixels: {trained:,} are "
+        f"trained on, {held:,} are held out, split by class with seed {s.seed} and standardised by the training digits "
+        "alone.</p>"
         f'<figure><img class="digits" src="{shown}" alt="The first {len(data.pictures)} held-out digits: {labels}">'
         f"<figcaption>The first {len(data.pictures)} held-out digits.</figcaption></figure>"
-        f'<div class="card">{table(["Network", "One layer", "Parameters"], rows, numeric=[2])}'
-        f'<p class="note">All have {s.depth} layers between a linear stem and a linear head, {s.width} features wide (the dense one '
-        f"adds {s.growth} features a layer), and get the same mini-batches, AdamW at a rate of {s.rate:g}, {s.epochs} epochs. "
-        "Weights in front of a relu start by He's rule; the gated layers start as PyTorch's Linear does, their gates biased to "
-        "carry the input; biases start as PyTorch's do. The last row is a reference: the plain network with PyTorch's default "
-        "initialisation.</p></div></section>"
+        f'<div class="card">{table(["Network", "Parameters", "One layer"], rows, numeric=[1])}'
+        f'<p class="note">All have {s.depth} layers between a linear stem and a linear head, {s.width} features wide '
+        f"(the dense one adds {s.growth} features a layer), and get the same mini-batches of {s.batch}, AdamW at a "
+        f"rate of {s.rate:g}, for {s.epochs} epochs. Weights in front of a relu start by He's rule; the gated layers start "
+        "as PyTorch's Linear does, their gates biased to carry the input; all biases start as PyTorch's do. The last "
+        "row is a reference: the plain network with PyTorch's default initialisation.</p></div></section>"
     )
-
-
-def _curve(result: NetworkResult, flow: Flow) -> Line:
-    depths = [float(depth + 1) for depth in range(len(flow.median))]
-    return Line(result.network.name, _short(result), depths, flow.median, flow.p10, flow.p90)
 
 
 def _short(result: NetworkResult) -> str:
     return "plain, default" if result.network.reference else result.network.title
 
 
+def _curve(result: NetworkResult, flow: Flow, *, band: bool, label: str = "", kind: str = "") -> Line:
+    depths = [float(depth + 1) for depth in range(len(flow.median))]
+    low, high = (flow.p10, flow.p90) if band else ((), ())
+    return Line(f"{result.network.name} {kind}".strip(), label or _short(result), depths, flow.median, low, high)
+
+
 def gradients(results: Results) -> str:
-    """Draw the activation gradients by depth, before and after training, on one axis."""
-    lines = {
-        "At initialisation": [_curve(r, r.before) for r in results.networks],
-        "After training": [_curve(r, r.after) for r in results.networks],
+    """Draw the activation gradients by depth: all networks together, then each with the spread over the digits."""
+    moments = {"At initialisation": [r.before for r in results.networks]}
+    moments["After training"] = [r.after for r in results.networks]
+    groups = {
+        title: [_curve(r, flow, band=False) for r, flow in zip(results.networks, flows, strict=True)]
+        for title, flows in moments.items()
     }
-    limits = chart.limits([line for group in lines.values() for line in group], log=True)
-    axes = Axes("layer (1 is next to the input)", "", limits, log=True)
-    figures = []
-    for title, group in lines.items():
-        flows = [r.before if title == "At initialisation" else r.after for r in results.networks]
-        described = [
-            f"{r.network.title}: {wording.trend(flow)}" for r, flow in zip(results.networks, flows, strict=True)
+    axes = Axes(LAYER, chart.limits([line for group in groups.values() for line in group], log=True), log=True)
+    together = []
+    for title, group in groups.items():
+        trends = [
+            f"{r.network.title}: {wording.trend(f)}" for r, f in zip(results.networks, moments[title], strict=True)
         ]
-        drawing = chart.draw(
-            group, axes, title=f"Gradient norm by layer, {title.lower()}", description="; ".join(described)
-        )
-        caption = (
-            "Norm of ∂loss/∂(layer's output) of single digits: median, and the band from the 10 % to the 90 % quantile."
-        )
-        figures.append(figure(drawing, caption, title=title))
-    rows = [
-        [
-            text(r.network.title),
-            number(r.before.median[0]),
-            number(r.before.median[-1]),
-            number(r.before.fall),
-            number(r.after.median[0]),
-            number(r.after.median[-1]),
-            number(r.after.fall),
-        ]
-        for r in results.networks
-    ]
-    head = [
-        "Network",
-        "start: layer 1",
-        "start: last",
-        "last ÷ first",
-        "trained: layer 1",
-        "trained: last",
-        "last ÷ first",
-    ]
+        name = f"Median gradient norm by layer, {title.lower()}"
+        together.append(figure(chart.draw(group, axes, title=name, description="; ".join(trends)), "", title=title))
     return (
         "<section><h2>Gradients by depth</h2>"
-        f"<p>Measured on the same {results.settings.probe} training digits before and after training, in nats per unit of "
-        "activation. Both pictures have the same logarithmic axis. After training a well-read digit has hardly any loss left, "
-        "so its gradients are small at every depth: there, compare how the lines run, not how high.</p>"
+        f"<p>How strongly a digit's loss reacts to each layer's output: the norm of ∂loss/∂(output) for single digits, "
+        f"on the same {results.settings.probe} training digits before and after training, in nats per unit of "
+        "activation. Both pictures have one logarithmic axis and show the median over the digits. After training, a "
+        "digit that is read rightly has hardly any loss left, so its gradients are small at every depth: there, "
+        "compare how the lines run, not how high.</p>"
         f"{legend(r.network for r in results.networks)}"
-        f'<div class="grid2">{"".join(figures)}</div>'
-        f"{details('The numbers', table(head, rows, numeric=range(1, 7), caption='Median gradient norm by a layer’s output'))}"
-        "</section>"
+        f'<div class="grid2">{"".join(together)}</div>'
+        f"<p>The same with the spread over the digits: the band reaches from the 10 % to the 90 % quantile. "
+        f"{len(results.compared)} pictures, one axis.</p>"
+        f'<div class="grid2">{"".join(_spreads(results))}</div>'
+        f"{details('The numbers', _numbers(results))}</section>"
     )
+
+
+def _spreads(results: Results) -> Iterator[str]:
+    """Yield one picture a network: before and after training, each with its band."""
+    pairs = {
+        r.network.title: [
+            _curve(r, r.before, band=True, label="at the start", kind="start"),
+            _curve(r, r.after, band=True, label="trained", kind="trained"),
+        ]
+        for r in results.compared
+    }
+    axes = Axes(LAYER, chart.limits([line for pair in pairs.values() for line in pair], log=True), log=True)
+    for (title, pair), r in zip(pairs.items(), results.compared, strict=True):
+        said = f"at initialisation it {wording.trend(r.before)}, after training it {wording.trend(r.after)}"
+        name = f"Gradient norm by layer in the {title} network, with the spread over the digits"
+        yield figure(chart.draw(pair, axes, title=name, description=said), "", title=title)
+
+
+def _numbers(results: Results) -> str:
+    rows = [
+        [text(r.network.title)]
+        + [number(value) for f in (r.before, r.after) for value in (f.median[0], f.median[-1], f.fall)]
+        for r in results.networks
+    ]
+    head = ["Network", "start: layer 1", "start: last", "last ÷ first"]
+    head += ["trained: layer 1", "trained: last", "last ÷ first"]
+    return table(head, rows, numeric=range(1, 7), caption="Median gradient norm by a layer's output")
 
 
 def training(results: Results) -> str:
@@ -120,11 +124,10 @@ def training(results: Results) -> str:
     losses = [Line(r.network.name, _short(r), epochs, r.trained.train_loss) for r in results.networks]
     rates = [Line(r.network.name, _short(r), epochs, r.trained.test_accuracy) for r in results.networks]
     said = wording.accuracy_finding(results)
-    loss_axes = Axes("epoch", "", chart.limits(losses, log=True), log=True)
+    loss_axes = Axes("epoch", chart.limits(losses, log=True), log=True)
     loss = chart.draw(losses, loss_axes, title="Training loss by epoch", description=said)
-    rate = chart.draw(
-        rates, Axes("epoch", "", (0.0, 1.0), percent=True), title="Held-out accuracy by epoch", description=said
-    )
+    rate_axes = Axes("epoch", (0.0, 1.0), percent=True)
+    rate = chart.draw(rates, rate_axes, title="Held-out accuracy by epoch", description=said)
     rows = [
         [
             text(r.network.title),
@@ -132,13 +135,14 @@ def training(results: Results) -> str:
             number(r.trained.train_loss[0], 3),
             number(r.trained.train_loss[-1], 3),
             str(r.trained.steps),
-            f"{1000 * r.trained.seconds / r.trained.steps:.1f} ms",
+            f"{r.trained.seconds:.1f} s",
         ]
         for r in results.networks
     ]
-    head = ["Network", "Held-out accuracy", "Loss before", "Loss after", "Steps", "Per step"]
+    head = ["Network", "Held-out accuracy", "Loss before", "Loss after", "Steps", "Time"]
     return (
-        f"<section><h2>What they learn</h2><p>{text(said)}</p>{legend(r.network for r in results.networks)}"
+        f"<section><h2>What they learn</h2><p>{text(said)} {text(wording.order_finding(results))}</p>"
+        f"{legend(r.network for r in results.networks)}"
         f'<div class="grid2">{figure(loss, "Mean cross-entropy of all training digits, nats.", title="Training loss")}'
         f"{figure(rate, 'Part of the held-out digits read rightly.', title='Held-out accuracy')}</div>"
         f'<div class="card">{table(head, rows, numeric=range(1, 6))}</div></section>'
@@ -153,143 +157,21 @@ def samples(results: Results) -> str:
         pair = []
         for when, flow in (("at initialisation", r.before), ("after training", r.after)):
             layers, digits = flow.parameters.shape
-            alt = f"{r.network.title}, {when}: gradient norms of {layers} layers (rows) for {digits} digits (columns); range "
-            alt += f"{number(float(flow.parameters.min()))} to {number(float(flow.parameters.max()))}"
-            pair.append(
-                f'<div><img src="{picture.heat(flow.parameters, low, high)}" alt="{text(alt)}">'
-                f"<figcaption>{when}</figcaption></div>"
+            least, most = float(flow.parameters.min()), float(flow.parameters.max())
+            alt = (
+                f"{r.network.title}, {when}: gradient norms of {layers} layers (rows) for {digits} digits (columns), "
+                f"from {number(least)} to {number(most)}"
             )
-        cards.append(
-            f'<figure class="card heat"><h3>{text(r.network.title)}</h3><div class="pair">{"".join(pair)}</div></figure>'
-        )
+            image = f'<img src="{picture.heat(flow.parameters, low, high)}" alt="{text(alt)}">'
+            pair.append(f"<div>{image}<figcaption>{when}</figcaption></div>")
+        title = f"<h3>{text(r.network.title)}</h3>"
+        cards.append(f'<figure class="card heat">{title}<div class="pair">{"".join(pair)}</div></figure>')
     return (
         "<section><h2>Digit by digit</h2>"
-        f"<p>The norm of each digit's own gradient by each layer's parameters, without the gradients ever being formed. Rows are "
-        f"layers, the input at the top; columns are {results.settings.shown} training digits, sorted from 0 to 9. "
+        "<p>The norm of each digit's own gradient by each layer's parameters. Rows are layers, the input at the top; "
+        f"columns are {results.settings.shown} training digits, sorted from 0 to 9. "
         f"{text(wording.share_finding(results))}</p>"
         f'<div class="ramp" aria-hidden="true"></div><div class="scale"><span>≤ {number(low)}</span>'
         f"<span>gradient norm, logarithmic</span><span>{number(high)}</span></div>"
         f'<div class="grid4">{"".join(cards)}</div></section>'
     )
-
-
-def _worst(verdict: Verdict) -> Row | None:
-    rows = [row for row in verdict.rows if row.ratio is not None]
-    return max(rows, key=lambda row: row.ratio or 0.0) if rows else None
-
-
-def _judged_row(name: str, verdict: Verdict, cases: str, where: str) -> list[str]:
-    worst = _worst(verdict)
-    return [
-        text(name),
-        badge(verdict.status),
-        number(verdict.worst, 3),
-        "" if worst is None else f"{worst.limit:g}",
-        "" if worst is None else f"<code>{text(worst.leaf)}</code>",
-        text(cases),
-        text(where),
-    ]
-
-
-def _sizes(verdict: Verdict) -> str:
-    """Return the sizes that were tried, without repeating the dimension's name."""
-    cases = list(dict.fromkeys(row.case for row in verdict.rows if row.status != "skipped"))
-    plain = [case.partition("=")[2] if case.startswith("batch=") else case for case in cases]
-    return ("batch " if any(case.startswith("batch=") for case in cases) else "") + ", ".join(plain)
-
-
-def files(results: Results) -> str:
-    """Show the verdicts and the accuracies of the files."""
-    head = ["File", "Verdict", "Ratio", "Limit", "Worst leaf", "Checked", "Ran on"]
-    rows = []
-    for r in results.networks:
-        placed = ", ".join(f"{count} nodes on {name}" for name, count in r.judged.providers.items())
-        rows.append(_judged_row(r.judged.file, r.judged.verdict, _sizes(r.judged.verdict), placed))
-    for shot in results.enhanced.shots:
-        cases = list(dict.fromkeys(row.case for row in shot.verdict.rows if row.status != "skipped"))
-        sizes, forced = [c for c in cases if not c.startswith("forced")], [c for c in cases if c.startswith("forced")]
-        checked = (f"{len(sizes)} sizes, " if len(sizes) > 1 else "this picture, ") + ", ".join(forced)
-        placed = ", ".join(f"{count} nodes on {name}" for name, count in results.enhanced.providers.items())
-        rows.append(_judged_row(f"{results.enhanced.file} on {shot.title}", shot.verdict, checked, placed))
-    answers = [
-        [
-            text(r.network.title),
-            percent(r.judged.eager_accuracy),
-            percent(r.judged.onnx_accuracy),
-            str(r.judged.differing_answers),
-            str(r.judged.nodes),
-            f"{r.judged.bytes / 1024:.1f} KiB",
-        ]
-        for r in results.networks
-    ]
-    verdicts = [r.judged.verdict for r in results.networks] + [s.verdict for s in results.enhanced.shots]
-    full = "".join(f"<pre class='scroll'><code>{text(_table(v))}</code></pre>" for v in verdicts)
-    return (
-        "<section><h2>The files compute the same</h2>"
-        "<p>Each network is exported with its parameters as inputs and a dynamic batch, and run by ONNX Runtime on every held-out "
-        "digit. A fixed tolerance would say little, so the judge is relative: the truth is the eager function in float64; the "
-        "ratio is the file's root-mean-square error divided by that of eager float32, pooled over slightly varied inputs. A "
-        "file passes if the ratio stays under the limit at every size that was tried.</p>"
-        f'<div class="card">{table(head, rows, numeric=[2, 3])}</div>'
-        f'<div class="card">{table(["Network", "PyTorch reads", "ONNX Runtime reads", "Different answers", "Nodes", "Size"], answers, numeric=range(1, 6))}</div>'
-        f"{details('Every comparison', full)}</section>"
-    )
-
-
-def _table(verdict: Verdict) -> str:
-    return verdict.table(full=True).replace(verdict.path, Path(verdict.path).name)
-
-
-def photographs(results: Results) -> str:
-    """Show the pictures before and after, and which branch ran."""
-    e = results.enhanced
-    cards = []
-    for shot in e.shots:
-        branch = "enhanced" if shot.enhanced else "passed unchanged"
-        margin = (
-            ""
-            if shot.margin is None
-            else f", {number(abs(shot.margin))} {'above' if shot.margin > 0 else 'below'} the threshold"
-        )
-        before, after = (picture.photograph(image) for image in (shot.before, shot.after))
-        cards.append(
-            f'<figure class="card"><h3>{text(shot.title)} {badge(shot.verdict.status)}</h3><div class="shots">'
-            f'<div><img src="{before}" alt="{text(shot.title)} before, mean luminance {number(shot.luminance)}"><span>before</span></div>'
-            f'<div><img src="{after}" alt="{text(shot.title)} after: {branch}, mean luminance {number(shot.luminance_after)}">'
-            f"<span>from ONNX Runtime</span></div></div>"
-            f"<figcaption>Luminance {number(shot.luminance)}{' → ' + number(shot.luminance_after) if shot.enhanced else ''}: "
-            f"<strong>{branch}</strong>. Darkness {number(1 - shot.luminance, 3)}{margin}.</figcaption></figure>"
-        )
-    return (
-        "<section><h2>A network that looks before it works</h2>"
-        f"<p>An adaptive enhancer decides inside the exported file: it takes the picture's mean luminance (Rec. 709 weights, "
-        f"linear light), and runs its enhancing branch only if that lies under {number(e.threshold)}, one stop below middle grey. "
-        "The branch is two residual steps with parameters designed by hand, a light curve x + α x (1 − x) repeated and "
-        "x + γ (x − blur(x)). <code>torch.cond</code> became an ONNX <code>If</code>. "
-        f"The darkened versions have {e.stops} stops less light. {text(wording.photo_finding(results))} "
-        "For the verdict, both branches are also forced on every picture.</p>"
-        f'<div class="grid2">{"".join(cards)}</div></section>'
-    )
-
-
-def surroundings(results: Results) -> str:
-    """Say where it ran, how long it took, and what was written."""
-    env, seconds = results.environment, results.seconds
-    pairs = [
-        ("Date", env["date"]),
-        ("Processor", f"{env['processor']}, {env['cores']} cores, {env['torch_threads']} PyTorch threads"),
-        ("System", env["system"]),
-        ("Python", env["python"]),
-        ("Packages", ", ".join(f"{name} {version}" for name, version in env["packages"].items())),
-        ("ONNX Runtime ran on", f"{results.networks[0].judged.ran_on} ({results.networks[0].judged.ran_because})"),
-        ("Durations", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())),
-        ("Files", ", ".join(("report.json", *results.files))),
-    ]
-    return (
-        f'<section><h2>Where and how</h2><div class="card">{definitions(pairs)}</div>'
-        '<p class="note">All numbers of this page, and those it leaves out, are in <code>report.json</code>. The parameters that '
-        "an <code>.onnx</code> file takes as its first argument lie beside it as <code>.safetensors</code>.</p></section>"
-    )
-
-
-__all__ = ["all_of", "markup"]

@@ -18,7 +18,7 @@ CSS = """
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: clamp(1.6rem, 4.5vw, 2.3rem); line-height: 1.2; margin: 0 0 8px; text-wrap: balance; }
 h2 { font-size: 1.3rem; line-height: 1.3; margin: 52px 0 8px; }
@@ -26,16 +26,19 @@ h3 { font-size: 1rem; margin: 0 0 4px; }
 p { margin: 8px 0; max-width: 74ch; }
 .soft, figcaption, .note { color: var(--soft); }
 .note { font-size: .9rem; }
-.badge { display: inline-block; padding: 1px 9px; border-radius: 9px; font-size: .85rem; font-weight: 600; white-space: nowrap; }
+.badge { display: inline-block; padding: 1px 9px; border-radius: 9px; font-size: .85rem; font-weight: 600; }
+.badge { white-space: nowrap; }
 .pass { color: var(--good); background: var(--good-bg); }
 .fail { color: var(--bad); background: var(--bad-bg); }
 .ambiguous, .skipped { color: var(--warn); background: var(--warn-bg); }
-.card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px; margin: 16px 0 0; min-width: 0; }
+.card { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px; }
+.card { margin: 16px 0 0; min-width: 0; }
 .found { margin: 20px 0 0; padding: 8px 20px; }
 .found ul { padding-left: 1.1em; margin: 8px 0; }
 .found li { margin: 8px 0; max-width: 88ch; }
 .grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px; }
 .grid4 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 220px), 1fr)); gap: 16px; }
+.grid2, .grid4 { margin-top: 16px; } .grid2 > .card, .grid4 > .card { margin: 0; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .9rem; margin-top: 6px; }
 svg { display: block; width: 100%; height: auto; font-family: inherit; }
@@ -49,15 +52,14 @@ img { display: block; width: 100%; height: auto; }
 .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; stroke-linecap: round; }
 .band { stroke: none; opacity: .13; }
 .dot { stroke: var(--card); stroke-width: 1.5; }
-.s-plain { stroke: var(--plain); } .s-residual { stroke: var(--residual); } .s-gated { stroke: var(--gated); }
-.s-dense { stroke: var(--dense); } .s-plain_default { stroke: var(--reference); stroke-dasharray: 5 5; }
-.s-gated.line { stroke-dasharray: 9 4; } .s-dense.line { stroke-dasharray: 2 5; }
-.band.s-plain, .dot.s-plain { fill: var(--plain); } .band.s-residual, .dot.s-residual { fill: var(--residual); }
-.band.s-gated, .dot.s-gated { fill: var(--gated); } .band.s-dense, .dot.s-dense { fill: var(--dense); }
-.band.s-plain_default, .dot.s-plain_default { fill: var(--reference); }
-.band, .dot { stroke-dasharray: none !important; }
-.band { stroke: none !important; } .dot { stroke: var(--card) !important; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 12px 0 0; padding: 0; list-style: none; font-size: .9rem; }
+.s-plain { --c: var(--plain); } .s-residual { --c: var(--residual); } .s-gated { --c: var(--gated); }
+.s-dense { --c: var(--dense); } .s-plain_default { --c: var(--reference); }
+.line { stroke: var(--c); } .band, .dot { fill: var(--c); }
+.line.s-gated { stroke-dasharray: 9 4; } .line.s-dense { stroke-dasharray: 2 5; }
+.line.s-plain_default { stroke-dasharray: 5 5; } .line.trained { stroke-dasharray: 7 5; }
+.line.start { stroke-dasharray: none; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 12px 0 0; padding: 0; list-style: none; }
+.legend { font-size: .9rem; }
 .legend li { display: flex; align-items: center; gap: 7px; }
 .legend svg { width: 30px; height: 10px; flex: none; }
 .scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; }
@@ -66,7 +68,7 @@ caption { text-align: left; color: var(--soft); font-size: .9rem; padding-bottom
 th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { font-weight: 600; color: var(--soft); white-space: nowrap; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.w { white-space: nowrap; }
+td code { white-space: nowrap; } tbody th { color: var(--ink); white-space: normal; min-width: 7.5em; }
 tbody tr:last-child > * { border-bottom: 0; }
 code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .heat img { image-rendering: pixelated; height: 132px; border-radius: 3px; }
@@ -77,11 +79,13 @@ code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; over
 .shots { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; }
 .shots img { border-radius: 4px; }
 .shots span { font-size: .85rem; color: var(--soft); }
+pre { font: 12px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; margin: 12px 0; }
 details { margin-top: 12px; } summary { cursor: pointer; color: var(--soft); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; font-size: .92rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 560px) {
-  main { padding: 20px 14px 48px; } .card { padding: 12px; } dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
+  main { padding: 20px 14px 48px; } .card { padding: 12px; }
+  dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
   .tick { font-size: 14px; } .label, .name { font-size: 14.5px; }
 }
 """

@@ -80,8 +80,8 @@ def order_finding(results: Results) -> str:
     fewest = min(results.compared, key=lambda r: r.accuracy)
     if furthest is fewest:
         return (
-            f"The {fewest.network.title} network, whose gradient falls furthest at initialisation, also reads the fewest "
-            "digits in the end."
+            f"The {fewest.network.title} network, whose gradient falls furthest at initialisation, also reads the "
+            "fewest digits in the end."
         )
     return (
         f"How far the gradient falls at initialisation does not order the accuracies: it falls furthest in the "
@@ -125,8 +125,8 @@ def onnx_finding(results: Results) -> str:
     counted = f"All {passed}" if passed == len(verdicts) else f"{passed} of {len(verdicts)}"
     answers = "every one" if not differing else f"all but {differing}"
     return (
-        f"{counted} verdicts on the exported files pass; the largest error is {number(worst)} times eager PyTorch's own "
-        f"rounding error. ONNX Runtime gives the same answer as PyTorch on {answers} of {digits:,} readings "
+        f"{counted} verdicts on the exported files pass; the largest error is {number(worst)} times eager PyTorch's "
+        f"own rounding error. ONNX Runtime gives the same answer as PyTorch on {answers} of {digits:,} readings "
         f"({len(judged)} networks, {len(results.digits.test_y)} held-out digits each)."
     )
 
@@ -138,7 +138,10 @@ def photo_finding(results: Results) -> str:
     left = [shot.title for shot in shots if not shot.enhanced]
     if not taken or not left:
         return f"Only one branch was taken by the {len(shots)} pictures: the demonstration failed."
-    return f"ONNX Runtime ran the enhancing branch for {enumerated(taken)}, and passed {enumerated(left)} through unchanged, bit for bit."
+    return (
+        f"ONNX Runtime ran the enhancing branch for {enumerated(taken)}, and passed {enumerated(left)} through "
+        "unchanged, bit for bit."
+    )
 
 
 def share_finding(results: Results) -> str:
