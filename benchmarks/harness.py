@@ -55,7 +55,7 @@ class Budget:
         warm_up_seconds: How long each contender runs before timing.
     """
 
-    rounds: int = 60
+    rounds: int = 40
     sample_seconds: float = 0.01
     warm_up_seconds: float = 0.3
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from benchmarks import readme
 from benchmarks.__main__ import main
 from benchmarks.agreement import same_leaves
 from benchmarks.environment import environment
@@ -113,3 +114,9 @@ def test_the_command_runs_and_writes_its_file(tmp_path: Path, capsys: pytest.Cap
     assert "pure block" in capsys.readouterr().out
     names = [measurement["name"] for measurement in json.loads(path.read_text(encoding="utf-8"))["measurements"]]
     assert [name.partition(":")[0] for name in names] == ["call", "gradient", "floor of func.grad"]
+
+
+def test_the_readme_shows_the_committed_results(root: Path) -> None:
+    text = (root / "README.md").read_text()
+    data = json.loads((root / readme.RESULTS).read_text())
+    assert readme.drawn(text, data) == text, "draw it again: python -m benchmarks.readme"
