@@ -19,6 +19,8 @@ REPORT = ("matplotlib", "scikit-learn", "pillow")
 FLAVOURS = ("onnxruntime", "onnxruntime-gpu")
 MODULES = {"onnx-ir": "onnx_ir", "scikit-learn": "sklearn", "pillow": "PIL"}
 CUDA_NAMES = ("libcu", "libnv")
+DRIVER = "libcuda.so.1"
+"""The one library that comes with the GPU's driver and not from a package."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,9 @@ class Diagnosis:
     def fixes(self) -> tuple[str, ...]:
         """Every command that would help, without repetition."""
         found = [p.fix for p in self.packages] + [p.fix for p in self.providers]
+        driver = any(library.name == DRIVER and library.path for library in self.libraries)
+        if driver and any(library.path is None for library in self.libraries):
+            found.append("pip install 'onnxruntime-gpu[cuda,cudnn]'")
         return tuple(dict.fromkeys(fix for fix in found if fix))
 
     def to_dict(self) -> dict[str, Any]:
@@ -207,7 +212,7 @@ def _libraries() -> Iterator[Library]:
 
     path = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     names = [name for name in libraries.needed(path) if name.startswith(CUDA_NAMES)] if path.exists() else []
-    for name, found in libraries.locate(["libcuda.so.1", *names] if names else []).items():
+    for name, found in libraries.locate([DRIVER, *names] if names else []).items():
         yield Library(name, found)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pure import tree
 from pure.block import Block
 from pure.catalogue import Case
 
@@ -19,25 +21,30 @@ class Call:
     """A pure function and example arguments; arguments that a block does not have are left out.
 
     Attributes:
-        name: The catalogue's.
-        fn: ``fn(params, x)``, then ``state`` and ``extras`` where there are any.
+        names: The arguments' names: ``params``, ``x``, then ``state`` and ``extras`` where there are any.
+        fn: The function.
         args: Its arguments.
         dynamic: The batch of ``x``, in the style of vmap's ``in_dims``.
     """
 
-    name: str
+    names: tuple[str, ...]
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     dynamic: tuple[Any, ...]
+
+    def positions(self, *names: str) -> tuple[int, ...]:
+        """Return where the arguments of these names stand, leaving out those that are not there."""
+        return tuple(self.names.index(name) for name in names if name in self.names)
 
 
 def call(case: Case, *, seed: int = 0) -> Call:
     """Return the row as a call, with parameters and input drawn from the seed."""
     block, params, state, x, extras = case.example(seed=seed)
     extras = {key: torch.tensor(value) if type(value) is float else value for key, value in extras.items()}
-    more = tuple(tree for tree in (state, extras) if tree)
+    more = {name: value for name, value in (("state", state), ("extras", extras)) if value}
     fn = _function(block, bool(state), bool(extras))
-    return Call(case.name, fn, (params, x, *more), (None, BATCH, *(None for _ in more)))
+    dynamic = (None, BATCH, *(None for _ in more))
+    return Call(("params", "x", *more), fn, (params, x, *more.values()), dynamic)
 
 
 def _function(block: Block, has_state: bool, has_extras: bool) -> Callable[..., Any]:
@@ -55,16 +62,25 @@ def _function(block: Block, has_state: bool, has_extras: bool) -> Callable[..., 
     def whole(params: Any, x: Any, state: Any, extras: Any) -> Any:
         return block(params, x, state, extras)
 
-    return {(False, False): stateless, (True, False): stateful, (False, True): controlled, (True, True): whole}[
-        has_state, has_extras
-    ]
+    if has_state:
+        return whole if has_extras else stateful
+    return controlled if has_extras else stateless
 
 
-def loss(case: Case, *, seed: int = 0) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """Return ``(loss, (params, x, …))``: half the mean square of the output, a loss that any output has."""
-    ready = call(case, seed=seed)
+def batch_loss(ready: Call) -> Callable[..., Tensor]:
+    """Return half the mean square of the output, a loss that any block has: ``loss(params, x, …)``."""
 
-    def half_mean_square(*args: Any) -> Any:
-        return ready.fn(*args).square().mean() / 2
+    def half_mean_square(*args: Any) -> Tensor:
+        return torch.stack([leaf.square().mean() for leaf in tree.leaves(ready.fn(*args))]).mean() / 2
 
-    return half_mean_square, ready.args
+    return half_mean_square
+
+
+def sample_loss(ready: Call) -> Callable[..., Tensor]:
+    """Return the same loss of one sample: ``loss(params, x)`` without the batch axis."""
+    loss = batch_loss(ready)
+
+    def half_mean_square(params: Any, x: Tensor) -> Tensor:
+        return loss(params, x[None], *ready.args[2:])
+
+    return half_mean_square

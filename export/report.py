@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +20,7 @@ from export.demo.folder import DATA, replacing_folder
 from export.demo.results import NetworkResult, Results
 from export.demo.settings import Settings
 from export.environment import environment
+from export.jsonable import plain
 
 Tick = Callable[[str, float], None]
 """Called with what is being done and how much of the whole, 0…1, is done."""
@@ -53,11 +54,15 @@ def write(
         html = page.render(results).replace(str(folder), str(Path(out).absolute()))
         (folder / "index.html").write_text(html, encoding="utf-8")
         written = sorted(entry.name for entry in folder.iterdir())
-        data = plain({**results.to_dict(), "files": [*written, DATA]})
+        data = plain({**_data(results), "files": [*written, DATA]})
         text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
         text = text.replace(str(folder), str(Path(out).absolute()))
         (folder / DATA).write_text(text + "\n", encoding="utf-8")
     return results
+
+
+def _data(results: Results) -> dict[str, Any]:
+    return results.to_dict()
 
 
 def compute(settings: Settings, folder: Path, tick: Tick) -> Results:
@@ -66,11 +71,12 @@ def compute(settings: Settings, folder: Path, tick: Tick) -> Results:
     data = digit_data.load(settings)
     with _one_thread():
         found, spent = _networks(settings, data, folder, tick)
-    tick("photographs", 0.8)
-    enhanced, spent["photographs"] = _timed(photographs.run, settings, folder)
+        tick("photographs", 0.8)
+        enhanced, spent["photographs"] = _timed(photographs.run, settings, folder)
+        where = environment()
     spent["total"] = time.perf_counter() - began
     tick("done", 1.0)
-    return Results(settings, data, tuple(found), enhanced, environment(), spent)
+    return Results(settings, data, tuple(found), enhanced, where, spent)
 
 
 def _networks(
@@ -82,36 +88,48 @@ def _networks(
     share = 0.8 / len(nets)  # of the bar, a network's; the photographs have the rest
     found = []
     for i, network in enumerate(nets):
-        start = i * share
-
-        def done(part: float, what: str, start: float = start, title: str = network.title) -> None:
-            tick(f"{title}: {what}", start + part * share)
-
-        done(0.0, "gradient flow")
-        params = training.initial(network, settings)
-        before, seconds = _timed(measuring.measure, network, params, data, settings)
-        spent["gradient flow"] += seconds
-        epochs = 0
-
-        def epoch(report: Callable[[float, str], None] = done) -> None:
-            nonlocal epochs
-            epochs += 1
-            report(0.1 + 0.6 * epochs / settings.epochs, f"epoch {epochs} of {settings.epochs}")
-
-        trained, seconds = _timed(training.train, network, params, data, settings, epoch)
-        spent["training"] += seconds
-        after, seconds = _timed(measuring.measure, network, trained.params, data, settings)
-        spent["gradient flow"] += seconds
-        done(0.75, "export and verdict")
-        judged, seconds = _timed(judging.judge, network, trained.params, data, settings, folder)
-        spent["export and verdicts"] += seconds
-        found.append(NetworkResult(network, before, trained, after, judged))
+        done = functools.partial(_part, tick, network.title, i * share, share)
+        found.append(_network(network, settings, data, folder, done, spent))
     return found, spent
+
+
+def _part(tick: Tick, title: str, start: float, share: float, what: str, part: float) -> None:
+    tick(f"{title}: {what}", start + part * share)
+
+
+def _network(
+    network: digit_data.Network,
+    settings: Settings,
+    data: digit_data.Digits,
+    folder: Path,
+    done: Tick,
+    spent: dict[str, float],
+) -> NetworkResult:
+    """Measure, train, measure again, export and judge one network; the durations are added to ``spent``."""
+    done("gradient flow", 0.0)
+    params = training.initial(network, settings.seed)
+    before, seconds = _timed(measuring.measure, network, params, data, settings)
+    spent["gradient flow"] += seconds
+    rounds = []
+    for i in range(settings.repeats):
+        done(f"training {i + 1} of {settings.repeats}", 0.1 + 0.7 * i / settings.repeats)
+        trained, seconds = _timed(training.train, network, settings.seed + i, data, settings)
+        spent["training"] += seconds
+        rounds.append(trained)
+    after, seconds = _timed(measuring.measure, network, rounds[0].params, data, settings)
+    spent["gradient flow"] += seconds
+    done("export and verdict", 0.85)
+    judged, seconds = _timed(judging.judge, network, rounds[0].params, data, settings, folder)
+    spent["export and verdicts"] += seconds
+    return NetworkResult(network, before, rounds[0], tuple(rounds[1:]), after, judged)
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Run PyTorch in one thread: layers this narrow gain nothing from more, and more wait for each other."""
+    """Run PyTorch in one thread: sums, and so results, then do not depend on how many cores there are.
+
+    Layers this narrow gain nothing from more threads, and on a busy machine those wait for each other.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -123,14 +141,3 @@ def _one_thread() -> Iterator[None]:
 def _timed(fn: Callable[..., Any], *args: Any) -> tuple[Any, float]:
     began = time.perf_counter()
     return fn(*args), time.perf_counter() - began
-
-
-def plain(value: Any) -> Any:
-    """Return the value with numbers that JSON lacks (NaN, infinities) as text."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value

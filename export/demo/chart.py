@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 
 WIDTH, HEIGHT = 490, 320
-LEFT, RIGHT, TOP, BOTTOM = 50, 116, 12, 44
-GAP = 15.0
+LEFT, RIGHT, TOP, BOTTOM = 58, 120, 12, 46
+GAP = 16.0
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

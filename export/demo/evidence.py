@@ -83,7 +83,7 @@ def _checked(verdict: Verdict) -> str:
         said = f"{len(sizes)} heights and widths"
     else:
         said = "this size"
-    return ", ".join([said, *forced])
+    return f"{said}, {'both branches forced' if len(forced) == 2 else ', '.join(forced)}" if forced else said
 
 
 def _full(verdict: Verdict) -> str:
@@ -126,11 +126,9 @@ def _shot(shot: Shot) -> str:
 def surroundings(results: Results) -> str:
     """Say where it ran, how long it took, and what was written."""
     env, seconds, judged = results.environment, results.seconds, results.networks[0].judged
-    threads = f"PyTorch: 1 thread for the digits, {env['torch_threads']} for the photographs"
     pairs = [
         ("Date", env["date"]),
-        ("Processor", f"{env['processor']}, {env['cores']} cores"),
-        ("Threads", threads),
+        ("Processor", f"{env['processor']}, {env['cores']} cores; PyTorch threads: {env['torch_threads']}"),
         ("System", env["system"]),
         ("Python", env["python"]),
         ("Packages", ", ".join(f"{name} {version}" for name, version in env["packages"].items())),

@@ -111,7 +111,7 @@ def load(settings: Settings) -> dict[str, Tensor]:
     bunch = load_sample_images()
     step = settings.stride
     return {
-        Path(name).name: torch.tensor(picture[::step, ::step]).permute(2, 0, 1).float() / 255
+        Path(name).name: torch.tensor(picture[::step, ::step]).permute(2, 0, 1).contiguous() / 255
         for name, picture in zip(bunch.filenames, bunch.images, strict=True)
     }
 

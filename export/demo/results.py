@@ -24,7 +24,8 @@ class NetworkResult:
     Attributes:
         network: The network.
         before: Its gradient flow at initialisation.
-        trained: Its training.
+        trained: Its training from the report's seed; this one is measured and exported.
+        others: Its trainings from other seeds.
         after: Its gradient flow after training, on the same digits.
         judged: Its file.
     """
@@ -32,6 +33,7 @@ class NetworkResult:
     network: Network
     before: Flow
     trained: Trained
+    others: tuple[Trained, ...]
     after: Flow
     judged: Judged
 
@@ -45,6 +47,16 @@ class NetworkResult:
         """Part of the held-out digits that the trained eager function reads rightly."""
         return self.judged.eager_accuracy
 
+    @property
+    def trainings(self) -> tuple[Trained, ...]:
+        """All trainings, the exported one first."""
+        return (self.trained, *self.others)
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """Held-out accuracy after each training, in the order of the seeds."""
+        return tuple(training.test_accuracy[-1] for training in self.trainings)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
         return {
@@ -53,12 +65,16 @@ class NetworkResult:
             "reference": self.network.reference,
             "parameters": self.parameters,
             "held_out_accuracy": self.accuracy,
-            "training": {
-                "train_loss_nats": list(self.trained.train_loss),
-                "held_out_accuracy": list(self.trained.test_accuracy),
-                "steps": self.trained.steps,
-                "seconds": self.trained.seconds,
-            },
+            "trainings": [
+                {
+                    "seed": training.seed,
+                    "train_loss_nats": list(training.train_loss),
+                    "held_out_accuracy": list(training.test_accuracy),
+                    "steps": training.steps,
+                    "seconds": training.seconds,
+                }
+                for training in self.trainings
+            ],
             "gradient_flow": {"at_initialisation": self.before.to_dict(), "after_training": self.after.to_dict()},
             "onnx": self.judged.to_dict(),
         }

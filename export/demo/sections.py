@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from export.demo import chart, picture, wording
 from export.demo.chart import Axes, Line
@@ -43,9 +43,9 @@ def question(results: Results) -> str:
         f'<div class="card">{table(["Network", "Parameters", "One layer"], rows, numeric=[1])}'
         f'<p class="note">All have {s.depth} layers between a linear stem and a linear head, {s.width} features wide '
         f"(the dense one adds {s.growth} features a layer), and get the same mini-batches of {s.batch}, AdamW at a "
-        f"rate of {s.rate:g}, for {s.epochs} epochs. Weights in front of a relu start by He's rule; the gated layers start "
-        "as PyTorch's Linear does, their gates biased to carry the input; all biases start as PyTorch's do. The last "
-        "row is a reference: the plain network with PyTorch's default initialisation.</p></div></section>"
+        f"rate of {s.rate:g}, for {s.epochs} epochs. Weights in front of a relu start by He's rule; the gated layers "
+        "start as PyTorch's Linear does, their gates biased to carry the input; all biases start as PyTorch's do. "
+        "The last row is a reference: the plain network with PyTorch's default initialisation.</p></div></section>"
     )
 
 
@@ -75,13 +75,14 @@ def gradients(results: Results) -> str:
         ]
         name = f"Median gradient norm by layer, {title.lower()}"
         together.append(figure(chart.draw(group, axes, title=name, description="; ".join(trends)), "", title=title))
+    probe = results.settings.probe
     return (
         "<section><h2>Gradients by depth</h2>"
-        f"<p>How strongly a digit's loss reacts to each layer's output: the norm of ∂loss/∂(output) for single digits, "
-        f"on the same {results.settings.probe} training digits before and after training, in nats per unit of "
-        "activation. Both pictures have one logarithmic axis and show the median over the digits. After training, a "
-        "digit that is read rightly has hardly any loss left, so its gradients are small at every depth: there, "
-        "compare how the lines run, not how high.</p>"
+        "<p>How strongly a digit's loss reacts to each layer's output: the norm of ∂loss/∂(output) for single digits, "
+        f"on the same {probe} training digits before and after training (seed {results.settings.seed}), "
+        "in nats per unit of activation. Both pictures have one logarithmic axis and show the median over the digits. "
+        "After training, a digit that is read rightly has hardly any loss left, so its gradients are small at every "
+        "depth: there, compare how the lines run, not how high.</p>"
         f"{legend(r.network for r in results.networks)}"
         f'<div class="grid2">{"".join(together)}</div>'
         f"<p>The same with the spread over the digits: the band reaches from the 10 % to the 90 % quantile. "
@@ -120,33 +121,38 @@ def _numbers(results: Results) -> str:
 
 def training(results: Results) -> str:
     """Draw loss and accuracy by epoch."""
-    epochs = [float(epoch) for epoch in range(results.settings.epochs + 1)]
-    losses = [Line(r.network.name, _short(r), epochs, r.trained.train_loss) for r in results.networks]
-    rates = [Line(r.network.name, _short(r), epochs, r.trained.test_accuracy) for r in results.networks]
+    losses = [_spread(r, [t.train_loss for t in r.trainings]) for r in results.networks]
+    rates = [_spread(r, [t.test_accuracy for t in r.trainings]) for r in results.networks]
     said = wording.accuracy_finding(results)
     loss_axes = Axes("epoch", chart.limits(losses, log=True), log=True)
     loss = chart.draw(losses, loss_axes, title="Training loss by epoch", description=said)
     rate_axes = Axes("epoch", (0.0, 1.0), percent=True)
     rate = chart.draw(rates, rate_axes, title="Held-out accuracy by epoch", description=said)
+    seeds = [f"Seed {t.seed}" for t in results.networks[0].trainings]
     rows = [
-        [
-            text(r.network.title),
-            percent(r.accuracy),
-            number(r.trained.train_loss[0], 3),
-            number(r.trained.train_loss[-1], 3),
-            str(r.trained.steps),
-            f"{r.trained.seconds:.1f} s",
-        ]
+        [text(r.network.title)]
+        + [percent(value) for value in r.accuracies]
+        + [number(r.trained.train_loss[0], 3), number(r.trained.train_loss[-1], 3)]
+        + [f"{sum(t.seconds for t in r.trainings) / len(r.trainings):.1f} s"]
         for r in results.networks
     ]
-    head = ["Network", "Held-out accuracy", "Loss before", "Loss after", "Steps", "Time"]
+    head = ["Network", *seeds, "First loss", "Last loss", "Training"]
+    caption = f"Held-out accuracy by seed; mean training loss in nats of {seeds[0].lower()}; mean time of one training"
+    spread = f"{len(seeds)} seeds: the line is {seeds[0].lower()}, the band reaches from the lowest to the highest."
+    shown = figure(loss, f"Mean cross-entropy of all training digits, nats. {spread}", title="Training loss")
+    shown += figure(rate, f"Part of the held-out digits read rightly. {spread}", title="Held-out accuracy")
     return (
         f"<section><h2>What they learn</h2><p>{text(said)} {text(wording.order_finding(results))}</p>"
-        f"{legend(r.network for r in results.networks)}"
-        f'<div class="grid2">{figure(loss, "Mean cross-entropy of all training digits, nats.", title="Training loss")}'
-        f"{figure(rate, 'Part of the held-out digits read rightly.', title='Held-out accuracy')}</div>"
-        f'<div class="card">{table(head, rows, numeric=range(1, 6))}</div></section>'
+        f'{legend(r.network for r in results.networks)}<div class="grid2">{shown}</div>'
+        f'<div class="card">{table(head, rows, numeric=range(1, len(head)), caption=caption)}</div></section>'
     )
+
+
+def _spread(result: NetworkResult, runs: Sequence[Sequence[float]]) -> Line:
+    """Return the first run by epoch, with the band of all runs."""
+    low, high = ([choose(values) for values in zip(*runs, strict=True)] for choose in (min, max))
+    epochs = [float(epoch) for epoch in range(len(low))]
+    return Line(result.network.name, _short(result), epochs, runs[0], low, high)
 
 
 def samples(results: Results) -> str:

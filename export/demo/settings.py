@@ -13,6 +13,7 @@ class Settings:
 
     Attributes:
         seed: Of the split, the initial parameters and the order of the mini-batches.
+        repeats: How many networks of each kind are trained, from seeds one apart; the first one is exported.
         depth: Hidden layers between stem and head.
         width: Features of the stream.
         growth: Features that each dense layer adds.
@@ -27,6 +28,7 @@ class Settings:
     """
 
     seed: int = 0
+    repeats: int = 3
     depth: int = 24
     width: int = 48
     growth: int = 8
@@ -45,4 +47,4 @@ class Settings:
 
     def quick(self) -> Settings:
         """Return a smaller report: fewer steps, half the width, photographs at a quarter of the size."""
-        return dataclasses.replace(self, width=24, epochs=3, probe=64, shown=48, stride=4)
+        return dataclasses.replace(self, repeats=2, width=24, epochs=3, probe=64, shown=48, stride=4)

@@ -68,7 +68,7 @@ caption { text-align: left; color: var(--soft); font-size: .9rem; padding-bottom
 th, td { text-align: left; padding: 7px 14px 7px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { font-weight: 600; color: var(--soft); white-space: nowrap; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td code { white-space: nowrap; } tbody th { color: var(--ink); white-space: normal; min-width: 7.5em; }
+td { white-space: nowrap; } tbody th { color: var(--ink); white-space: normal; min-width: 7.5em; }
 tbody tr:last-child > * { border-bottom: 0; }
 code { font: .9em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .heat img { image-rendering: pixelated; height: 132px; border-radius: 3px; }
@@ -86,6 +86,6 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-width: 560px) {
   main { padding: 20px 14px 48px; } .card { padding: 12px; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
-  .tick { font-size: 14px; } .label, .name { font-size: 14.5px; }
+  .tick, .label, .name { font-size: 15.5px; }
 }
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ class Trained:
     """A trained network.
 
     Attributes:
+        seed: Of its initial parameters and mini-batches.
         params: The parameters after the last step.
         train_loss: Mean cross-entropy of the training digits before training and after each epoch, in nats.
         test_accuracy: Part of the held-out digits read rightly, at the same moments.
@@ -26,6 +26,7 @@ class Trained:
         seconds: What the steps took, the measuring left out.
     """
 
+    seed: int
     params: dict[str, Any]
     train_loss: tuple[float, ...]
     test_accuracy: tuple[float, ...]
@@ -33,33 +34,27 @@ class Trained:
     seconds: float
 
 
-def initial(network: Network, settings: Settings) -> dict[str, Any]:
-    """Draw the parameters from the settings' seed."""
-    params, _ = network.block.init(torch.Generator().manual_seed(settings.seed))
+def initial(network: Network, seed: int) -> dict[str, Any]:
+    """Draw the parameters from a seed."""
+    params, _ = network.block.init(torch.Generator().manual_seed(seed))
     return params
 
 
-def train(
-    network: Network,
-    params: dict[str, Any],
-    digits: Digits,
-    settings: Settings,
-    tick: Callable[[], None] = lambda: None,
-) -> Trained:
-    """Train a copy of the parameters.
+def train(network: Network, seed: int, digits: Digits, settings: Settings) -> Trained:
+    """Train the network from its initial parameters.
 
     Args:
         network: What to train.
-        params: Where to start; not changed.
+        seed: Of the initial parameters and of the order of the mini-batches.
         digits: The data.
-        settings: Epochs, batch, rate and seed.
-        tick: Called after each epoch.
+        settings: Epochs, batch and rate.
     """
+    params = initial(network, seed)
     loss = mean_loss(network.block)
     gradient = torch.func.grad(loss)
     optimizer = pure.optim.adamw(settings.rate)
     state = optimizer.init(params)
-    generator = torch.Generator().manual_seed(settings.seed)
+    generator = torch.Generator().manual_seed(seed)
     losses, rates, steps, seconds = [], [], 0, 0.0
 
     def measure() -> None:
@@ -77,5 +72,4 @@ def train(
             steps += 1
         seconds += time.perf_counter() - began
         measure()
-        tick()
-    return Trained(params, tuple(losses), tuple(rates), steps, seconds)
+    return Trained(seed, params, tuple(losses), tuple(rates), steps, seconds)
