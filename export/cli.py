@@ -1,0 +1,250 @@
+"""The command ``pure-export``: list, flow, onnx, verify, report, doctor.
+
+Nothing heavy is imported before a command needs it, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.text import Text
+
+from export import console, showing
+from export.console import FAILED, Commands, emit, progress, remember, status, stdout, table
+from export.errors import ArgumentError, ExportError
+
+if TYPE_CHECKING:
+    from export.verdict import Verdict
+
+app = typer.Typer(
+    name="pure-export",
+    cls=Commands,
+    help="Residual networks as pure functions, exported to ONNX and judged against float64.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.", callback=remember)]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=remember)]
+Seed = Annotated[int, typer.Option(help="Of parameters and inputs.", min=0)]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], typer.Option(help="Where ONNX Runtime runs; auto says what it chose.")
+]
+By = Literal["blocks", "leaves", "activations"]
+
+
+@app.command("list", short_help="List the catalogue of blocks.")
+def list_cases(as_json: Json = False, debug: Debug = False) -> None:
+    """List the catalogue: every block with its formula, its number of parameters and its source."""
+    from pure import count
+    from pure.block import specification
+    from pure.catalogue import CASES
+
+    rows: list[dict[str, Any]] = [
+        {
+            "name": case.name,
+            "family": case.family,
+            "formula": case.formula,
+            "parameters": count(specification(case.make())[0]),
+            "source": case.source,
+        }
+        for case in CASES
+    ]
+    if as_json:
+        emit(rows)
+        return
+    columns = list(rows[0])
+    table(columns, [[str(row[column]) for column in columns] for row in rows], right=["parameters"])
+
+
+@app.command(short_help="Measure gradient norms by depth.")
+def flow(
+    name: Annotated[str, typer.Argument(help="A row of the catalogue; see `pure-export list`.")],
+    by: Annotated[
+        By, typer.Option(help="What the table is by: block, parameter leaf, or tagged activation.")
+    ] = "blocks",
+    per_sample: Annotated[bool, typer.Option("--per-sample", help="Norms of each sample's own gradient.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the picture into this file (.png, .svg, .pdf).")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure the gradient norms of a block's half mean square output, at initialisation, on a random input."""
+    from export import examples
+    from pure import catalogue
+    from pure.flow import gradient_norms, per_sample_norms
+
+    ready = examples.call(catalogue.case(name), seed=seed)
+    params, *batch = ready.args
+    if per_sample:
+        if by == "activations":
+            raise ArgumentError("--per-sample is by leaves or blocks; leave out --by activations")
+        found: Any = per_sample_norms(examples.sample_loss(ready), params, ready.args[1])
+    else:
+        found = gradient_norms(examples.batch_loss(ready), params, *batch)
+    if plot is not None:
+        _save(found, plot)
+    if as_json:
+        emit({"name": name, "seed": seed, **found.to_dict()})
+        return
+    if getattr(found, by):
+        stdout().print(found.table(by), soft_wrap=True)
+    else:
+        stdout().print(f"{name} has no {'tagged activations' if by == 'activations' else 'parameters'}")
+    if plot is not None:
+        console.stderr().print(f"wrote {plot}")
+
+
+def _save(found: Any, path: Path) -> None:
+    """Draw a measurement into a file, which appears whole or not at all."""
+    from export import writing
+
+    kind = path.suffix.removeprefix(".") or "png"
+    figure = found.plot()
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ArgumentError(f"cannot draw {path}: {kind!r} is no picture format; give a name that ends in .png or .svg")
+    with writing.replacing(path) as file:
+        figure.savefig(file, format=kind, dpi=150)
+
+
+@app.command(short_help="Export a block.")
+def onnx(
+    name: Annotated[str, typer.Argument(help="A row of the catalogue; see `pure-export list`.")],
+    path: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
+    dynamic: Annotated[bool, typer.Option("--dynamic/--static", help="Let the batch have any size.")] = True,
+    bake: Annotated[bool, typer.Option("--bake/--inputs", help="Fix the parameters in the file.")] = False,
+    opset: Annotated[int | None, typer.Option(help="The ONNX opset, 18 to 23; 20 unless given.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Export a block of the catalogue."""
+    import export
+    from export import examples
+    from pure import catalogue
+
+    ready = examples.call(catalogue.case(name), seed=seed)
+    fixed = ready.positions("params", "state") if bake else ()
+    exported = export.to_onnx(
+        ready.fn, ready.args, path, bake=fixed, dynamic=ready.dynamic if dynamic else None, opset=opset
+    )
+    if as_json:
+        emit({**vars(exported), "path": str(exported.path)})
+        return
+    left = ", ".join(word for i, word in enumerate(ready.names) if i not in fixed)
+    stdout().print(str(exported), soft_wrap=True)
+    stdout().print(f"call it: export.load({str(path)!r})({left})", soft_wrap=True)
+
+
+@app.command(short_help="Judge exported files against eager functions.")
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Rows of the catalogue; see `pure-export list`.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every row of the catalogue.")] = False,
+    path: Annotated[
+        Path | None, typer.Option(help="Judge this file; it is written first if it does not exist.")
+    ] = None,
+    limit: Annotated[float | None, typer.Option(help="The largest ratio that passes; 2 unless given.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Show every comparison.")] = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Export blocks and judge the files against the eager functions; exit code 1 if a verdict fails."""
+    if bool(names) == every:
+        raise ArgumentError("give the names of blocks, or --all; pure-export list shows them")
+    if path is not None and (every or len(names or ()) != 1):
+        raise ArgumentError("--path goes with exactly one name")
+    if limit is not None and not limit > 0:
+        raise ArgumentError(f"--limit must be above 0, got {limit:g}")
+    import export
+    from export import examples
+    from pure import catalogue
+
+    cases = list(catalogue.CASES) if every else [catalogue.case(name) for name in names or ()]
+    judged: dict[str, Verdict | ExportError] = {}
+    with progress("verify") as tick:
+        for i, case in enumerate(cases):
+            tick(case.name, i / len(cases))
+            ready = examples.call(case, seed=seed)
+            try:
+                judged[case.name] = export.verify(
+                    ready.fn, ready.args, path, dynamic=ready.dynamic, device=device, limit=limit
+                )
+            except ExportError as error:
+                if debug or len(cases) == 1:
+                    raise
+                judged[case.name] = error
+    refused = [name for name, verdict in judged.items() if isinstance(verdict, ExportError)]
+    failed = [name for name, verdict in judged.items() if not isinstance(verdict, ExportError) and not verdict.passed]
+    if as_json:
+        passed = not refused and not failed
+        emit({"passed": passed, "verdicts": {name: showing.plain_verdict(verdict) for name, verdict in judged.items()}})
+    else:
+        showing.verdicts(judged, full)
+    if failed:
+        raise typer.Exit(FAILED)
+    if refused:
+        raise typer.Exit(console.REFUSED)
+
+
+@app.command(short_help="Write the report on real digits and photographs.")
+def report(
+    out: Annotated[Path, typer.Option(help="The folder to write; only an earlier report is replaced.")] = Path(
+        "report"
+    ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smaller one: fewer steps, narrower, small photographs.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of split, parameters and mini-batches.", min=0)] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train, measure, export and judge on real digits and photographs, and write it all as one page."""
+    from export import report as reporting
+    from export.demo.settings import Settings
+    from export.demo.wording import findings
+
+    settings = Settings(seed=seed, device=device)
+    with progress("report") as tick:
+        results = reporting.write(out, settings.quick() if quick else settings, tick=tick)
+    page = (out / "index.html").absolute()
+    if as_json:
+        accuracies = {r.network.name: r.accuracy for r in results.networks}
+        seconds = {name: round(value, 3) for name, value in results.seconds.items()}
+        emit({"passed": results.passed, "page": str(page), "held_out_accuracy": accuracies, "seconds": seconds})
+    else:
+        for sentence in findings(results):
+            stdout().print(f"• {sentence}\n")
+        stdout().print(Text.assemble(status("pass" if results.passed else "fail"), f"  {page}"), soft_wrap=True)
+    if not results.passed:
+        raise typer.Exit(FAILED)
+
+
+@app.command(short_help="Say what is installed and what really loads.")
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Say what is installed, which providers really load, and what to install where one does not."""
+    from export.doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        emit(found.to_dict())
+    else:
+        showing.diagnosis(found)
+    if not found.healthy:
+        raise typer.Exit(FAILED)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""How the command line prints verdicts and diagnoses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from export.console import status, stdout, table
+from export.errors import ExportError
+
+if TYPE_CHECKING:
+    from export.doctor import Diagnosis
+    from export.verdict import Verdict
+
+
+def plain_verdict(verdict: Verdict | ExportError) -> dict[str, Any]:
+    """Return a verdict, or the error in its place, as plain data."""
+    if isinstance(verdict, ExportError):
+        return {"status": "error", "error": {"type": type(verdict).__name__, "message": str(verdict)}}
+    return verdict.to_dict()
+
+
+def verdicts(judged: dict[str, Verdict | ExportError], full: bool) -> None:
+    """Print a line for each verdict, and the whole of it if it failed or everything was asked for."""
+    rows: list[list[str | Text]] = []
+    long: list[str] = []
+    for name, verdict in judged.items():
+        if isinstance(verdict, ExportError):
+            rows.append([name, status("error"), "-", "-", "-", "-"])
+            long.append(f"{name}: {type(verdict).__name__}: {verdict}")
+            continue
+        limits = sorted({f"{row.limit:g}" for row in verdict.rows})
+        counted = str(len(verdict.rows))
+        rows.append([name, status(verdict.status), f"{verdict.worst:.3g}", ", ".join(limits), counted, verdict.device])
+        if full or not verdict.passed:
+            long.append(verdict.table(full=full))
+    table(["name", "verdict", "ratio", "limit", "comparisons", "device"], rows, right=["ratio", "limit", "comparisons"])
+    for text in long:
+        stdout().print(f"\n{text}", soft_wrap=True)
+
+
+def diagnosis(found: Diagnosis) -> None:
+    """Print what the doctor found."""
+    system = found.system
+    stdout().print(
+        f"Python {system['python']} on {system['platform']}, {system['processor']}, {system['cores']} cores\n"
+    )
+    rows: list[list[str | Text]] = [
+        [p.name, p.version or "-", p.problem or Text("ok", style="green")] for p in found.packages
+    ]
+    table(["package", "version", ""], rows)
+    stdout().print()
+    rows = [[p.name, "yes" if p.loads else "no", p.problem] for p in found.providers]
+    table(["provider compiled in", "loads", "why not"], rows)
+    if found.libraries:
+        stdout().print()
+        rows = [[library.name, library.path or Text("not found", style="yellow")] for library in found.libraries]
+        table(["library for CUDA", "where"], rows)
+    stdout().print(f"\nPyTorch and CUDA: {found.torch_cuda}\ndevice='auto' is {found.auto}", soft_wrap=True)
+    for fix in found.fixes:
+        stdout().print(f"to install: {fix}", soft_wrap=True)
+    if not found.healthy:
+        stdout().print(Text("something that everything needs is missing", style="bold red"))

@@ -1,0 +1,210 @@
+"""Every command of `pure-export`: its output, its JSON, its exit code, and errors as one clean message."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from typer.testing import CliRunner, Result
+
+from export import cli
+from pure.catalogue import CASES
+
+ROWS = {case.name: case for case in CASES}
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def data(*words: object) -> Any:
+    """What the command prints with --json; stdout must hold that and nothing else."""
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1
+    return json.loads(result.stdout)
+
+
+def refused(*words: object) -> str:
+    """The message of a command that ends in a typed error; as JSON it is the same, on stdout too."""
+    result = run(*words)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    again = run(*words, "--json")
+    assert again.exit_code == 2
+    error = json.loads(again.stdout)["error"]
+    assert f"{error['type']}: {error['message']}" == " ".join(result.stderr.splitlines())
+    return str(error["message"])
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from export import cli; print(*{m.partition('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not {"torch", "pure", "onnx", "onnxruntime", "sklearn", "matplotlib"}.intersection(done.stdout.split())
+    shown = run("--help")
+    assert shown.exit_code == 0
+    for command in ("list", "flow", "onnx", "verify", "report", "doctor"):
+        assert f"\n  {command} " in shown.stdout
+        assert "--json" in run(command, "--help").stdout
+
+
+def test_list_shows_every_row() -> None:
+    rows = {row["name"]: row for row in data("list")}
+    assert list(rows) == list(ROWS)
+    assert rows["linear"]["parameters"] == 6 * 3 + 3
+    assert {"name", "family", "formula", "parameters", "source"} == set(rows["linear"])
+    shown = run("list").stdout
+    for case in CASES:
+        assert case.name in shown
+        assert case.formula in shown
+
+
+@pytest.mark.parametrize("by", ["blocks", "leaves", "activations"])
+def test_flow_shows_the_measured_numbers(by: str) -> None:
+    from export import examples
+    from pure.flow import gradient_norms
+
+    ready = examples.call(ROWS["skip_mlp"], seed=3)
+    expected = gradient_norms(examples.batch_loss(ready), *ready.args).to_dict()
+    found = data("flow", "skip_mlp", "--by", by, "--seed", 3)
+    assert found["loss"] == expected["loss"]
+    assert found[by] == expected[by]
+    shown = run("flow", "skip_mlp", "--by", by, "--seed", 3).stdout
+    assert "layers.3" in shown
+    assert all(f"{entry['l2']:.4g}" in shown for entry in expected[by].values())
+
+
+def test_flow_per_sample_has_one_norm_a_sample() -> None:
+    found = data("flow", "highway_mlp", "--per-sample")
+    assert set(map(len, found["leaves"].values())) == {ROWS["highway_mlp"].x_shape[0]}
+    assert "p90" in run("flow", "highway_mlp", "--per-sample").stdout
+
+
+def test_flow_says_that_there_is_nothing_to_measure() -> None:
+    assert run("flow", "relu").stdout == "relu has no parameters\n"
+
+
+def test_flow_draws_a_picture(tmp_path: Path) -> None:
+    result = run("flow", "dense_mlp", "--plot", tmp_path / "flow.png")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["flow.png"]
+
+
+def test_onnx_writes_what_its_options_say(tmp_path: Path) -> None:
+    free, fixed = tmp_path / "free.onnx", tmp_path / "fixed.onnx"
+    found = data("onnx", "batch_norm", free)
+    assert found["inputs"] == ["params.weight", "params.bias", "x", *[n for n in found["inputs"] if "state" in n]]
+    assert found["opset"] == 20
+    batch = onnx.load(free).graph.input[2].type.tensor_type.shape.dim[0]
+    assert batch.dim_param == "batch"
+    found = data("onnx", "batch_norm", fixed, "--bake", "--static", "--opset", 18)
+    assert (found["inputs"], found["opset"]) == (["x"], 18)
+    assert onnx.load(fixed).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+    shown = run("onnx", "batch_norm", fixed, "--bake")
+    assert shown.exit_code == 0
+    assert "(x)" in shown.stdout
+
+
+def test_verify_passes_and_shows_the_ratio() -> None:
+    found = data("verify", "linear", "dynamic_net")
+    assert found["passed"] is True
+    assert set(found["verdicts"]) == {"linear", "dynamic_net"}
+    cases = {row["case"] for row in found["verdicts"]["linear"]["rows"]}
+    assert {"batch=1", "batch=2", "batch=3", "batch=7"} < cases
+    shown = run("verify", "linear")
+    assert shown.exit_code == 0
+    assert f"{found['verdicts']['linear']['worst']:.3g}" in shown.stdout
+    assert run("verify", "linear", "--full").stdout.count("batch=") > shown.stdout.count("batch=")
+
+
+def test_verify_all_takes_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pure import catalogue
+
+    chosen = tuple(ROWS[name] for name in ("linear", "relu", "plain_mlp"))
+    monkeypatch.setattr(catalogue, "CASES", chosen)
+    assert list(data("verify", "--all")["verdicts"]) == ["linear", "relu", "plain_mlp"]
+
+
+def test_a_failed_verdict_ends_with_1(tmp_path: Path) -> None:
+    path = tmp_path / "linear.onnx"
+    assert run("onnx", "linear", path, "--bake", "--seed", 1).exit_code == 0
+    result = run("verify", "linear", "--path", path, "--json")  # the parameters of seed 0 are in no file of seed 1
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["passed"] is False
+    assert found["verdicts"]["linear"]["status"] == "fail"
+    shown = run("verify", "linear", "--path", path)
+    assert shown.exit_code == 1
+    assert "FAIL" in shown.stdout
+
+
+def test_a_limit_below_the_ratio_fails() -> None:
+    worst = data("verify", "linear")["verdicts"]["linear"]["worst"]
+    assert run("verify", "linear", "--limit", worst * 0.9).exit_code == 1
+    assert run("verify", "linear", "--limit", worst * 1.1).exit_code == 0
+
+
+def test_one_error_does_not_hide_the_other_verdicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import export
+    from export.errors import UnsupportedOpError
+
+    original = export.verify
+
+    def broken(fn: Any, args: Any, *rest: Any, **options: Any) -> Any:
+        if "weight" not in args[0]:
+            raise UnsupportedOpError("no relu today", op="aten.relu.default")
+        return original(fn, args, *rest, **options)
+
+    monkeypatch.setattr(export, "verify", broken)
+    result = run("verify", "linear", "relu", "--json")
+    assert result.exit_code == 2
+    found = json.loads(result.stdout)
+    assert found["passed"] is False
+    assert found["verdicts"]["linear"]["status"] == "pass"
+    assert found["verdicts"]["relu"]["error"] == {"type": "UnsupportedOpError", "message": "no relu today"}
+    assert "no relu today" in run("verify", "linear", "relu").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("flow", "skip_mpl"), "did you mean 'skip_mlp'"),
+        (("onnx", "nothing", "n.onnx"), "is unknown"),
+        (("onnx", "linear", "/no/such/folder/n.onnx"), "does not exist"),
+        (("onnx", "linear", "n.onnx", "--opset", 3), "opset must be from 18"),
+        (("flow", "linear", "--plot", "/tmp/n.nothing"), "no picture format"),
+        (("flow", "linear", "--per-sample", "--by", "activations"), "by leaves or blocks"),
+        (("verify",), "or --all"),
+        (("verify", "linear", "--all"), "or --all"),
+        (("verify", "linear", "relu", "--path", "n.onnx"), "exactly one name"),
+        (("verify", "linear", "--limit", "-1"), "above 0"),
+    ],
+)
+def test_errors_are_one_message(
+    words: tuple[object, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(*words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_debug_shows_the_traceback() -> None:
+    from pure.errors import ArgumentError
+
+    result = run("flow", "skip_mpl", "--debug")
+    assert isinstance(result.exception, ArgumentError)
+    assert result.exit_code == 1
+
+
+def test_cuda_is_never_replaced_silently() -> None:
+    from export import sessions
+
+    if sessions.cuda_problem() is None:
+        assert data("verify", "linear", "--device", "cuda")["verdicts"]["linear"]["device"] == "cuda"
+    else:
+        assert "device='cuda' cannot be had" in refused("verify", "linear", "--device", "cuda")
