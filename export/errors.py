@@ -8,6 +8,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+__all__ = [
+    "ArgumentError",
+    "ExportError",
+    "LoadError",
+    "MutationError",
+    "NotAnOnnxFileError",
+    "ProviderError",
+    "RandomOpError",
+    "SpecialisedSizeError",
+    "TracingError",
+    "UnsupportedOpError",
+    "VerificationError",
+    "WriteError",
+]
+
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return ``" (nearest: 'x')"`` for the candidate closest to ``name``, or an empty string."""

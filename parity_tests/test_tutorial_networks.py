@@ -140,6 +140,16 @@ def test_branch_mode_runs_the_middle_layer_only_when_needed() -> None:
     assert calls == [1]
 
 
+@pytest.mark.parametrize("control", [0.2, 0.9])
+def test_branch_mode_takes_any_memory_layout(control: float) -> None:
+    conv = pure.Conv2d(3, 3, 3, padding=1)
+    params, _ = pure.Dynamic(conv).init(torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1)).to(memory_format=torch.channels_last)
+    extras = {"control": torch.tensor(control)}
+    branch, select = pure.Dynamic(conv, mode="branch"), pure.Dynamic(conv)
+    torch.testing.assert_close(branch(params, x, {}, extras), select(params, x, {}, extras))
+
+
 @pytest.mark.parametrize(
     ("control", "error", "words"),
     [

@@ -175,9 +175,12 @@ class Dynamic(Block):
 
         def run(x: Tensor) -> Tensor:
             f: Tensor = self._run(params, x, state, extras, training, noise, {})
-            return f if taken.ndim == 0 else torch.where(_columns(taken, x), f, x)
+            return (f if taken.ndim == 0 else torch.where(_columns(taken, x), f, x)).contiguous()
 
-        y = torch.cond(taken if taken.ndim == 0 else taken.any(), run, torch.clone, (x,))
+        def skip(x: Tensor) -> Tensor:
+            return x.clone(memory_format=torch.contiguous_format)  # torch.cond wants equal strides, and no alias
+
+        y = torch.cond(taken if taken.ndim == 0 else taken.any(), run, skip, (x,))
         return tag(y, "stream")
 
 
