@@ -2,7 +2,7 @@
 
 from pure import catalogue, errors, initializers, interop, layers, nets, optim, skips, tags, tree
 from pure.block import Block, check_params
-from pure.compose import Function, MixedPrecision, Parallel, Rename, Repeat, Sequential
+from pure.compose import Function, MixedPrecision, Parallel, Rename, Repeat, Sequential, Tag
 from pure.layers import (
     Activation,
     AvgPool,
@@ -73,6 +73,7 @@ __all__ = [
     "Residual",
     "Sequential",
     "Shortcut",
+    "Tag",
     "__version__",
     "capture",
     "cast",

@@ -9,7 +9,7 @@ from pure.block import EMPTY, Block, Params, State, check_params
 from pure.errors import PureError, TreeError
 from pure.tags import WATCHERS, scope
 
-__all__ = ["expected_keys", "extra_keys", "located", "run_child"]
+__all__ = ["expected_keys", "extra_keys", "located", "require_keys", "run_child"]
 
 
 def run_child(
@@ -56,6 +56,12 @@ def expected_keys(children: Mapping[str, Block]) -> int | None:
     """Return how many children bring parameters, or None if one of them does not say."""
     known = [child.has_params for child in children.values()]
     return None if None in known else sum(map(bool, known))
+
+
+def require_keys(block: Block, keys: int | None, params: Params) -> None:
+    """Raise if a params dict has another number of keys than the children bring; None is not known."""
+    if keys is not None and len(params) != keys:
+        raise extra_keys(block, params)
 
 
 def extra_keys(block: Block, params: Params) -> TreeError:

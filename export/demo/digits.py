@@ -81,26 +81,12 @@ def load(settings: Settings) -> Digits:
     return Digits(scaled[train], y[train], scaled[test], y[test], pictures)
 
 
-def _tagged(network: pure.Block) -> pure.Block:
-    """Return the same network with every layer's output tagged, as the blocks with a skip tag theirs."""
-    parts = network.children()
-    layers = [_watched(layer) for layer in parts["layers"].children().values()]
-    return pure.Sequential(stem=parts["stem"], layers=pure.Sequential(*layers), head=parts["head"])
-
-
-def _watched(layer: pure.Block) -> pure.Block:
-    def run(params: Any, x: Any) -> Any:
-        return pure.tag(layer(params, x), "stream")
-
-    return pure.Function(run, layer.init)
-
-
 def networks(settings: Settings) -> list[Network]:
     """Return the networks, all of the same depth between the same kind of stem and head."""
     shape = (PIXELS, settings.width, CLASSES, settings.depth)
     nets = pure.nets
     return [
-        Network("plain", "plain", "relu(W x + b)", _tagged(nets.plain_mlp(*shape))),
+        Network("plain", "plain", "relu(W x + b)", nets.plain_mlp(*shape)),
         Network("residual", "residual", "x + relu(W x + b)/√L", nets.skip_mlp(*shape)),
         Network("gated", "gated", "T ⊙ relu(W x + b) + (1 − T) ⊙ x", nets.highway_mlp(*shape)),
         Network("dense", "dense", "[x, relu(W x + b)]", nets.dense_mlp(*shape, growth=settings.growth)),
@@ -108,7 +94,7 @@ def networks(settings: Settings) -> list[Network]:
             "plain_default",
             "plain, PyTorch's init",
             "relu(W x + b)",
-            _tagged(nets.plain_mlp(*shape, weight_init=KaimingUniform())),
+            nets.plain_mlp(*shape, weight_init=KaimingUniform()),
             reference=True,
         ),
     ]

@@ -14,10 +14,13 @@ from torch import Tensor
 from pure import tree
 from pure.block import EMPTY, Block, Params, Shape, State
 from pure.children import located
+from pure.compose.wrapper import Wrapper
 from pure.errors import ArgumentError, PureError, TreeError
 from pure.initializers import Device, check_generator
+from pure.leaf import Leaf
+from pure.tags import KINDS, Kind, tag
 
-__all__ = ["Function", "Rename"]
+__all__ = ["Function", "Rename", "Tag"]
 
 
 def _required(fn: Callable[..., Any], default: int) -> int:
@@ -104,7 +107,7 @@ class Function(Block):
 
 
 @dataclass(frozen=True, repr=False)
-class Rename(Block):
+class Rename(Wrapper):
     """A block whose parameters and state stand under other names.
 
     Args:
@@ -121,7 +124,6 @@ class Rename(Block):
         ['fc.weight', 'fc.bias']
     """
 
-    block: Block
     names: Any
 
     def __post_init__(self) -> None:
@@ -130,20 +132,6 @@ class Rename(Block):
         if len(set(keys)) != len(keys) or any("." in key for key in keys):
             raise ArgumentError(f"Rename to {keys}: expected different keys without dots")
         object.__setattr__(self, "names", pairs)
-
-    @property
-    def has_params(self) -> bool | None:
-        """Whether the block has parameters."""
-        return self.block.has_params
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether the block needs noise."""
-        return self.block.stochastic
-
-    def children(self) -> dict[str, Block]:
-        """Return the children of the block, by their names inside it."""
-        return self.block.children()
 
     def _outer(self, inner: dict[str, Any]) -> dict[str, Any]:
         flat = tree.flatten(inner)
@@ -202,12 +190,34 @@ class Rename(Block):
         """Return the error in the new names, where it is about the tree."""
         return located(self, "", params, state, error) if isinstance(error, TreeError | KeyError) else error
 
-    def noise(
-        self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
-    ) -> Any:
-        """Draw the block's noise."""
-        return self.block.noise(x_shape, generator, dtype=dtype, device=device)
+
+@dataclass(frozen=True, repr=False)
+class Tag(Leaf):
+    """The identity, which names what passes for `pure.capture` and `pure.flow`; see `pure.tag`.
+
+    Args:
+        name: what the value is called, behind the path of this block.
+        kind: "stream", "branch", "gate" or "loss".
+
+    Example:
+        >>> from pure import Activation, Sequential, capture
+        >>> net = Sequential(act=Activation("relu"), out=Tag())
+        >>> list(capture(net)({}, torch.ones(1, 2))[1])
+        ['out.stream']
+    """
+
+    name: str = "stream"
+    kind: Kind = "stream"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in KINDS:
+            raise ArgumentError(f"Tag kind={self.kind!r}: expected one of {', '.join(KINDS)}")
+
+    def forward(self, params: Params, x: Any) -> Any:
+        """Return `x`."""
+        return tag(x, self.name, self.kind)
 
     def out_shape(self, x_shape: Shape) -> Shape:
-        """Return the block's output shape."""
-        return self.block.out_shape(x_shape)
+        """Return the input's shape."""
+        return tuple(x_shape)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pure.block import EMPTY, Block, Params, Shape, State
-from pure.children import expected_keys, extra_keys, located, run_child
+from pure.children import expected_keys, extra_keys, located, require_keys, run_child
 from pure.errors import ArgumentError, PureError
 from pure.initializers import Device
 from pure.tags import WATCHERS
@@ -109,8 +109,7 @@ class Sequential(Named):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Return the last child's output and the new states by name."""
-        if self._keys is not None and len(params) != self._keys:
-            raise extra_keys(self, params)
+        require_keys(self, self._keys, params)
         new_state: State = {}
         for name, child in self.items:
             x = run_child(self, name, child, params, x, state, extras, training, noise, new_state)

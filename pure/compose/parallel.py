@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pure.block import Block, Params, State
-from pure.children import extra_keys, run_child
+from pure.children import require_keys, run_child
 from pure.compose.chain import Named
 from pure.errors import ArgumentError, ShapeError
 
@@ -59,8 +59,7 @@ class Parallel(Named):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Return the joined outputs and the new states by name."""
-        if self._keys is not None and len(params) != self._keys:
-            raise extra_keys(self, params)
+        require_keys(self, self._keys, params)
         new_state: State = {}
         outs = [
             run_child(self, name, child, params, x, state, extras, training, noise, new_state)

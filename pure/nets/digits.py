@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pure.block import Block
-from pure.compose import Sequential
+from pure.compose import Sequential, Tag
 from pure.errors import ArgumentError
 from pure.initializers import Initializer, KaimingNormal
 from pure.layers import Activation, Linear
@@ -30,7 +30,9 @@ def plain_mlp(
     in_features: int, width: int, out_features: int, depth: int, weight_init: Initializer = KaimingNormal()
 ) -> Block:
     """Return `depth` layers x ← relu(W x + b) between a stem and a linear head; He init by default."""
-    layers: list[Block] = [_layer(width, width, "relu", weight_init) for _ in range(depth)]
+    layers: list[Block] = [
+        Sequential(**_layer(width, width, "relu", weight_init).children(), out=Tag()) for _ in range(depth)
+    ]
     return _classifier(in_features, width, out_features, layers, width)
 
 

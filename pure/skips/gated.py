@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pure.block import Block, Params, State
-from pure.children import expected_keys, extra_keys, run_child
+from pure.children import expected_keys, require_keys, run_child
 from pure.errors import ShapeError
 from pure.initializers import Constant
 from pure.layers.activation import Activation
@@ -75,8 +75,7 @@ class Highway(Block):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Return the mix and the new states of transform and gate."""
-        if self._keys is not None and len(params) != self._keys:
-            raise extra_keys(self, params)
+        require_keys(self, self._keys, params)
         new_state: State = {}
         h = run_child(self, "transform", self.transform, params, x, state, extras, training, noise, new_state)
         logit = run_child(self, "gate", self.gate, params, x, state, extras, training, noise, new_state)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pure.block import EMPTY, Block, Params, State
-from pure.children import expected_keys, extra_keys, located, run_child
+from pure.children import expected_keys, extra_keys, located, require_keys, run_child
 from pure.errors import ArgumentError, PureError, ShapeError
 from pure.layers.activation import activation
 from pure.skips.shortcut import Identity, Shortcut, mismatch
@@ -98,8 +98,7 @@ class Residual(Block):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Return the block's output and the new states of branch and shortcut."""
-        if self._keys is not None and len(params) != self._keys:
-            raise extra_keys(self, params)
+        require_keys(self, self._keys, params)
         new_state: State = {}
         f = run_child(self, "branch", self.branch, params, x, state, extras, training, noise, new_state)
         s = self._shortcut(params, x, f, state, extras, training, noise, new_state)

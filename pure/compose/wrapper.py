@@ -1,0 +1,50 @@
+"""The base of blocks around one other block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pure.block import Block, Params, Shape, State
+from pure.initializers import Device
+
+__all__ = ["Wrapper"]
+
+
+@dataclass(frozen=True, repr=False)
+class Wrapper(Block):
+    """A block around `block` that, but for what it overrides, draws, asks and gives what that one does."""
+
+    block: Block
+
+    @property
+    def has_params(self) -> bool | None:
+        """Whether the block has parameters."""
+        return self.block.has_params
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the block needs noise."""
+        return self.block.stochastic
+
+    def children(self) -> dict[str, Block]:
+        """Return the children of the block, whose names are unchanged."""
+        return self.block.children()
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Draw what the block draws."""
+        return self.block.init(generator, dtype, device)
+
+    def noise(
+        self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> Any:
+        """Draw the block's noise."""
+        return self.block.noise(x_shape, generator, dtype=dtype, device=device)
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the block's output shape."""
+        return self.block.out_shape(x_shape)
