@@ -10,7 +10,7 @@ from torch import nn
 
 import pure
 from pure import tree
-from pure.errors import ArgumentError, DtypeError, NoiseError, RankError, ShapeError
+from pure.errors import ArgumentError, DeviceError, DtypeError, NoiseError, RankError, ShapeError
 from pure.layers.activation import ACTIVATIONS
 
 PAIRS: list[tuple[pure.Block, Callable[[], nn.Module], tuple[int, ...]]] = [
@@ -166,3 +166,29 @@ def test_bad_inputs_are_typed_errors(block: pure.Block, x: torch.Tensor, error: 
 def test_bad_descriptions_are_typed_errors(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pure.Linear(3, 2),
+        pure.Conv1d(3, 2, 1),
+        pure.BatchNorm(3),
+        pure.LayerNorm(3),
+        pure.RMSNorm(3),
+        pure.GroupNorm(1, 3),
+    ],
+    ids=repr,
+)
+def test_params_and_inputs_of_two_dtypes_are_a_typed_error(block: pure.Block) -> None:
+    params, state = block.init(torch.Generator().manual_seed(0))
+    x = torch.zeros(2, 3, 3, dtype=torch.float64)
+    with pytest.raises(DtypeError, match=r"float64.*float32.*pure\.cast"):
+        block(params, x, state)
+
+
+@pytest.mark.parametrize("block", [pure.Linear(3, 2), pure.BatchNorm(3), pure.LayerNorm(3)], ids=repr)
+def test_params_and_inputs_on_two_devices_are_a_typed_error(block: pure.Block) -> None:
+    params, state = block.init(torch.Generator().manual_seed(0))
+    with pytest.raises(DeviceError, match=r"meta.*cpu.*move one"):
+        block(params, torch.zeros(2, 3, device="meta"), state)

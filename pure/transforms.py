@@ -37,9 +37,12 @@ def _thawed(node: Any, leaves: list[Tensor], name: str) -> Any:
     if type(node) is dict:
         return {key: _thawed(child, leaves, name) for key, child in node.items()}
     if isinstance(node, Tensor):
-        if not (node.is_floating_point() or node.is_complex()):
-            raise DtypeError(f"grad by {name}: leaf is {node.dtype}, expected floating point: keep it out of params")
-        leaf = node.detach().requires_grad_()
+        try:
+            leaf = node.detach().requires_grad_()
+        except RuntimeError as error:
+            raise DtypeError(
+                f"grad by {name}: leaf is {node.dtype}, expected floating point: keep it out of params"
+            ) from error
         leaves.append(leaf)
         return leaf
     if isinstance(node, tuple | list):

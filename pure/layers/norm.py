@@ -26,8 +26,14 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _optional(leaf: Tensor | None) -> Tensor | None:
-    return None if leaf is None else _wide(leaf)
+def _gain(params: Params, name: str, x: Tensor) -> Tensor | None:
+    """Return the leaf, at least in float32, if there is one; some of PyTorch's norms would promote another dtype."""
+    leaf: Tensor | None = params.get(name)
+    if leaf is None:
+        return None
+    if leaf.dtype != x.dtype:
+        raise TypeError(f"{name} is {leaf.dtype}")
+    return _wide(leaf)
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,9 +93,7 @@ class LayerNorm(_Affine):
         sizes = self.leaf_shape()
         if x.ndim <= len(sizes):
             raise RankError(f"{self}: input {describe(x)}, expected the batch axis and then …, {sizes}")
-        return F.layer_norm(
-            _wide(x), sizes, _optional(params.get("weight")), _optional(params.get("bias")), self.eps
-        ).to(x.dtype)
+        return F.layer_norm(_wide(x), sizes, _gain(params, "weight", x), _gain(params, "bias", x), self.eps).to(x.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -120,7 +124,7 @@ class RMSNorm(_Affine):
         """Return the normalised `x`."""
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, …, {self.features}): add x.unsqueeze(0)")
-        return F.rms_norm(_wide(x), (self.features,), _optional(params.get("weight")), self.eps).to(x.dtype)
+        return F.rms_norm(_wide(x), (self.features,), _gain(params, "weight", x), self.eps).to(x.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,7 +165,7 @@ class GroupNorm(_Affine):
         """Return the normalised `x`."""
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
-        weight, bias = _optional(params.get("weight")), _optional(params.get("bias"))
+        weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
         return F.group_norm(_wide(x), self.groups, weight, bias, self.eps).to(x.dtype)
 
 
@@ -236,11 +240,11 @@ class BatchNorm(Block):
             )
         try:
             wide = _wide(x)
-            weight, bias = _optional(params.get("weight")), _optional(params.get("bias"))
+            weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
             y = F.batch_norm(wide, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
             var, mean = torch.var_mean(wide.detach(), dim=(0, *range(2, x.ndim)), correction=1)
             return y, self._updated(state, mean, var)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, TypeError) as error:
             check_params(self, params, state)
             raise explain(self, params, x, error) from error
 
@@ -258,10 +262,10 @@ class BatchNorm(Block):
         """Normalise by the running statistics."""
         self._check(params, x)
         try:
-            weight, bias = _optional(params.get("weight")), _optional(params.get("bias"))
+            weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
             wide, mean, var = _wide(x), state["running_mean"], state["running_var"]
             return F.batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, RuntimeError, TypeError) as error:
             check_params(self, params, state)
             raise explain(self, params, x, error) from error
 
