@@ -373,3 +373,16 @@ def test_operation_agrees_with_float64(name: str, op: Op, args: tuple[torch.Tens
     dynamic = None if name in STATIC_BATCH else ({0: "batch"},) + (None,) * (len(args) - 1)
     verdict = export.verify(op, args, dynamic=dynamic)
     assert verdict.passed, verdict.table()
+
+
+LONG_SUMS: dict[str, Op] = {"mean": lambda x: x.mean((2, 3)), "sum": lambda x: x.sum((2, 3)), "all": lambda x: x.mean()}
+
+
+@pytest.mark.parametrize("fn", LONG_SUMS.values(), ids=LONG_SUMS)
+def test_a_sum_over_many_values_rounds_no_worse_than_eager(fn: Op) -> None:
+    x = torch.rand(2, 3, 300, 300, generator=torch.Generator().manual_seed(0))
+    verdict = export.verify(fn, (x,))
+    assert verdict.passed, verdict.table()
+    names = ({2: "height", 3: "width"},)
+    verdict = export.verify(fn, (x,), dynamic=names)
+    assert verdict.passed, verdict.table()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import onnx_ir as ir
@@ -26,15 +27,36 @@ def reduced(g: Builder, kind: str, value: ir.Value, axes: list[int], keepdim: bo
     return g.op(kind, value, g.constant(axes), keepdims=int(keepdim))
 
 
+LONG = 4096
+"""Values over which a sum is taken axis by axis: ONNX Runtime adds one after another, PyTorch pairwise."""
+
+
+def added(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
+    """Sum or average; over many values one axis after another, last axis first, so that rounding errors stay small."""
+    sizes = [g.shape_of(x)[axis] for axis in axes]
+    fixed = [size for size in sizes if isinstance(size, int)]
+    if len(axes) < 2 or (len(fixed) == len(sizes) and math.prod(fixed) <= LONG):
+        return reduced(g, kind, value, axes, keepdim)
+    for axis in reversed(axes):
+        value = reduced(g, kind, value, [axis], keepdim=True)
+    return value if keepdim else g.op("Squeeze", value, g.constant(axes))
+
+
 def reduction(kind: str) -> Rule:
     """Sums, means, products; half types are accumulated in float32, as PyTorch does."""
+    reduce = reduced_product if kind == "ReduceProd" else added
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> ir.Value:
         result = node_dtype(node)
         inner = torch.float32 if result in REDUCED else result
-        return g.cast(reduced(g, kind, g.tensor(x, inner), _axes(g, x, dim), keepdim), result)
+        return g.cast(reduce(g, kind, x, g.tensor(x, inner), _axes(g, x, dim), keepdim), result)
 
     return rule
+
+
+def reduced_product(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
+    """Multiply, in one step."""
+    return reduced(g, kind, value, axes, keepdim)
 
 
 def extreme(kind: str) -> Rule:
