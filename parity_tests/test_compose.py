@@ -1,5 +1,6 @@
 """Composition: Repeat equals the unrolled chain, Parallel its formula, Function any bare function."""
 
+import pickle
 from typing import Any
 
 import pytest
@@ -123,3 +124,38 @@ def test_mixed_precision_keeps_wide_parameters_and_gradients() -> None:
     assert tree.names(params) == ["fc.weight", "fc.bias", "norm.weight", "norm.bias"]
     with pytest.raises(ArgumentError, match="bfloat16"):
         pure.MixedPrecision(inner, torch.int8)
+
+
+def test_repeat_draws_noise_where_only_a_part_of_a_depth_is_stochastic() -> None:
+    block = pure.Sequential(first=pure.Dropout(0.5), fc=pure.Linear(3, 3), second=pure.Dropout(0.1))
+    repeat = pure.Repeat(block, 2, vary={"first.rate": (0.0, 0.5)})
+    params, state = repeat.init(torch.Generator().manual_seed(0))
+    noise = repeat.noise((4, 3), torch.Generator().manual_seed(1))
+    assert noise["first"]["mask"].shape == (4, 2, 3)
+    y, _ = repeat.apply(params, torch.ones(4, 3), state, {}, True, noise)
+    assert y.shape == (4, 3)
+
+
+def test_rename_loses_no_leaf() -> None:
+    pair = pure.Sequential(a=pure.Linear(2, 2), b=pure.Linear(2, 2))
+    with pytest.raises(ArgumentError, match="leaves of that name already"):
+        pure.Rename(pair, {"a": "b"}).init(torch.Generator())
+    swapped = pure.Rename(pair, {"a": "b", "b": "a"})
+    residual = pure.Rename(pure.Residual(pair), {"branch.a": "a", "branch": "rest"})
+    x = torch.ones(1, 2)
+    for block, plain in ((swapped, pair), (residual, pure.Residual(pair))):
+        params, _ = block.init(torch.Generator().manual_seed(0))
+        expected, _ = plain.init(torch.Generator().manual_seed(0))
+        assert torch.equal(block(params, x), plain(expected, x))
+
+
+def test_function_hands_the_dtype_to_an_init_that_takes_it() -> None:
+    own = pure.Function(lambda params, x: x @ params["weight"].T, pure.Linear(3, 3).init)
+    drawn, _ = own.init(torch.Generator().manual_seed(0), torch.float64)
+    expected, _ = pure.Linear(3, 3).init(torch.Generator().manual_seed(0), torch.float64)
+    assert torch.equal(drawn["weight"], expected["weight"])
+
+
+def test_a_block_with_the_identity_activation_is_picklable() -> None:
+    block = pure.Sequential(pure.Linear(2, 2), pure.Activation("identity"))
+    assert pickle.loads(pickle.dumps(block)) == block

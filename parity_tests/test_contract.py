@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 from typing import Any
 
 import pytest
@@ -256,3 +257,13 @@ def test_names_shapes_and_dtypes_are_the_golden_ones() -> None:
 
 def test_case_names_are_unique() -> None:
     assert len(set(pure.catalogue.names())) == len(CASES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("name", ["residual_mlp_block", "highway"])
+def test_compiles_with_inductor(name: str) -> None:
+    block, params, state, x, extras = perturbed(pure.catalogue.case(name), torch.float32)
+    torch._dynamo.reset()
+    compiled = torch.compile(block, fullgraph=True)
+    torch.testing.assert_close(compiled(params, x, state, extras), block(params, x, state, extras))

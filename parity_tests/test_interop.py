@@ -110,3 +110,50 @@ def test_names_that_a_module_needs_are_refused() -> None:
         interop.to_module(own, *own.init(torch.Generator()))
     with pytest.raises(TreeError, match="missing 'weight'"):
         interop.to_module(pure.Linear(2, 2), {})
+
+
+def test_a_buffer_that_forward_replaces_is_the_new_state() -> None:
+    class Counter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen = self.seen + 1
+            return x * self.seen
+
+    block, params, state = interop.from_module(Counter())
+    y, new_state = block.apply(params, torch.ones(2, 3), state, {}, True)
+    assert float(new_state["seen"]) == 1
+    y, new_state = block.apply(params, torch.ones(2, 3), new_state, {}, True)
+    assert float(new_state["seen"]) == 2
+    assert torch.equal(y, torch.full((2, 3), 2.0))
+    assert float(state["seen"]) == 0
+
+
+def test_an_in_place_activation_leaves_the_input_as_it_is() -> None:
+    module = nn.ReLU(inplace=True)
+    block, params, state = interop.from_module(module)
+    x = -torch.ones(2, 2)
+    assert torch.equal(block(params, x, state), torch.zeros(2, 2))
+    assert torch.equal(x, -torch.ones(2, 2))
+    assert module.inplace
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_weight_norm_by_hooks_becomes_a_block() -> None:
+    module = nn.utils.weight_norm(nn.Linear(3, 2))
+    block, params, state = interop.from_module(module)
+    x = torch.ones(4, 3)
+    assert torch.equal(block(params, x, state), module(x).detach())
+    doubled = {**params, "weight_g": params["weight_g"] * 2}
+    expected = 2 * (block(params, x, state) - params["bias"]) + params["bias"]
+    torch.testing.assert_close(block(doubled, x, state), expected)
+
+
+def test_a_half_precision_module_keeps_its_batch_norm() -> None:
+    block = pure.Sequential(pure.Conv2d(2, 2, 1), pure.BatchNorm(2))
+    module = interop.to_module(block, *block.init(torch.Generator().manual_seed(0))).half()
+    x = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(1)).half()
+    for mode in (module.train(), module.eval()):
+        assert mode(x).dtype == torch.float16

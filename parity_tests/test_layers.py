@@ -10,7 +10,7 @@ from torch import nn
 
 import pure
 from pure import tree
-from pure.errors import ArgumentError, DeviceError, DtypeError, NoiseError, RankError, ShapeError
+from pure.errors import ArgumentError, DeviceError, DtypeError, NoiseError, RankError, ShapeError, TreeError
 from pure.layers.activation import ACTIVATIONS
 
 PAIRS: list[tuple[pure.Block, Callable[[], nn.Module], tuple[int, ...]]] = [
@@ -192,3 +192,33 @@ def test_params_and_inputs_on_two_devices_are_a_typed_error(block: pure.Block) -
     params, state = block.init(torch.Generator().manual_seed(0))
     with pytest.raises(DeviceError, match=r"meta.*cpu.*move one"):
         block(params, torch.zeros(2, 3, device="meta"), state)
+
+
+@pytest.mark.parametrize(
+    ("block", "shape"),
+    [
+        (pure.BatchNorm(3), (4, 3)),
+        (pure.LayerNorm(3), (4, 3)),
+        (pure.RMSNorm(3), (4, 3)),
+        (pure.GroupNorm(1, 3), (4, 3)),
+        (pure.Conv1d(3, 3, 1), (4, 3, 2)),
+        (pure.Linear(3, 3), (4, 3)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_misspelt_or_mis_shaped_leaf_is_never_left_out_or_broadcast(block: pure.Block, shape: Any) -> None:
+    params, state = block.init(torch.Generator().manual_seed(0))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    for name, leaf in params.items():
+        rest = {key: value for key, value in params.items() if key != name}
+        for wrong in ({**rest, "misspelt": leaf}, {**rest, name: leaf[:1]}):
+            for training in (False, True):
+                with pytest.raises(TreeError, match=name):
+                    block.apply(wrong, x, state, {}, training)
+
+
+def test_dropout_scales_in_the_dtype_of_its_input() -> None:
+    block = pure.Dropout(0.1)
+    noise = block.noise((1, 100), torch.Generator().manual_seed(0))
+    y, _ = block.apply({}, torch.ones(1, 100, dtype=torch.float64), {}, {}, True, noise)
+    assert float(y.max()) == 1 / 0.9

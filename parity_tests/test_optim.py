@@ -80,3 +80,13 @@ def test_the_rate_may_follow_the_step() -> None:
 def test_settings_that_make_no_sense_are_refused(make: Callable[[], Any]) -> None:
     with pytest.raises(ArgumentError):
         make()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_adamw_corrects_its_bias_in_narrow_dtypes(dtype: torch.dtype) -> None:
+    optimizer = optim.adamw(0.1, weight_decay=0.0)
+    params = {"w": torch.ones(3, dtype=dtype), "s": torch.ones((), dtype=dtype)}
+    grads = {"w": torch.tensor([1.0, 0.0, -1.0], dtype=dtype), "s": torch.ones((), dtype=dtype)}
+    new, _ = optimizer.update(grads, optimizer.init(params), params)
+    torch.testing.assert_close(new["w"].float(), torch.tensor([0.9, 1.0, 1.1]), rtol=0, atol=4e-3)
+    assert {leaf.dtype for leaf in new.values()} == {dtype}

@@ -109,3 +109,11 @@ def test_after_an_error_nothing_watches() -> None:
         pure.capture(pure.Sequential(a=pure.Function(broken)))({}, torch.zeros(1, 1))
     assert not tags.watching()
     assert tags.current_path() == ""
+
+
+def test_a_shortcut_inside_a_shortcut_has_its_whole_path() -> None:
+    block = pure.Residual(pure.Conv2d(2, 3, 3), pure.Crop(pure.Project(2, 3)))
+    params, state = block.init(torch.Generator().manual_seed(0))
+    wrong = pure.combine({"branch": params["branch"]}, {"shortcut": pure.cast(params["shortcut"], torch.float64)})
+    with pytest.raises(pure.errors.DtypeError, match=r"in shortcut\.channels\.conv"):
+        block(wrong, torch.ones(1, 2, 5, 5), state)

@@ -1,5 +1,6 @@
 """pure.grad and pure.value_and_grad are torch.func's gradients, whoever is outermost."""
 
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -90,3 +91,34 @@ def test_bad_requests_are_typed_errors() -> None:
         pure.grad(lambda p: p["n"])({"n": 3})
     with pytest.raises(ArgumentError, match="argnums=2 of a call with 1 arguments"):
         pure.grad(torch.sin, 2)(torch.ones(()))
+
+
+def test_a_gradient_inside_may_close_over_what_the_outer_one_differentiates() -> None:
+    x, w = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])
+
+    def outer(gradient: Any) -> Any:
+        return gradient(lambda w: gradient(lambda v: (w * v**2).sum())(x).sum())(w)
+
+    assert torch.equal(outer(pure.grad), torch.tensor([2.0, 4.0]))
+    assert torch.equal(outer(pure.grad), outer(torch.func.grad))
+
+
+def test_inference_mode_and_its_tensors() -> None:
+    with torch.inference_mode():
+        x = torch.ones(2)
+        assert torch.equal(pure.grad(lambda v: v.square().sum())(x), torch.full((2,), 2.0))
+    assert torch.equal(pure.grad(lambda v: v.square().sum())(x), torch.full((2,), 2.0))
+
+
+def test_an_ordered_dict_is_a_tree_too() -> None:
+    gradient = pure.grad(lambda p: p["a"].square().sum())(OrderedDict(a=torch.ones(2)))
+    assert torch.equal(gradient["a"], torch.full((2,), 2.0))
+
+
+def test_one_argument_twice_or_a_missing_aux_is_refused() -> None:
+    for argnums in ((0, 0), (0, -1), ()):
+        with pytest.raises(ArgumentError, match="different arguments"):
+            pure.grad(lambda x: x.sum(), argnums)(torch.ones(2))
+    for wrong in (lambda x: x * 2, lambda x: (x.sum(), 1, 2)):
+        with pytest.raises(ArgumentError, match=r"expected \(value, aux\)"):
+            pure.grad(wrong, has_aux=True)(torch.ones(2))

@@ -97,7 +97,7 @@ def sgd(learning_rate: Rate, *, momentum: float = 0.0, nesterov: bool = False, w
             velocity = tree.tree_map(lambda v, g: momentum * v + g, state["velocity"], grads)
             new_state["velocity"] = velocity
             grads = tree.tree_map(lambda g, v: g + momentum * v, grads, velocity) if nesterov else velocity
-        return tree.tree_map(lambda p, g: p - rate * g, params, grads), new_state
+        return tree.tree_map(lambda p, g: (p - rate * g).to(p.dtype), params, grads), new_state
 
     return Optimizer(init, update)
 
@@ -149,9 +149,11 @@ def adamw(
         square = tree.tree_map(lambda v, g: second * v + (1 - second) * g * g, state["square"], grads)
 
         def moved(p: Tensor, m: Tensor, v: Tensor) -> Tensor:
-            count = step.to(p.dtype)
+            wide = torch.promote_types(p.dtype, torch.float32)  # in bfloat16 0.999 is 1, in float16 eps is 0
+            count, m, v = step.to(wide), m.to(wide), v.to(wide)
             unbiased = m / (1 - first**count)
-            return p * (1 - rate * weight_decay) - rate * unbiased / ((v / (1 - second**count)).sqrt() + eps)
+            new = p * (1 - rate * weight_decay) - rate * unbiased / ((v / (1 - second**count)).sqrt() + eps)
+            return new.to(p.dtype)
 
         return tree.tree_map(moved, params, mean, square), {"step": step, "mean": mean, "square": square}
 

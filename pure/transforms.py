@@ -8,7 +8,8 @@ when they are the outermost transform and then run PyTorch's autograd once; insi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,15 @@ from pure.errors import ArgumentError, DtypeError, ShapeError
 __all__ = ["grad", "value_and_grad"]
 
 
+class _Running(threading.local):
+    """Whether a gradient by plain autograd is being taken in this thread."""
+
+    inside = False
+
+
+RUNNING = _Running()
+
+
 def _alone() -> bool:
     """Return whether no transform, compiler, tracer, mode or forward-mode level surrounds the call."""
     return (
@@ -29,6 +39,8 @@ def _alone() -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and forward_ad._current_level < 0
+        and not torch.is_inference_mode_enabled()
+        and not RUNNING.inside
     )
 
 
@@ -38,15 +50,17 @@ def _thawed(node: Any, leaves: list[Tensor], name: str) -> Any:
         return {key: _thawed(child, leaves, name) for key, child in node.items()}
     if isinstance(node, Tensor):
         try:
-            leaf = node.detach().requires_grad_()
+            leaf = (node.clone() if node.is_inference() else node.detach()).requires_grad_()
         except RuntimeError as error:
             raise DtypeError(
                 f"grad by {name}: leaf is {node.dtype}, expected floating point: keep it out of params"
             ) from error
         leaves.append(leaf)
         return leaf
-    if isinstance(node, tuple | list):
+    if isinstance(node, tuple | list | Mapping):
         flat, spec = tree.tree_flatten(node)
+        if len(flat) == 1 and flat[0] is node:
+            raise DtypeError(f"grad by {name}: leaf is {type(node).__name__}, expected a tensor")
         return tree.tree_unflatten([_thawed(child, leaves, f"{name}.{i}") for i, child in enumerate(flat)], spec)
     raise DtypeError(f"grad by {name}: leaf is {type(node).__name__}, expected a tensor")
 
@@ -92,6 +106,8 @@ def value_and_grad(
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
         if any(not -len(args) <= index < len(args) for index in chosen):
             raise ArgumentError(f"grad by argnums={argnums} of a call with {len(args)} arguments")
+        if len({index % len(args) for index in chosen}) != len(chosen) or not chosen:
+            raise ArgumentError(f"grad by argnums={argnums}: expected different arguments, at least one")
         if not _alone() or (torch.is_grad_enabled() and any(map(_requires_grad, args))):
             gradient, value = torch.func.grad_and_value(fn, argnums, has_aux)(*args)
             return value, gradient
@@ -99,8 +115,14 @@ def value_and_grad(
         given = list(args)
         for index in chosen:
             given[index] = _thawed(args[index], leaves, f"argument {index}")
-        with torch.enable_grad():
-            out = fn(*given)
+        RUNNING.inside = True  # a gradient inside must keep its graph for this one
+        try:
+            with torch.enable_grad():
+                out = fn(*given)
+        finally:
+            RUNNING.inside = False
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise ArgumentError(f"grad with has_aux: the function returned {type(out).__name__}, expected (value, aux)")
         value = out[0] if has_aux else out
         flat = iter(_backward(value, leaves))
         gradients = tuple(_rebuilt(args[index], flat) for index in chosen)

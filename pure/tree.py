@@ -200,7 +200,7 @@ def _unbind(node: Tree, dim: int) -> list[Tree]:
     if isinstance(node, Tensor):
         return list(node.unbind(dim))
     if type(node) is dict:
-        columns = {key: _unbind(child, dim) for key, child in node.items()}
+        columns = {key: _unbind(child, dim) for key, child in node.items() if type(child) is not dict or child}
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     flat, spec = tree_flatten(node)
     return [tree_unflatten(part, spec) for part in zip(*(leaf.unbind(dim) for leaf in flat), strict=True)]

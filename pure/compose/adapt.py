@@ -34,6 +34,15 @@ def _required(fn: Callable[..., Any], default: int) -> int:
     return required or (default if any(p.kind is p.VAR_POSITIONAL for p in parameters) else 1)
 
 
+def _takes_dtype(make: Callable[..., Any]) -> bool:
+    """Return whether an init is `init(generator, dtype, device)`, with defaults or without."""
+    try:
+        named = list(inspect.signature(make).parameters)[1:3]
+    except (TypeError, ValueError):
+        return False
+    return named == ["dtype", "device"] or _required(make, 1) >= 3
+
+
 @dataclass(frozen=True, init=False, repr=False)
 class Function(Block):
     """A bare function as a block.
@@ -84,7 +93,7 @@ class Function(Block):
         check_generator(generator)
         if self.make is None:
             return {}, {}
-        made = self.make(generator, dtype, device) if _required(self.make, 1) >= 3 else self.make(generator)
+        made = self.make(generator, dtype, device) if _takes_dtype(self.make) else self.make(generator)
         params, state = made if isinstance(made, tuple) else (made, {})
 
         def place(leaf: Tensor) -> Tensor:
@@ -135,6 +144,9 @@ class Rename(Wrapper):
 
     def _outer(self, inner: dict[str, Any]) -> dict[str, Any]:
         flat = tree.flatten(inner)
+        moved = {prefix for prefix, _ in self.names}
+        for key in (key for _, key in self.names if key in inner and key not in moved):
+            raise ArgumentError(f"Rename to {key!r}: {self.block} has leaves of that name already: take another key")
         renamed: dict[str, Any] = {}
         for name, leaf in flat.items():
             for prefix, key in self.names:
@@ -147,7 +159,7 @@ class Rename(Wrapper):
     def _inner(self, outer: dict[str, Any]) -> dict[str, Any]:
         keys = {key for _, key in self.names}
         inner = {key: part for key, part in outer.items() if key not in keys}
-        for prefix, key in self.names:
+        for prefix, key in sorted(self.names, key=lambda pair: pair[0].count(".")):  # parents before their parts
             if key in outer:
                 *parents, last = prefix.split(".")
                 node = inner

@@ -128,10 +128,10 @@ class Repeat(Block):
     def noise(
         self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> Any:
-        """Draw the noise of every depth, stacked along axis 1 behind the batch axis.
+        """Draw the noise of every depth, stacked along axis 1 behind the batch axis; ones where a depth draws none.
 
         Raises:
-            ShapeError: only some of the depths are stochastic, or their noise differs in shape.
+            TreeError: the noise of the depths differs in shape.
         """
         if not self.stochastic:
             return {}
@@ -139,9 +139,9 @@ class Repeat(Block):
         for block in self.children().values():
             drawn.append(block.noise(x_shape, generator, dtype=dtype, device=device))
             x_shape = block.out_shape(x_shape)
-        filled = next(noise for noise in drawn if noise)
-        ones = tree.tree_map(torch.ones_like, filled)
-        return tree.stack([noise or ones for noise in drawn], dim=1)
+        flat = [tree.flatten(noise) for noise in drawn]
+        ones = {name: torch.ones_like(leaf) for noise in flat for name, leaf in noise.items()}
+        return tree.stack([tree.unflatten({**ones, **noise}) for noise in flat], dim=1)
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape, which every block must keep."""

@@ -114,6 +114,18 @@ def to_module(
     return BlockModule(block, params, state, generator)
 
 
+class _Reading(nn.Module):
+    """A module that gives its buffers beside its output, so that one which forward replaces is not lost."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        y = self.inner(*args, **kwargs)
+        return y, dict(self.inner.named_buffers())
+
+
 @dataclass(frozen=True, eq=False)
 class ModuleBlock(Block):
     """An nn.Module seen as a block; `from_module` makes it.
@@ -122,12 +134,12 @@ class ModuleBlock(Block):
     ones. Buffers are the state: they are copied before the module may write to them, and returned as the new state.
     """
 
-    evaluating: nn.Module
-    training: nn.Module
+    evaluating: _Reading
+    training: _Reading
     initial: tuple[Params, State]
 
     def __repr__(self) -> str:
-        return f"ModuleBlock({type(self.evaluating).__name__})"
+        return f"ModuleBlock({type(self.evaluating.inner).__name__})"
 
     def __eq__(self, other: object) -> bool:
         return self is other  # two modules may differ in ways that no field shows
@@ -165,11 +177,12 @@ class ModuleBlock(Block):
             check_params(self, params, state)
         args = x if isinstance(x, tuple) else (x,)
         try:
-            y = functional_call(module, {**flat, **buffers}, args, dict(extras))
+            given = {f"inner.{name}": leaf for name, leaf in {**flat, **buffers}.items()}
+            y, new = functional_call(module, given, args, dict(extras))
         except RuntimeError as error:
             check_params(self, params, state)
             raise explain(self, params, x, error) from error
-        return y, tree.unflatten(buffers) if buffers else {}
+        return y, tree.unflatten({name: new.get(name, leaf) for name, leaf in buffers.items()}) if buffers else {}
 
 
 def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
@@ -197,6 +210,11 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
         id(leaf): nn.Parameter(leaf.to("meta"), leaf.requires_grad) for leaf in module.parameters()
     }
     shells |= {id(leaf): leaf.to("meta") for leaf in module.buffers()}
-    evaluating = copy.deepcopy(module, dict(shells)).eval()  # every tensor stands for one that a call brings
-    training = copy.deepcopy(module, dict(shells)).train()
-    return ModuleBlock(evaluating, training, (params or {}, state or {})), params or {}, state or {}
+    for part in module.modules():  # what old weight_norm computes before each call cannot be copied, and need not be
+        computed = (value for value in vars(part).values() if isinstance(value, Tensor) and not value.is_leaf)
+        shells |= {id(leaf): leaf.detach() for leaf in computed}
+    evaluating, training = (_Reading(copy.deepcopy(module, dict(shells))) for _ in range(2))
+    for part in (*evaluating.modules(), *training.modules()):
+        if getattr(part, "inplace", False) is True:  # nn.ReLU(inplace=True) would write to the caller's input
+            setattr(part, "inplace", False)  # noqa: B010
+    return ModuleBlock(evaluating.eval(), training.train(), (params or {}, state or {})), params or {}, state or {}

@@ -17,6 +17,11 @@ from pure.leaf import Leaf
 
 __all__ = ["ACTIVATIONS", "Activation", "activation"]
 
+
+def _identity(x: Tensor) -> Tensor:
+    return x  # a function with a name, so that blocks which hold it can be pickled
+
+
 ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "relu": Tensor.relu,
     "relu6": F.relu6,
@@ -32,7 +37,7 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "hardsigmoid": F.hardsigmoid,
     "hardswish": F.hardswish,
     "tanh": Tensor.tanh,
-    "identity": lambda x: x,
+    "identity": _identity,
 }
 """Name → function. "gelu" is the exact one (erf), "gelu_tanh" its tanh approximation."""
 

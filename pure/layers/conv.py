@@ -104,9 +104,12 @@ class _Conv(Leaf):
             raise RankError(
                 f"{type(self).__name__}: input {describe(x)}, expected ({axes}); one sample: x.unsqueeze(0)"
             )
-        return type(self).function(
-            x, params["weight"], params.get("bias"), self.stride, self.padding, self.dilation, self.groups
-        )
+        weight, bias = params["weight"], params["bias"] if self.bias else None
+        if weight.shape[0] != self.out_channels or weight.shape[2:] != spread(
+            self.kernel_size, self.dims, "kernel_size"
+        ):
+            raise RuntimeError(f"weight {tuple(weight.shape)}")
+        return type(self).function(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 @dataclass(frozen=True, repr=False)

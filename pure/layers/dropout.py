@@ -81,7 +81,7 @@ class Dropout(Leaf):
             raise NoiseError(
                 f"{self}: mask {tuple(noise['mask'].shape)} for an input {tuple(x.shape)}: draw it for this one"
             )
-        return x * (noise["mask"] / (1 - self.rate)).to(x.dtype), state
+        return x * (noise["mask"].to(x.dtype) / (1 - self.rate)), state
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape."""

@@ -76,7 +76,13 @@ class Linear(Leaf):
         try:
             if x.ndim < 2 or len(params) != self._keys:
                 raise self._refusal(params, x)
-            return F.linear(x, params["weight"], params["bias"] if self.bias else None)
+            weight, bias = params["weight"], params["bias"] if self.bias else None
+            # A bias of the right size fits no other weight, unless it has one value and is broadcast.
+            if (bias is None or self.out_features == 1) and weight.shape[0] != self.out_features:
+                raise RuntimeError(f"weight {tuple(weight.shape)}")
+            if bias is not None and bias.numel() != self.out_features:
+                raise RuntimeError(f"bias {tuple(bias.shape)}")
+            return F.linear(x, weight, bias)
         except (KeyError, RuntimeError, TypeError, AttributeError) as error:
             raise explain(self, params, x, error) from error
 

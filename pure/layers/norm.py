@@ -28,9 +28,9 @@ def _wide(x: Tensor) -> Tensor:
 
 def _gain(params: Params, name: str, x: Tensor) -> Tensor | None:
     """Return the leaf, at least in float32, if there is one; some of PyTorch's norms would promote another dtype."""
-    leaf: Tensor | None = params.get(name)
-    if leaf is None:
+    if not params:
         return None
+    leaf: Tensor = params[name]
     if leaf.dtype != x.dtype:
         raise TypeError(f"{name} is {leaf.dtype}")
     return _wide(leaf)
@@ -93,7 +93,8 @@ class LayerNorm(_Affine):
         sizes = self.leaf_shape()
         if x.ndim <= len(sizes):
             raise RankError(f"{self}: input {describe(x)}, expected the batch axis and then …, {sizes}")
-        return F.layer_norm(_wide(x), sizes, _gain(params, "weight", x), _gain(params, "bias", x), self.eps).to(x.dtype)
+        bias = _gain(params, "bias", x) if self.bias else None
+        return F.layer_norm(_wide(x), sizes, _gain(params, "weight", x), bias, self.eps).to(x.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -263,7 +264,8 @@ class BatchNorm(Block):
         self._check(params, x)
         try:
             weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
-            wide, mean, var = _wide(x), state["running_mean"], state["running_var"]
+            wide = _wide(x)
+            mean, var = state["running_mean"].to(wide.dtype), state["running_var"].to(wide.dtype)
             return F.batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype)
         except (KeyError, RuntimeError, TypeError) as error:
             check_params(self, params, state)

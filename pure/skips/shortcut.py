@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure.block import EMPTY, Block, Params, Shape, State
-from pure.children import expected_keys, run_child
-from pure.errors import ArgumentError, RankError
+from pure.children import expected_keys, located, run_child
+from pure.errors import ArgumentError, PureError, RankError
 from pure.functional import center_crop, pad_channels, resize
 from pure.layers.conv import Conv1d, Conv2d, Conv3d
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm
+from pure.tags import scope
 
 __all__ = ["AvgPoolProject", "Crop", "Identity", "Interpolate", "Pad", "Project", "Shortcut"]
 
@@ -58,8 +59,13 @@ class Shortcut(Block):
         new_state: State = {}
         for name, child in self._parts:
             if isinstance(child, Shortcut):
-                trees = params.get(name, EMPTY), x, shape, state.get(name, EMPTY), extras, training, noise
-                x, child_state = child.fit(*trees)
+                part = noise.get(name) if noise else None
+                trees = params.get(name, EMPTY), x, shape, state.get(name, EMPTY), extras, training, part
+                try:
+                    with scope(name):
+                        x, child_state = child.fit(*trees)
+                except (PureError, KeyError) as error:
+                    raise located(self, name, params, state, error) from error.__cause__
                 if child_state:
                     new_state[name] = child_state
             else:
