@@ -159,3 +159,19 @@ def test_function_hands_the_dtype_to_an_init_that_takes_it() -> None:
 def test_a_block_with_the_identity_activation_is_picklable() -> None:
     block = pure.Sequential(pure.Linear(2, 2), pure.Activation("identity"))
     assert pickle.loads(pickle.dumps(block)) == block
+
+
+def test_names_that_lead_nowhere_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="no leaf"):
+        pure.Rename(pure.Residual(pure.Linear(2, 2)), {"brnch": "b"}).init(torch.Generator())
+    with pytest.raises(ArgumentError, match="take"):
+        pure.Function(lambda x: x, lambda generator: {"w": torch.ones(1)})
+    with pytest.raises(ArgumentError, match="without"):
+        pure.Sequential(**{"a.b": pure.Linear(1, 1)})
+    with pytest.raises(ShapeError, match=r"\(2, 4\), expected"):
+        pure.Sequential(pure.Linear(3, 4), pure.Linear(5, 6)).out_shape((2, 3))
+
+
+def test_sizes_may_be_lists_and_widths_zero() -> None:
+    assert pure.Conv2d(1, 1, [3, 3], padding=[1, 0]).out_shape((1, 1, 5, 5)) == (1, 1, 5, 3)  # type: ignore[arg-type]
+    assert pure.Sequential(pure.Conv1d(1, 1, [3])) == pure.Sequential(pure.Conv1d(1, 1, (3,)))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch.func import grad
 import pure
 from parity_tests import modules
 from pure import interop, tree
-from pure.errors import ArgumentError, NoiseError, TreeError
+from pure.errors import ArgumentError, NoiseError, TreeError, UnsupportedError
 
 
 def test_a_module_becomes_a_block_and_stays_as_it_was() -> None:
@@ -157,3 +157,42 @@ def test_a_half_precision_module_keeps_its_batch_norm() -> None:
     x = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(1)).half()
     for mode in (module.train(), module.eval()):
         assert mode(x).dtype == torch.float16
+
+
+def test_a_module_with_dropout_needs_noise_and_leaves_the_global_generator_alone() -> None:
+    block, params, state = interop.from_module(nn.Sequential(nn.Linear(3, 64), nn.Dropout(0.5)))
+    x = torch.ones(2, 3)
+    assert block.stochastic
+    with pytest.raises(NoiseError, match=r"block\.noise"):
+        block.apply(params, x, state, {}, True)
+    noise = block.noise((2, 3), torch.Generator().manual_seed(0))
+    before = torch.random.get_rng_state()
+    first, _ = block.apply(params, x, state, {}, True, noise)
+    again, _ = block.apply(params, x, state, {}, True, noise)
+    other, _ = block.apply(params, x, state, {}, True, block.noise((2, 3), torch.Generator().manual_seed(1)))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_batch_norm_frozen_on_purpose_stays_frozen() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).train()
+    module[1].eval()
+    block, params, state = interop.from_module(module)
+    _, new_state = block.apply(params, torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), state, {}, True)
+    assert int(new_state["1"]["num_batches_tracked"]) == 0
+
+
+def test_a_buffer_that_a_call_makes_is_refused() -> None:
+    class Lazy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("seen", None)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.seen = x.sum()
+            return x + self.seen
+
+    block, params, state = interop.from_module(Lazy())
+    with pytest.raises(UnsupportedError, match="register them"):
+        block(params, torch.ones(1, 2), state)

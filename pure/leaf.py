@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -51,6 +51,9 @@ class Leaf(Block):
     _keys: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for entry in fields(self):
+            if entry.init and isinstance(getattr(self, entry.name), list):  # a list of sizes; a block must be hashable
+                object.__setattr__(self, entry.name, tuple(getattr(self, entry.name)))
         object.__setattr__(self, "_keys", len(self.leaf_names()))
 
     def leaf_names(self) -> tuple[str, ...]:

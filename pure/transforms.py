@@ -119,12 +119,13 @@ def value_and_grad(
         try:
             with torch.enable_grad():
                 out = fn(*given)
+            if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+                kind = type(out).__name__
+                raise ArgumentError(f"grad with has_aux: the function returned {kind}, expected (value, aux)")
+            value = out[0] if has_aux else out
+            flat = iter(_backward(value, leaves))
         finally:
             RUNNING.inside = False
-        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-            raise ArgumentError(f"grad with has_aux: the function returned {type(out).__name__}, expected (value, aux)")
-        value = out[0] if has_aux else out
-        flat = iter(_backward(value, leaves))
         gradients = tuple(_rebuilt(args[index], flat) for index in chosen)
         result = (value.detach(), _detached(out[1])) if has_aux else value.detach()
         return result, gradients[0] if isinstance(argnums, int) else gradients

@@ -15,7 +15,7 @@ from pure import tree
 from pure.block import EMPTY, Block, Params, Shape, State
 from pure.children import located
 from pure.compose.wrapper import Wrapper
-from pure.errors import ArgumentError, PureError, TreeError
+from pure.errors import ArgumentError, PureError, TreeError, nearest
 from pure.initializers import Device, check_generator
 from pure.leaf import Leaf
 from pure.tags import KINDS, Kind, tag
@@ -76,7 +76,10 @@ class Function(Block):
                 raise ArgumentError(f"Function of {type(given).__name__}: expected something that can be called")
         object.__setattr__(self, "fn", apply)
         object.__setattr__(self, "make", init)
-        object.__setattr__(self, "_arity", min(_required(apply, 1 if init is None else 2), 4))
+        arity = min(_required(apply, 1 if init is None else 2), 4)
+        if init is not None and arity == 1:
+            raise ArgumentError(f"Function({apply}): it takes only x, but an init is given: take (params, x)")
+        object.__setattr__(self, "_arity", arity)
 
     def __repr__(self) -> str:
         return f"Function({getattr(self.fn, '__qualname__', repr(self.fn))})"
@@ -173,6 +176,12 @@ class Rename(Wrapper):
     ) -> tuple[Params, State]:
         """Draw what the block draws, under the new names."""
         params, state = self.block.init(generator, dtype, device)
+        leaves = [*tree.names(params), *tree.names(state)]
+        for prefix, _ in self.names:
+            if not any(name == prefix or name.startswith(prefix + ".") for name in leaves):
+                raise ArgumentError(
+                    f"Rename of {prefix!r}: no leaf of {self.block} has that name{nearest(prefix, leaves)}"
+                )
         return self._outer(params), self._outer(state)
 
     def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:

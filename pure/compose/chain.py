@@ -24,6 +24,8 @@ def _named(blocks: Sequence[Block], named: Mapping[str, Block], owner: str) -> t
         raise ArgumentError(f"{owner}: give positional children or named ones, not both")
     items = tuple(named.items()) if named else tuple((str(index), block) for index, block in enumerate(blocks))
     for name, block in items:
+        if not name or "." in name or "/" in name:
+            raise ArgumentError(f"{owner}: child name {name!r}: expected a name without '.' or '/'")
         if not isinstance(block, Block):
             raise ArgumentError(
                 f"{owner}: child {name!r} is {type(block).__name__}, expected a Block: wrap it in Function"

@@ -57,5 +57,5 @@ class MixedPrecision(Wrapper):
         """Cast down, compute, cast the output back."""
         low = tree.cast(params, self.dtype)
         y, new_state = self.block.apply(low, tree.cast(x, self.dtype), state, extras, training, noise)
-        wide = tree.leaves(x)[0].dtype
+        wide = next((leaf.dtype for leaf in tree.leaves(x) if leaf.is_floating_point()), torch.float32)
         return tree.cast(y, wide), new_state

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
 
 from pure import tree
-from pure.block import EMPTY, Block, Params, State, check_params
-from pure.errors import ArgumentError, TreeError
+from pure.block import EMPTY, Block, Params, Shape, State, check_params
+from pure.errors import ArgumentError, NoiseError, TreeError, UnsupportedError
 from pure.initializers import Device, check_generator
 from pure.leaf import explain
 
@@ -132,6 +134,7 @@ class ModuleBlock(Block):
 
     `extras` are handed to the module's forward as keyword arguments; an `x` that is a tuple as several positional
     ones. Buffers are the state: they are copied before the module may write to them, and returned as the new state.
+    A module with dropout draws from PyTorch's global generator, which is seeded by the noise for the call and put back.
     """
 
     evaluating: _Reading
@@ -146,6 +149,22 @@ class ModuleBlock(Block):
 
     def __hash__(self) -> int:
         return id(self)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the module drops anything in training."""
+        parts = self.training.modules()
+        return any(isinstance(part, _DropoutNd) and part.training and part.p > 0 for part in parts)
+
+    def noise(
+        self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> Any:
+        """Draw `seed` (batch,), int64; the first one seeds the call."""
+        if not self.stochastic:
+            return {}
+        return {
+            "seed": torch.randint(2**62, (x_shape[0],), generator=check_generator(generator), device=generator.device)
+        }
 
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
@@ -176,13 +195,31 @@ class ModuleBlock(Block):
         if (flat.keys(), buffers.keys()) != tuple(expected):
             check_params(self, params, state)
         args = x if isinstance(x, tuple) else (x,)
+        given = {f"inner.{name}": leaf for name, leaf in {**flat, **buffers}.items()}
         try:
-            given = {f"inner.{name}": leaf for name, leaf in {**flat, **buffers}.items()}
-            y, new = functional_call(module, given, args, dict(extras))
+            with self._seeded(training, noise):
+                y, new = functional_call(module, given, args, dict(extras))
         except RuntimeError as error:
             check_params(self, params, state)
             raise explain(self, params, x, error) from error
+        if new.keys() - buffers.keys():
+            raise UnsupportedError(
+                f"{self}: the call made buffers {sorted(new.keys() - buffers.keys())}, which the state does not hold: "
+                "register them with a tensor before from_module, as by calling the module once"
+            )
         return y, tree.unflatten({name: new.get(name, leaf) for name, leaf in buffers.items()}) if buffers else {}
+
+    @contextmanager
+    def _seeded(self, training: bool, noise: Any) -> Iterator[None]:
+        """Seed the global generator for a call that draws from it, and put it back."""
+        if not (training and self.stochastic):
+            yield
+            return
+        if not noise:
+            raise NoiseError(f"{self}: training needs a seed: pass noise=block.noise(x.shape, generator)")
+        with torch.random.fork_rng():
+            torch.manual_seed(int(noise["seed"][0]))
+            yield
 
 
 def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
@@ -196,6 +233,9 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
 
     Raises:
         ArgumentError: something that is no `nn.Module`.
+
+    In training the block runs the module's parts in the modes they are in, or all in training mode if the module
+    itself is in evaluation mode.
 
     Example:
         >>> block, params, state = from_module(nn.Linear(3, 2))
@@ -217,4 +257,6 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
     for part in (*evaluating.modules(), *training.modules()):
         if getattr(part, "inplace", False) is True:  # nn.ReLU(inplace=True) would write to the caller's input
             setattr(part, "inplace", False)  # noqa: B010
-    return ModuleBlock(evaluating.eval(), training.train(), (params or {}, state or {})), params or {}, state or {}
+    if not module.training:  # else the parts keep their own modes, as a BatchNorm that was frozen on purpose
+        training.train()
+    return ModuleBlock(evaluating.eval(), training, (params or {}, state or {})), params or {}, state or {}

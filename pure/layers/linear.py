@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pure.block import EMPTY, Params, Shape, State
 from pure.children import extra_keys
-from pure.errors import PureError, RankError
+from pure.errors import PureError, RankError, ShapeError
 from pure.initializers import Device, Initializer, KaimingUniform, Uniform, fan_in
 from pure.leaf import Leaf, describe, explain
 
@@ -22,7 +22,8 @@ __all__ = ["Linear"]
 
 def default_bias(weight_shape: Shape) -> Uniform:
     """Return PyTorch's rule for the bias beside a weight of `weight_shape`: uniform within 1/√fan_in."""
-    bound = 1 / math.sqrt(fan_in(weight_shape))
+    fan = fan_in(weight_shape)
+    bound = 1 / math.sqrt(fan) if fan else 0.0
     return Uniform(-bound, bound)
 
 
@@ -92,5 +93,11 @@ class Linear(Leaf):
         return RankError(f"{self}: input {describe(x)}, expected (batch, …, {self.in_features}): add x.unsqueeze(0)")
 
     def out_shape(self, x_shape: Shape) -> Shape:
-        """Return (batch, …, out_features)."""
+        """Return (batch, …, out_features).
+
+        Raises:
+            ShapeError: the last axis is not `in_features`.
+        """
+        if len(x_shape) < 2 or x_shape[-1] != self.in_features:
+            raise ShapeError(f"{self}: input {tuple(x_shape)}, expected (batch, …, {self.in_features})")
         return (*x_shape[:-1], self.out_features)
