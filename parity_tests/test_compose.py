@@ -175,3 +175,16 @@ def test_names_that_lead_nowhere_are_refused() -> None:
 def test_sizes_may_be_lists_and_widths_zero() -> None:
     assert pure.Conv2d(1, 1, [3, 3], padding=[1, 0]).out_shape((1, 1, 5, 5)) == (1, 1, 5, 3)  # type: ignore[arg-type]
     assert pure.Sequential(pure.Conv1d(1, 1, [3])) == pure.Sequential(pure.Conv1d(1, 1, (3,)))  # type: ignore[arg-type]
+
+
+def test_a_subclass_that_defines_apply_alone_is_not_bypassed() -> None:
+    class Doubled(pure.Residual):
+        def apply(self, params: Any, x: Any, state: Any, extras: Any, training: bool = False, noise: Any = None) -> Any:
+            y, new_state = super().apply(params, x, state, extras, training, noise)
+            return 2 * y, new_state
+
+    block, plain = Doubled(pure.Linear(2, 2)), pure.Residual(pure.Linear(2, 2))
+    params, _ = block.init(torch.Generator().manual_seed(0))
+    x = torch.ones(3, 2)
+    assert torch.equal(block(params, x), 2 * plain(params, x))
+    assert torch.equal(pure.Sequential(block)({"0": params}, x), 2 * plain(params, x))

@@ -50,6 +50,11 @@ class Block:
         torch.Size([2, 3])
     """
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "apply" in vars(cls) and "__call__" not in vars(cls):
+            cls.__call__ = Block.__call__  # type: ignore[method-assign]  # never a base's lean path around a new apply
+
     def __repr__(self) -> str:
         shown = [
             f"{entry.name}={getattr(self, entry.name)!r}"
