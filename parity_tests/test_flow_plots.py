@@ -19,8 +19,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.colors import to_hex  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
+
+def untagged(network: pure.Block) -> pure.Block:
+    """The plain network without the tags of its layers."""
+    parts = network.children()
+    layers = [
+        pure.Sequential(**{n: b for n, b in layer.children().items() if n != "out"})
+        for layer in parts["layers"].children().values()
+    ]
+    return pure.Sequential(stem=parts["stem"], layers=pure.Sequential(*layers), head=parts["head"])
+
+
 NETS = {
-    "plain": nets.plain_mlp(16, 12, 4, 20),
+    "plain": untagged(nets.plain_mlp(16, 12, 4, 20)),
     "residual": nets.skip_mlp(16, 12, 4, 20),
     "gated": nets.highway_mlp(16, 12, 4, 20),
     "dense": nets.dense_mlp(16, 12, 4, 20),

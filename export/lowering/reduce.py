@@ -31,11 +31,15 @@ LONG = 4096
 """Values over which a sum is taken axis by axis: ONNX Runtime adds one after another, PyTorch pairwise."""
 
 
+DYNAMIC = 128
+"""What a dynamic size counts for there: two of them are many values, one beside a few classes is not."""
+
+
 def added(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
     """Sum or average; over many values one axis after another, last axis first, so that rounding errors stay small."""
-    sizes = [g.shape_of(x)[axis] for axis in axes]
-    fixed = [size for size in sizes if isinstance(size, int)]
-    if len(axes) < 2 or (len(fixed) == len(sizes) and math.prod(fixed) <= LONG):
+    sizes = (g.shape_of(x)[axis] for axis in axes)
+    count = math.prod(size if isinstance(size, int) else DYNAMIC for size in sizes)
+    if len(axes) < 2 or count <= LONG:
         return reduced(g, kind, value, axes, keepdim)
     for axis in reversed(axes):
         value = reduced(g, kind, value, [axis], keepdim=True)
