@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pure.block import EMPTY, Block, Params, State, check_params
@@ -23,16 +23,21 @@ def run_child(
     training: bool,
     noise: Any,
     new_state: State,
+    apply: Callable[..., tuple[Any, State]] | None = None,
 ) -> Any:
-    """Apply one child on its part of the trees, put its new state into `new_state`, and return its output."""
+    """Apply one child on its part of the trees, put its new state into `new_state`, and return its output.
+
+    `apply` stands in for `child.apply`, with the same arguments.
+    """
+    call = apply or child.apply
     part = noise.get(name) if noise else None
     args = (params.get(name, EMPTY), x, state.get(name, EMPTY), extras, training, part)
     try:
         if WATCHERS:
             with scope(name):
-                y, child_state = child.apply(*args)
+                y, child_state = call(*args)
         else:
-            y, child_state = child.apply(*args)
+            y, child_state = call(*args)
     except (PureError, KeyError) as error:
         raise located(block, name, params, state, error) from error.__cause__
     if child_state:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -320,8 +319,3 @@ def node_dtype(node: torch.fx.Node) -> torch.dtype:
     """Return the dtype of a node's (first) result."""
     value = node.meta["val"]
     return cast(torch.dtype, (value[0] if isinstance(value, (tuple, list)) else value).dtype)
-
-
-def finite_lowest(dtype: torch.dtype) -> float:
-    """Return minus infinity for floats; the smallest number for integers."""
-    return -math.inf if dtype.is_floating_point else torch.iinfo(dtype).min

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from pure.block import EMPTY, Block, Params, State
 from pure.children import expected_keys, extra_keys, located, require_keys, run_child
 from pure.errors import ArgumentError, PureError, ShapeError
 from pure.layers.activation import activation
-from pure.skips.shortcut import Identity, Shortcut, mismatch
-from pure.tags import WATCHERS, scope, tag
+from pure.skips.shortcut import Identity, mismatch, run_fitted
+from pure.tags import WATCHERS, tag
 
 __all__ = ["Residual"]
 
@@ -101,33 +99,10 @@ class Residual(Block):
         require_keys(self, self._keys, params)
         new_state: State = {}
         f = run_child(self, "branch", self.branch, params, x, state, extras, training, noise, new_state)
-        s = self._shortcut(params, x, f, state, extras, training, noise, new_state)
+        rest = params, x, state, extras, training, noise, new_state
+        s = run_fitted(self, "shortcut", self.shortcut, f.shape, *rest)
         if s.shape != f.shape:
             raise ShapeError(mismatch(self.shortcut, s.shape, f.shape))
         f = tag(f if self.scale == 1.0 else self.scale * f, "branch", kind="branch")
         total = s + f
         return tag(activation(self.activation)(total), "stream"), new_state
-
-    def _shortcut(
-        self,
-        params: Params,
-        x: Any,
-        f: Tensor,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool,
-        noise: Any,
-        new_state: State,
-    ) -> Any:
-        if not isinstance(self.shortcut, Shortcut):
-            return run_child(self, "shortcut", self.shortcut, params, x, state, extras, training, noise, new_state)
-        part = noise.get("shortcut") if noise else None
-        trees = params.get("shortcut", EMPTY), x, f.shape, state.get("shortcut", EMPTY), extras, training, part
-        try:
-            with scope("shortcut"):
-                s, shortcut_state = self.shortcut.fit(*trees)
-        except (PureError, KeyError) as error:
-            raise located(self, "shortcut", params, state, error) from error.__cause__
-        if shortcut_state:
-            new_state["shortcut"] = shortcut_state
-        return s

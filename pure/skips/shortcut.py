@@ -13,14 +13,13 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Block, Params, Shape, State
-from pure.children import expected_keys, located, run_child
-from pure.errors import ArgumentError, PureError, RankError
+from pure.block import Block, Params, Shape, State
+from pure.children import expected_keys, run_child
+from pure.errors import ArgumentError, RankError
 from pure.functional import center_crop, pad_channels, resize
 from pure.layers.conv import Conv1d, Conv2d, Conv3d
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm
-from pure.tags import scope
 
 __all__ = ["AvgPoolProject", "Crop", "Identity", "Interpolate", "Pad", "Project", "Shortcut"]
 
@@ -58,18 +57,7 @@ class Shortcut(Block):
         x = self.prepare(x, shape)
         new_state: State = {}
         for name, child in self._parts:
-            if isinstance(child, Shortcut):
-                part = noise.get(name) if noise else None
-                trees = params.get(name, EMPTY), x, shape, state.get(name, EMPTY), extras, training, part
-                try:
-                    with scope(name):
-                        x, child_state = child.fit(*trees)
-                except (PureError, KeyError) as error:
-                    raise located(self, name, params, state, error) from error.__cause__
-                if child_state:
-                    new_state[name] = child_state
-            else:
-                x = run_child(self, name, child, params, x, state, extras, training, noise, new_state)
+            x = run_fitted(self, name, child, shape, params, x, state, extras, training, noise, new_state)
         return x, new_state
 
     def apply(
@@ -83,6 +71,29 @@ class Shortcut(Block):
     ) -> tuple[Any, State]:
         """Return the shortcut of `x` on its own, for a branch that keeps the shape."""
         return self.fit(params, x, x.shape, state, extras, training, noise)
+
+
+def run_fitted(
+    block: Block,
+    name: str,
+    child: Block,
+    shape: Sequence[int],
+    params: Params,
+    x: Any,
+    state: State,
+    extras: Mapping[str, Any],
+    training: bool,
+    noise: Any,
+    new_state: State,
+) -> Any:
+    """Run a child as `run_child` does, and tell it the `shape` it must produce if it is a Shortcut."""
+
+    def fit(params: Params, x: Any, *rest: Any) -> tuple[Any, State]:
+        assert isinstance(child, Shortcut)
+        return child.fit(params, x, shape, *rest)
+
+    apply = fit if isinstance(child, Shortcut) else None
+    return run_child(block, name, child, params, x, state, extras, training, noise, new_state, apply)
 
 
 @dataclass(frozen=True, repr=False)
