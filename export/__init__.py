@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export import errors, runtime
+    from export.jit import Jitted, jit
     from export.onnx import Exported, to_onnx
     from export.runtime import Loaded, load
     from export.verdict import Verdict
@@ -25,10 +26,12 @@ _HOMES = {
     "Loaded": "export.runtime",
     "verify": "export.verify",
     "Verdict": "export.verdict",
+    "jit": "export.jit",
+    "Jitted": "export.jit",
 }
 _MODULES = ("errors", "runtime")
 
-__all__ = ["Exported", "Loaded", "Verdict", "errors", "load", "runtime", "to_onnx", "verify"]
+__all__ = ["Exported", "Jitted", "Loaded", "Verdict", "errors", "jit", "load", "runtime", "to_onnx", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command ``pure-export``: list, flow, onnx, verify, report, doctor.
+"""The command ``pure-export``: list, flow, onnx, verify, report, reference, doctor.
 
 Nothing heavy is imported before a command needs it, so that ``--help`` is quick.
 """
@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from export import console, showing
-from export.console import FAILED, Commands, emit, progress, remember, status, stdout, table
+from export.console import FAILED, Commands, emit, progress, remember, status, stdout
 from export.errors import ArgumentError, ExportError
 
 if TYPE_CHECKING:
@@ -40,26 +40,34 @@ By = Literal["blocks", "leaves", "activations"]
 
 @app.command("list", short_help="List the catalogue of blocks.")
 def list_cases(as_json: Json = False, debug: Debug = False) -> None:
-    """List the catalogue: every block with its formula, its number of parameters and its source."""
+    """List the catalogue: every block with what the tests checked of it.
+
+    `oracle` is the independent implementation that it equals and `difference` the largest relative float64 difference
+    from it, over outputs, gradients and new state; `float32` and `float16` are the ratios of the file's verdict.
+    """
+    from export.reference import checked
     from pure import count
     from pure.block import specification
     from pure.catalogue import CASES
 
-    rows: list[dict[str, Any]] = [
-        {
+    recorded = checked.load()["rows"]
+    rows: list[dict[str, Any]] = []
+    for case in CASES:
+        row: dict[str, Any] = {
             "name": case.name,
             "family": case.family,
             "formula": case.formula,
             "parameters": count(specification(case.make())[0]),
             "source": case.source,
         }
-        for case in CASES
-    ]
+        found = recorded.get(case.name)
+        if found is not None and found["fingerprint"] == checked.fingerprint(case):
+            row["checked"] = {key: value for key, value in found.items() if key != "fingerprint"}
+        rows.append(row)
     if as_json:
         emit(rows)
         return
-    columns = list(rows[0])
-    table(columns, [[str(row[column]) for column in columns] for row in rows], right=["parameters"])
+    showing.catalogue(rows)
 
 
 @app.command(short_help="Measure gradient norms by depth.")
@@ -84,7 +92,7 @@ def flow(
     if per_sample:
         if by == "activations":
             raise ArgumentError("--per-sample is by leaves or blocks; leave out --by activations")
-        found: Any = per_sample_norms(examples.sample_loss(ready), params, ready.args[1])
+        found: Any = per_sample_norms(examples.sample_loss(ready), params, *ready.mapped())
     else:
         found = gradient_norms(examples.batch_loss(ready), params, *batch)
     if plot is not None:
@@ -225,6 +233,22 @@ def report(
         stdout().print(Text.assemble(status("pass" if results.passed else "fail"), f"  {page}"), soft_wrap=True)
     if not results.passed:
         raise typer.Exit(FAILED)
+
+
+@app.command(short_help="Write the catalogue as one page.")
+def reference(
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("catalogue.html"),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the catalogue as one self-contained page: formula, leaves, call, drawing and checks of every block."""
+    from export.reference import page
+
+    count = page.write(out)
+    if as_json:
+        emit({"page": str(out.absolute()), "rows": count})
+    else:
+        stdout().print(f"{count} rows  {out.absolute()}", soft_wrap=True)
 
 
 @app.command(short_help="Say what is installed and what really loads.")

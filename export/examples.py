@@ -24,27 +24,37 @@ class Call:
         names: The arguments' names: ``params``, ``x``, then ``state`` and ``extras`` where there are any.
         fn: The function.
         args: Its arguments.
-        dynamic: The batch of ``x``, in the style of vmap's ``in_dims``.
+        dynamic: The batch of ``x`` and of the extras that have one, in the style of vmap's ``in_dims``.
+        own_extras: The names of the extras that have one entry a sample.
     """
 
     names: tuple[str, ...]
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     dynamic: tuple[Any, ...]
+    own_extras: tuple[str, ...] = ()
 
     def positions(self, *names: str) -> tuple[int, ...]:
         """Return where the arguments of these names stand, leaving out those that are not there."""
         return tuple(self.names.index(name) for name in names if name in self.names)
+
+    def mapped(self) -> tuple[Any, ...]:
+        """Return what has a batch axis: ``x`` and, if there are any, the extras that have one."""
+        if not self.own_extras:
+            return (self.args[1],)
+        return self.args[1], {name: self.args[-1][name] for name in self.own_extras}
 
 
 def call(case: Case, *, seed: int = 0) -> Call:
     """Return the row as a call, with parameters and input drawn from the seed."""
     block, params, state, x, extras = case.example(seed=seed)
     extras = {key: torch.tensor(value) if type(value) is float else value for key, value in extras.items()}
+    own = tuple(name for name, _ in case.extras)
     more = {name: value for name, value in (("state", state), ("extras", extras)) if value}
     fn = _function(block, bool(state), bool(extras))
-    dynamic = (None, BATCH, *(None for _ in more))
-    return Call(("params", "x", *more), fn, (params, x, *more.values()), dynamic)
+    axes = {"extras": dict.fromkeys(own, BATCH) if own else None}
+    dynamic = (None, BATCH, *(axes.get(name) for name in more))
+    return Call(("params", "x", *more), fn, (params, x, *more.values()), dynamic, own)
 
 
 def _function(block: Block, has_state: bool, has_extras: bool) -> Callable[..., Any]:
@@ -77,10 +87,13 @@ def batch_loss(ready: Call) -> Callable[..., Tensor]:
 
 
 def sample_loss(ready: Call) -> Callable[..., Tensor]:
-    """Return the same loss of one sample: ``loss(params, x)`` without the batch axis."""
+    """Return the same loss of one sample: ``loss(params, *mapped)``, without the batch axis."""
     loss = batch_loss(ready)
 
-    def half_mean_square(params: Any, x: Tensor) -> Tensor:
-        return loss(params, x[None], *ready.args[2:])
+    def half_mean_square(params: Any, x: Tensor, own: Any = None) -> Tensor:
+        rest = list(ready.args[2:])
+        if own is not None:
+            rest[-1] = {**rest[-1], **{name: value[None] for name, value in own.items()}}
+        return loss(params, x[None], *rest)
 
     return half_mean_square

@@ -14,6 +14,31 @@ if TYPE_CHECKING:
     from export.verdict import Verdict
 
 
+def catalogue(rows: list[dict[str, Any]]) -> None:
+    """Print the rows of the catalogue with what was checked of each."""
+
+    def judged(checked: dict[str, Any], dtype: str) -> str | Text:
+        found = checked.get(dtype)
+        if found is None:
+            return "-"
+        return f"{found['ratio']:.2g}" if found["status"] == "pass" else Text(found["status"], style="yellow")
+
+    lines: list[list[str | Text]] = []
+    for row in rows:
+        checked = row.get("checked", {})
+        exact = f"{checked['difference']:.1g}" if checked else Text("not recorded", style="yellow")
+        left = [row["name"], row["family"], row["formula"], f"{row['parameters']:,}", checked.get("oracle", "-")]
+        lines.append([*left, exact, judged(checked, "float32"), judged(checked, "float16")])
+    columns = ["name", "family", "formula", "parameters", "oracle", "difference", "float32", "float16"]
+    table(columns, lines, right=["parameters", "difference", "float32", "float16"])
+    total = sum("checked" in row for row in rows)
+    stdout().print(
+        f"\n{total} of {len(rows)} rows recorded: equal to the oracle in float64 (largest relative difference), and "
+        "the exported file's ratio to eager's own rounding (passes at 2; 3 in float16)",
+        soft_wrap=True,
+    )
+
+
 def plain_verdict(verdict: Verdict | ExportError) -> dict[str, Any]:
     """Return a verdict, or the error in its place, as plain data."""
     if isinstance(verdict, ExportError):

@@ -56,7 +56,8 @@ def test_list_shows_every_row() -> None:
     rows = {row["name"]: row for row in data("list")}
     assert list(rows) == list(ROWS)
     assert rows["linear"]["parameters"] == 6 * 3 + 3
-    assert {"name", "family", "formula", "parameters", "source"} == set(rows["linear"])
+    assert {"name", "family", "formula", "parameters", "source", "checked"} == set(rows["linear"])
+    assert all({"oracle", "difference", "float32", "float16"} == set(row["checked"]) for row in rows.values())
     shown = run("list").stdout
     for case in CASES:
         assert case.name in shown

@@ -37,6 +37,26 @@ def perturbed(row: Case, dtype: torch.dtype = torch.float64) -> tuple[Any, Any, 
     return block, tree.tree_map(shift, params), tree.tree_map(shift, state), x, extras
 
 
+def one(sample: torch.Tensor, extras: Any, mapped: Any) -> tuple[torch.Tensor, Any]:
+    """Return a sample and its own extras with the batch axis that the block expects."""
+    return sample[None], {**extras, **{name: value[None] for name, value in mapped.items()}}
+
+
+def split(row: Case, extras: Any) -> tuple[Any, Any]:
+    """Return the extras of the whole batch, and those that have one entry a sample."""
+    mapped = {name: extras[name] for name, _ in row.extras}
+    return {name: value for name, value in extras.items() if name not in mapped}, mapped
+
+
+def differentiable(row: Case) -> tuple[Any, torch.Tensor]:
+    """Return f and a point z: the block as a function of its input or, where that holds tokens, of its last leaf."""
+    block, params, state, x, extras = perturbed(row)
+    if row.tokens is None:
+        return (lambda z: block(params, z, state, extras)), x
+    leaves, spec = tree.tree_flatten(params)
+    return (lambda z: block(tree.tree_unflatten([*leaves[:-1], z], spec), x, state, extras)), leaves[-1]
+
+
 def largest_difference(a: Any, b: Any) -> float:
     """Return the largest difference of two trees, relative to each leaf's largest value where that exceeds 1."""
     left, right = tree.flatten(a), tree.flatten(b)
@@ -91,7 +111,7 @@ def test_out_shape_evaluation_and_apply_agree(row: Case) -> None:
     block, params, state, x, extras = perturbed(row)
     y = block(params, x, state, extras)
     assert tuple(y.shape) == block.out_shape(tuple(x.shape))
-    assert y.dtype == x.dtype
+    assert y.dtype == torch.float64
     through_apply, same_state = block.apply(params, x, state, extras)
     assert torch.equal(y, through_apply)
     assert tree.flatten(same_state).keys() == tree.flatten(state).keys()
@@ -104,57 +124,62 @@ def test_out_shape_evaluation_and_apply_agree(row: Case) -> None:
 def test_vmap_over_samples_equals_the_batch(row: Case) -> None:
     block, params, state, x, extras = perturbed(row)
     whole = block(params, x, state, extras)
-    mapped = vmap(lambda sample: block(params, sample[None], state, extras)[0])(x)
-    assert largest_difference(mapped, whole) < 1e-12
+    fixed, own = split(row, extras)
+
+    def alone(sample: torch.Tensor, own: Any) -> torch.Tensor:
+        sample, given = one(sample, fixed, own)
+        return block(params, sample, state, given)[0]
+
+    assert largest_difference(vmap(alone)(x, own), whole) < 1e-12
 
 
 @each_case
 def test_grad_agrees_with_autograd_and_per_sample_grads_sum(row: Case) -> None:
     block, params, state, x, extras = perturbed(row)
 
-    def loss(params: Any, x: torch.Tensor) -> torch.Tensor:
+    fixed, own = split(row, extras)
+
+    def loss(params: Any, x: torch.Tensor, extras: Any = extras) -> torch.Tensor:
         return block(params, x, state, extras).square().sum()
 
-    by_params, by_input = grad(loss, argnums=(0, 1))(params, x)
+    def sample_loss(params: Any, sample: torch.Tensor, own: Any) -> torch.Tensor:
+        return loss(params, *one(sample, fixed, own))
+
+    argnums = (0, 1) if row.tokens is None else (0,)
+    by = grad(loss, argnums=argnums)(params, x)
     module = interop.to_module(block, params, state).eval()
-    leaf = x.clone().requires_grad_()
+    leaf = x.clone().requires_grad_(row.tokens is None)
     module(leaf, extras).square().sum().backward()
-    assert largest_difference(by_input, leaf.grad) < 1e-12
+    if row.tokens is None:
+        assert largest_difference(by[1], leaf.grad) < 1e-12
     named = {name: value.grad for name, value in module.named_parameters() if value.grad is not None}
-    flat = {name: value for name, value in tree.flatten(by_params).items() if name in named}
-    assert list(flat) == list(named)
-    assert all(float((flat[name] - named[name]).abs().max()) < 1e-11 for name in named)
+    flat = {name: value for name, value in tree.flatten(by[0]).items() if name in named}
+    assert sorted(flat) == sorted(named)
+    ordered = tree.unflatten({name: named[name] for name in flat})
+    assert largest_difference(tree.unflatten(flat), ordered) < 1e-11
     if tree.leaves(params):
-        samples = vmap(grad(lambda p, sample: loss(p, sample[None])), (None, 0))(params, x)
+        samples = vmap(grad(sample_loss), (None, 0, 0))(params, x, own)
         summed = tree.tree_map(lambda leaf: leaf.sum(0), samples)
-        assert largest_difference(summed, by_params) < 1e-10
-        own = pure.grad(loss, argnums=(0, 1))(params, x)
-        assert largest_difference(own, (by_params, by_input)) < 1e-11
+        assert largest_difference(summed, by[0]) < 1e-10
+        mine = pure.grad(loss, argnums=argnums)(params, x)
+        assert largest_difference(mine, by) < 1e-11
 
 
 @each_case
 def test_forward_mode_reverse_mode_and_second_order_agree(row: Case) -> None:
-    block, params, state, x, extras = perturbed(row)
+    f, x = differentiable(row)
     generator = torch.Generator().manual_seed(5)
     tangent = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-
-    def f(x: torch.Tensor) -> torch.Tensor:
-        return block(params, x, state, extras)
-
     y, pushed = jvp(f, (x,), (tangent,))
     cotangent = torch.randn(y.shape, generator=generator, dtype=y.dtype)
     pulled = vjp(f, x)[1](cotangent)[0]
     assert float((pushed * cotangent).sum()) == pytest.approx(float((pulled * tangent).sum()), rel=1e-10, abs=1e-12)
-    small = x[:1]
-    jacobian = jacrev(lambda v: f(v).sum(0))(small)
-    assert jacobian.shape == (*y.shape[1:], *small.shape)
-    direction = tangent[:1]
-    assert (
-        largest_difference(
-            (jacobian * direction).sum(tuple(range(y.ndim - 1, jacobian.ndim))), jvp(f, (small,), (direction,))[1][0]
-        )
-        < 1e-11
-    )
+    if row.tokens is None and not row.extras:
+        small, direction = x[:1], tangent[:1]
+        jacobian = jacrev(lambda v: f(v).sum(0))(small)
+        assert jacobian.shape == (*y.shape[1:], *small.shape)
+        along = (jacobian * direction).sum(tuple(range(y.ndim - 1, jacobian.ndim)))
+        assert largest_difference(along, jvp(f, (small,), (direction,))[1][0]) < 1e-11
 
     def loss(x: torch.Tensor) -> torch.Tensor:
         return f(x).square().sum()
@@ -209,7 +234,8 @@ def test_lower_precision_stays_near_float64(row: Case, dtype: torch.dtype) -> No
     block, params, state, x, extras = perturbed(row)
     exact = block(params, x, state, extras)
     low_state = tree.cast(state, torch.promote_types(dtype, torch.float32))
-    low = block(pure.cast(params, dtype), x.to(dtype), low_state, extras)
+    given = x if row.tokens else x.to(dtype)
+    low = block(pure.cast(params, dtype), given, low_state, pure.cast(extras, dtype) if row.extras else extras)
     assert low.dtype == dtype
     error = (low.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt()
     assert float(error) < 32 * torch.finfo(dtype).eps
@@ -218,7 +244,7 @@ def test_lower_precision_stays_near_float64(row: Case, dtype: torch.dtype) -> No
 @each_case
 def test_training_gives_a_new_state_and_needs_its_noise(row: Case) -> None:
     block, params, state, x, extras = perturbed(row)
-    noise = block.noise(tuple(x.shape), torch.Generator().manual_seed(0), dtype=x.dtype)
+    noise = block.noise(tuple(x.shape), torch.Generator().manual_seed(0), dtype=torch.float64)
     if block.stochastic:
         with pytest.raises(NoiseError, match=r"block\.noise"):
             block.apply(params, x, state, extras, True, None)
@@ -238,7 +264,7 @@ def test_to_module_has_the_names_and_the_training_step(row: Case) -> None:
     block, params, state, x, extras = perturbed(row)
     module = interop.to_module(block, params, state)
     assert sorted(module.state_dict()) == sorted([*tree.names(params), *tree.names(state)])
-    noise = block.noise(tuple(x.shape), torch.Generator().manual_seed(0), dtype=x.dtype)
+    noise = block.noise(tuple(x.shape), torch.Generator().manual_seed(0), dtype=torch.float64)
     y, new_state = block.apply(params, x, state, extras, True, noise)
     assert torch.equal(module.train()(x, extras, noise), y)
     for name, leaf in tree.flatten(new_state).items():

@@ -3,44 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 import export
-from pure.block import Block
+from export.reference import checked
+from parity_tests import catalogue_checks
 from pure.catalogue import CASES, Case
-
-
-def trained_statistics(state: Any, generator: torch.Generator) -> Any:
-    """Batch statistics other than 0 and 1, so that swapped ones cannot hide."""
-    if isinstance(state, dict):
-        return {key: trained_statistics(value, generator) for key, value in state.items()}
-    if not state.is_floating_point():
-        return state
-    return state + 0.5 * torch.rand(state.shape, generator=generator, dtype=state.dtype)
-
-
-def example(case: Case) -> tuple[Block, tuple[Any, ...]]:
-    block, params, state, x, extras = case.example()
-    return block, (params, trained_statistics(state, torch.Generator().manual_seed(1)), x, extras)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_file_of_a_block_passes_at_every_batch_size(case: Case, tmp_path: Path) -> None:
-    block, (params, state, x, extras) = example(case)
-    dynamic = (None, {0: "batch"}, None, None)
-    verdict = export.verify(block, (params, x, state, extras), tmp_path / "block.onnx", dynamic=dynamic)
+    verdict = catalogue_checks.verdict(case, torch.float32, tmp_path / "block.onnx")
     assert verdict.passed, verdict.table()
     judged = {row.case for row in verdict.rows if row.status == "pass"}
-    assert {f"batch={size}" for size in (1, 2, 3, 7)} <= judged | {f"batch={x.shape[0]}"}
+    assert {f"batch={size}" for size in (1, 2, 3, 7)} <= judged | {f"batch={case.x_shape[0]}"}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_in_float16_it_passes_or_the_missing_operation_is_named(case: Case) -> None:
+    outcome = catalogue_checks.outcome(case, torch.float16)
+    assert outcome["status"] in ("pass", "unsupported"), outcome
+    recorded = checked.load()["rows"][case.name]["float16"]
+    assert outcome["status"] == recorded["status"], f"if the change is meant: {catalogue_checks.COMMAND}"
+
+
+def test_the_record_of_the_checks_is_of_these_rows() -> None:
+    recorded = {name: row["fingerprint"] for name, row in checked.load()["rows"].items()}
+    current = {case.name: checked.fingerprint(case) for case in CASES}
+    assert recorded == current, f"run {catalogue_checks.COMMAND}"
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 64])
 def test_one_file_runs_at_any_batch_size_in_the_same_structure(batch: int, tmp_path: Path) -> None:
     case = next(case for case in CASES if case.name == "residual_mlp")
-    block, (params, state, x, extras) = example(case)
+    block, (params, x, state, extras) = catalogue_checks.example(case)
     f = export.to_onnx(
         block, (params, x, state, extras), tmp_path / "f.onnx", dynamic=(None, {0: "batch"}, None, None)
     ).load()

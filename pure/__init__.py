@@ -2,15 +2,19 @@
 
 from pure import catalogue, errors, initializers, interop, layers, nets, optim, skips, tags, tree
 from pure.block import Block, check_params
-from pure.compose import Function, MixedPrecision, Parallel, Rename, Repeat, Sequential, Tag
+from pure.compose import Function, Initialize, MixedPrecision, Parallel, Rename, Repeat, Sequential, Tag, TiedHead
+from pure.composite import Composite
 from pure.layers import (
     Activation,
+    Attention,
     AvgPool,
     BatchNorm,
     Conv1d,
     Conv2d,
     Conv3d,
     Dropout,
+    DropPath,
+    Embedding,
     Flatten,
     GlobalAvgPool,
     GroupNorm,
@@ -18,8 +22,10 @@ from pure.layers import (
     Linear,
     MaxPool,
     RMSNorm,
+    Scale,
 )
 from pure.skips import (
+    GLU,
     AvgPoolProject,
     Crop,
     DenseSkip,
@@ -41,24 +47,30 @@ from pure.tree import cast, combine, count, flatten, partition, stack, unflatten
 __version__ = "0.1.0"
 
 __all__ = [
+    "GLU",
     "Activation",
+    "Attention",
     "AvgPool",
     "AvgPoolProject",
     "BatchNorm",
     "Block",
+    "Composite",
     "Conv1d",
     "Conv2d",
     "Conv3d",
     "Crop",
     "DenseSkip",
+    "DropPath",
     "Dropout",
     "Dynamic",
+    "Embedding",
     "Flatten",
     "Function",
     "GlobalAvgPool",
     "GroupNorm",
     "Highway",
     "Identity",
+    "Initialize",
     "Interpolate",
     "LayerNorm",
     "Linear",
@@ -71,9 +83,11 @@ __all__ = [
     "Rename",
     "Repeat",
     "Residual",
+    "Scale",
     "Sequential",
     "Shortcut",
     "Tag",
+    "TiedHead",
     "__version__",
     "capture",
     "cast",

@@ -30,7 +30,11 @@ def save(tree: Tree, path: str | os.PathLike[str], *, metadata: Mapping[str, str
         TreeError: a leaf is not a tensor, or a key cannot be part of a dotted name.
         SaveError: the file cannot be written.
     """
-    flat = flatten(tree)
+    write_tensors(flatten(tree), path, metadata)
+
+
+def write_tensors(flat: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None) -> None:
+    """Write named tensors as one safetensors file, in one step; tensors that share memory are written each."""
     for name, leaf in flat.items():
         if not isinstance(leaf, Tensor):
             raise TreeError(f"save: leaf {name!r} is {type(leaf).__name__}, expected a tensor")
@@ -57,8 +61,13 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     Raises:
         SaveError: the file is not there or is not a safetensors file.
     """
+    return unflatten(read_tensors(path, device))
+
+
+def read_tensors(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """Return a safetensors file's tensors by name."""
     try:
         with safe_open(os.fspath(path), framework="pt", device=str(device)) as file:
-            return unflatten({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise SaveError(f"cannot read {os.fspath(path)!r} as safetensors: {error}") from error

@@ -2,8 +2,10 @@
 
 from pure.compose.adapt import Function, Rename, Tag
 from pure.compose.chain import Sequential
+from pure.compose.initialize import Initialize
 from pure.compose.parallel import Parallel
 from pure.compose.precision import MixedPrecision
 from pure.compose.repeat import Repeat
+from pure.compose.tied import TiedHead
 
-__all__ = ["Function", "MixedPrecision", "Parallel", "Rename", "Repeat", "Sequential", "Tag"]
+__all__ = ["Function", "Initialize", "MixedPrecision", "Parallel", "Rename", "Repeat", "Sequential", "Tag", "TiedHead"]

@@ -1,5 +1,16 @@
-"""Between blocks and `torch.nn.Module`: either way, with the same dotted names."""
+"""To and from `torch.nn.Module`, and the checkpoints of torchvision, timm and transformers."""
 
+from pure.interop.checkpoints import from_state_dict, to_state_dict
+from pure.interop.files import read, write
 from pure.interop.modules import BlockModule, ModuleBlock, from_module, to_module
 
-__all__ = ["BlockModule", "ModuleBlock", "from_module", "to_module"]
+__all__ = [
+    "BlockModule",
+    "ModuleBlock",
+    "from_module",
+    "from_state_dict",
+    "read",
+    "to_module",
+    "to_state_dict",
+    "write",
+]

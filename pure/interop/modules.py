@@ -76,7 +76,9 @@ class BlockModule(_Node):
         if not self.training:
             return self.block(params, x, state, extras)
         if noise is None and self.generator is not None and self.block.stochastic:
-            noise = self.block.noise(tuple(x.shape), self.generator, dtype=x.dtype, device=x.device)
+            floats = (leaf.dtype for leaf in (x, *self.parameters()) if leaf.is_floating_point())
+            dtype = next(floats, torch.float32)  # an input of token indices says nothing about the noise
+            noise = self.block.noise(tuple(x.shape), self.generator, dtype=dtype, device=x.device)
         y, new_state = self.block.apply(params, x, state, extras, True, noise)
         new = tree.flatten(new_state)
         with torch.no_grad():

@@ -1,25 +1,55 @@
 """Leaf blocks: one operation each, with PyTorch's leaf names, layouts and default initial weights."""
 
 from pure.layers.activation import Activation
+from pure.layers.attention import Attention
+from pure.layers.axes import MoveAxis, Upsample
+from pure.layers.channel_norm import ChannelNorm, GlobalResponseNorm
 from pure.layers.conv import Conv1d, Conv2d, Conv3d
-from pure.layers.dropout import Dropout
+from pure.layers.dropout import Dropout, DropPath
+from pure.layers.embedding import BertEmbeddings, Embedding, LearnedPositions
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from pure.layers.patches import ClassToken, MeanToken, PatchEmbedding
 from pure.layers.pool import AvgPool, Flatten, GlobalAvgPool, MaxPool
+from pure.layers.rotary import Rotary
+from pure.layers.scale import Scale
+from pure.layers.shift import Shift
+from pure.layers.squeeze import SqueezeExcite
+from pure.layers.tokens import FirstToken
+from pure.layers.weight_standard import ScaledActivation, ScaledStdConv2d
 
 __all__ = [
     "Activation",
+    "Attention",
     "AvgPool",
     "BatchNorm",
+    "BertEmbeddings",
+    "ChannelNorm",
+    "ClassToken",
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "DropPath",
     "Dropout",
+    "Embedding",
+    "FirstToken",
     "Flatten",
     "GlobalAvgPool",
+    "GlobalResponseNorm",
     "GroupNorm",
     "LayerNorm",
+    "LearnedPositions",
     "Linear",
     "MaxPool",
+    "MeanToken",
+    "MoveAxis",
+    "PatchEmbedding",
     "RMSNorm",
+    "Rotary",
+    "Scale",
+    "ScaledActivation",
+    "ScaledStdConv2d",
+    "Shift",
+    "SqueezeExcite",
+    "Upsample",
 ]

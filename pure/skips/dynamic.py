@@ -13,6 +13,7 @@ from pure import tree
 from pure.block import Block, Params, Shape, State
 from pure.children import extra_keys, run_child
 from pure.errors import ArgumentError, ShapeError
+from pure.skips.branching import condition
 from pure.tags import tag, watching
 
 __all__ = ["Dynamic"]
@@ -180,7 +181,7 @@ class Dynamic(Block):
         def skip(x: Tensor) -> Tensor:
             return x.clone(memory_format=torch.contiguous_format)  # torch.cond wants equal strides, and no alias
 
-        y = torch.cond(taken if taken.ndim == 0 else taken.any(), run, skip, (x,))
+        y = condition(taken if taken.ndim == 0 else taken.any(), run, skip, (x,))
         return tag(y, "stream")
 
 

@@ -1,0 +1,304 @@
+"""``jit``: a pure torch function, compiled by ONNX Runtime, called on torch tensors without a copy in or out.
+
+A call is recognised by the structure of its arguments and the dtypes, shapes and devices of their tensors. The first
+call of a kind traces and compiles; later ones bind the tensors' memory to the session and allocate the results.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from export import sessions
+from export.arguments import take_apart
+from export.errors import ArgumentError
+from export.lowering import TABLE
+from export.lowering.builder import ONNX_TYPES
+from export.onnx import DEFAULT_OPSET, baked_positions, count_nodes, translate
+from export.purity import graphs
+from export.signature import function_name
+from export.structure import Structure, rebuild
+from export.trace import Traced, record
+from pure.tree import tree_flatten
+
+__all__ = ["Compilation", "Jitted", "jit"]
+
+
+def jit(fn: Callable[..., Any], bake: Sequence[int] = (), device: str = "auto", *, cache_size: int = 64) -> Jitted:
+    """Compile a pure function by ONNX Runtime, at its first call for each kind of arguments.
+
+    Args:
+        fn: Any pure function over pytrees of tensors, transforms of ``torch.func`` included:
+            ``jit(vmap(grad(loss), (None, 0)))``.
+        bake: Positions of arguments whose tensors are compiled in, such as the weights in inference. They are
+            recognised by identity and version: another tensor, or one that was changed in place, compiles again.
+        device: "cpu", "cuda", or "auto", which takes the GPU where ONNX Runtime can; the tensors should be there.
+        cache_size: How many compilations are kept; the one unused for longest goes first.
+
+    Returns:
+        The function of the same arguments. ``.report()`` says what was compiled and where it runs.
+
+    Raises:
+        ArgumentError: If ``bake`` or ``cache_size`` do not fit.
+        ProviderError: If CUDA was asked for and something is missing.
+
+    Example:
+        >>> from torch.func import grad
+        >>> slope = jit(grad(lambda x: (x**3).sum()))
+        >>> slope(torch.tensor([1.0, 2.0]))
+        tensor([ 3., 12.])
+        >>> slope.report().splitlines()[0]
+        'jit of lambda: 1 compilation, on cpu'
+    """
+    return Jitted(fn, bake, device, cache_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """What was compiled for one kind of arguments.
+
+    Attributes:
+        arguments: Dtypes and shapes of the tensors that are given, by dotted name.
+        baked: Names of the tensors that are compiled in, captured ones included.
+        nodes: ONNX nodes, before ONNX Runtime's own optimisation.
+        trace_seconds: Time for recording and translating.
+        session_seconds: Time for ONNX Runtime's optimisation.
+        device: "cpu" or "cuda".
+    """
+
+    arguments: dict[str, str]
+    baked: tuple[str, ...]
+    nodes: int
+    trace_seconds: float
+    session_seconds: float
+    device: str
+
+
+@dataclasses.dataclass
+class _Program:
+    """A session with all that a call needs to know."""
+
+    session: Any
+    inputs: list[tuple[int, str, Any]]
+    outputs: list[tuple[str, torch.dtype, tuple[int, ...]]]
+    structure: Structure
+    captured: list[tuple[Callable[[], Tensor | None], int]]
+    baked: frozenset[int]
+    compilation: Compilation
+    somewhere: Tensor  # an address for tensors without values, which have none
+
+    def stale(self) -> bool:
+        """Tell whether a tensor that the function captured was changed in place since."""
+        found = ((find(), version) for find, version in self.captured)
+        return any(leaf is not None and leaf._version != version for leaf, version in found)
+
+
+class Jitted:
+    """A compiled function; see ``jit``."""
+
+    def __init__(self, fn: Callable[..., Any], bake: Sequence[int], device: str, cache_size: int) -> None:
+        if cache_size < 1:
+            raise ArgumentError(f"cache_size must be at least 1, got {cache_size!r}")
+        if isinstance(bake, int):
+            raise ArgumentError(f"bake must be a tuple of argument positions, got {bake!r}; write bake=({bake},)")
+        self.fn = fn
+        self._bake, self._cache_size = tuple(bake), cache_size
+        self._choice = sessions.choose(device)
+        self._alive: dict[int, weakref.ref[Tensor]] = {}
+        self._programs: OrderedDict[Hashable, _Program] = OrderedDict()
+        self._lock = threading.Lock()
+        self._compiling: dict[Hashable, threading.Lock] = {}
+        self.__wrapped__ = fn
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu" or "cuda"."""
+        return self._choice.device
+
+    def __call__(self, *args: Any) -> Any:
+        """Return the function's value; tensors are used where they lie, results are new tensors.
+
+        Raises:
+            ArgumentError: If a tensor requires grad, is inside a ``torch.func`` transform, or lies on another device.
+            ExportError: At a first call, if the function cannot be compiled; see ``to_onnx``.
+        """
+        leaves, spec = tree_flatten(args)
+        baked = self._baked(args)
+        key = (spec, *[_kind(leaf, id(leaf) in baked) for leaf in leaves])
+        with self._lock:
+            program = self._programs.get(key)
+            if program is not None:
+                self._programs.move_to_end(key)
+        if program is None or program.stale():
+            self._refuse(leaves)
+            program = self._compile(key, args, baked)
+        return self._run(program, leaves)
+
+    def _baked(self, args: tuple[Any, ...]) -> frozenset[int]:
+        if not self._bake:
+            return frozenset()
+        positions = baked_positions(self._bake, len(args))
+        found = [leaf for i in positions for leaf in tree_flatten(args[i])[0] if isinstance(leaf, Tensor)]
+        for leaf in found:
+            known = self._alive.get(id(leaf))
+            if known is None or known() is not leaf:  # a new tensor may have the identity of one that is gone
+                self._forget(id(leaf))
+                self._alive[id(leaf)] = weakref.ref(leaf)
+        return frozenset(map(id, found))
+
+    def _forget(self, identity: int) -> None:
+        """Drop what was compiled with a tensor that is gone."""
+        with self._lock:
+            for key in [key for key, program in self._programs.items() if identity in program.baked]:
+                del self._programs[key]
+
+    def _refuse(self, leaves: Sequence[Any]) -> None:
+        """Raise for tensors that a compiled function cannot take."""
+        name = function_name(self.fn)
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                continue
+            if torch._C._functorch.is_functorch_wrapped_tensor(leaf):
+                raise ArgumentError(
+                    f"jit({name}) was called inside a torch.func transform, which cannot see into compiled code; "
+                    f"put the transform inside: jit(grad({name})), jit(vmap({name}))"
+                )
+            if leaf.requires_grad and torch.is_grad_enabled():
+                raise ArgumentError(
+                    f"jit({name}) was given a tensor that requires grad, but compiled code has no gradient; compile "
+                    f"the gradient instead, jit(torch.func.grad({name})), or call it under torch.no_grad()"
+                )
+            if leaf.device.type != self.device:
+                raise ArgumentError(
+                    f"jit({name}) runs on {self.device} ({self._choice.why}) and was given a tensor on "
+                    f"{leaf.device}; move it with .to({self.device!r}), or choose jit(…, device='{leaf.device.type}')"
+                )
+
+    def _compile(self, key: Hashable, args: tuple[Any, ...], identities: frozenset[int]) -> _Program:
+        with self._lock:
+            waiting = self._compiling.setdefault(key, threading.Lock())
+        with waiting:
+            with self._lock:
+                program = self._programs.get(key)
+            if program is None or program.stale():
+                program = self._build(args, identities)
+            with self._lock:
+                self._programs[key] = program
+                self._programs.move_to_end(key)
+                self._compiling.pop(key, None)
+                while len(self._programs) > self._cache_size:
+                    self._programs.popitem(last=False)
+        return program
+
+    def _build(self, args: tuple[Any, ...], identities: frozenset[int]) -> _Program:
+        start = time.perf_counter()
+        arguments = take_apart(self.fn, args, None)
+        traced = record(self.fn, arguments, TABLE)
+        baked = baked_positions(self._bake, len(args))
+        proto, inside = translate(traced, baked, DEFAULT_OPSET, check=False)
+        traced_at = time.perf_counter()
+        session = sessions.open_session(proto.SerializeToString(), self._choice)
+        done = time.perf_counter()
+        given = {value.name for value in session.get_inputs()}
+        inputs = [
+            (i, name, int(ONNX_TYPES[leaf.dtype]))
+            for i, (name, leaf) in enumerate(zip(arguments.leaf_names, arguments.leaves, strict=True))
+            if name in given
+        ]
+        examples = [node.meta["val"] for node in next(iter(traced.graph.graph.find_nodes(op="output"))).args[0]]
+        outputs = [(n, e.dtype, tuple(e.shape)) for n, e in zip(traced.out_names, examples, strict=True)]
+        kinds = {
+            n: f"{str(arguments.leaves[i].dtype).removeprefix('torch.')}{list(arguments.leaves[i].shape)}"
+            for i, n, _ in inputs
+        }
+        report = Compilation(kinds, inside, count_nodes(proto.graph), traced_at - start, done - traced_at, self.device)
+        return _Program(
+            session,
+            inputs,
+            outputs,
+            traced.out_structure,
+            _watched(traced),
+            identities,
+            report,
+            torch.empty(1, device=self.device),
+        )
+
+    def _run(self, program: _Program, leaves: Sequence[Any]) -> Any:
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        session, device = program.session, self.device
+        somewhere = program.somewhere.data_ptr()
+        binding = session.io_binding()
+        kept = []
+        for position, name, kind in program.inputs:
+            leaf = tensors[position].detach()
+            if leaf.is_neg() or not leaf.is_contiguous():
+                leaf = leaf.resolve_neg().contiguous()
+            kept.append(leaf)
+            binding.bind_input(name, device, 0, kind, tuple(leaf.shape), leaf.data_ptr() or somewhere)
+        results = []
+        for name, dtype, shape in program.outputs:
+            result = torch.empty(shape, dtype=dtype, device=device)
+            results.append(result)
+            binding.bind_output(name, device, 0, int(ONNX_TYPES[dtype]), shape, result.data_ptr() or somewhere)
+        try:
+            session.run_with_iobinding(binding)
+        except sessions._ERRORS as error:
+            raise sessions.translated(error, None) from error
+        return rebuild(program.structure, results)
+
+    def compilations(self) -> list[Compilation]:
+        """Return what is compiled now, the one used last at the end."""
+        with self._lock:
+            return [program.compilation for program in self._programs.values()]
+
+    def clear(self) -> None:
+        """Forget everything that was compiled."""
+        with self._lock:
+            self._programs.clear()
+
+    def report(self) -> str:
+        """Say what was compiled, how long that took, and where it runs."""
+        found = self.compilations()
+        lines = [
+            f"jit of {function_name(self.fn)}: {len(found)} compilation{'s' * (len(found) != 1)}, on {self.device}"
+        ]
+        for one in found:
+            lines.append(
+                f"  {one.nodes} nodes, {len(one.baked)} tensors inside, traced in {one.trace_seconds:.2f} s, "
+                f"compiled in {one.session_seconds:.2f} s"
+            )
+            lines += [f"    {name}: {kind}" for name, kind in one.arguments.items()]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"jit({function_name(self.fn)})"
+
+
+def _kind(leaf: Any, baked: bool) -> Hashable:
+    """Return what a leaf's compilation depends on."""
+    if not isinstance(leaf, Tensor):
+        return type(leaf), leaf
+    if baked:
+        return id(leaf), leaf._version
+    inside = torch._C._functorch.is_functorch_wrapped_tensor(leaf)
+    return leaf.dtype, leaf.shape, leaf.device, inside, leaf.requires_grad and torch.is_grad_enabled()
+
+
+def _watched(traced: Traced) -> list[tuple[Callable[[], Tensor | None], int]]:
+    """Return the tensors that the function captured, each with its version."""
+    found: list[tuple[Callable[[], Tensor | None], int]] = []
+    for module in graphs(traced.graph):
+        for node in module.graph.find_nodes(op="get_attr"):
+            value = getattr(module, str(node.target), None)
+            if isinstance(value, Tensor) and not isinstance(value, FakeTensor):
+                found.append((weakref.ref(value), value._version))
+    return found

@@ -1,0 +1,141 @@
+"""What a row's page entry says: shapes, leaves, tags, extras, found by making the block and running it once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.block import Block, Shape
+from pure.catalogue import Case
+from pure.tags import observe
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a list: a name, perhaps of several alike, with its shape."""
+
+    name: str
+    shape: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a row.
+
+    Attributes:
+        block: The block.
+        x: The input's shape, as text.
+        y: The output's shape, as text.
+        parameters: Number of values in the parameters.
+        leaves: The parameters by name.
+        state: The state by name.
+        tags: What the block makes visible.
+        extras: What it reads beside its input.
+        noise: Whether training draws noise.
+    """
+
+    block: Block
+    x: str
+    y: str
+    parameters: int
+    leaves: tuple[Entry, ...]
+    state: tuple[Entry, ...]
+    tags: tuple[Entry, ...]
+    extras: tuple[Entry, ...]
+    noise: bool
+
+
+class _Read(dict[str, Any]):
+    """Extras that remember what was asked for."""
+
+    def __init__(self, held: Mapping[str, Any]) -> None:
+        super().__init__(held)
+        self.asked: dict[str, None] = {}
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked[key] = None
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked[str(key)] = None
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked[key] = None
+        return super().get(key, default)
+
+
+def facts(case: Case) -> Facts:
+    """Make the row's block, run it once on its example, and write down what was seen."""
+    block, params, state, x, extras = case.example()
+    read = _Read(extras)
+    with torch.no_grad():
+        y, seen = observe(block.__call__)(params, x, state, read)
+    tagged = ((tag.path, tag.kind, tag.value) for tag in seen)
+    return Facts(
+        block,
+        shape_text(x),
+        shape_text(y),
+        tree.count(params),
+        listed((name, shape_text(leaf), "") for name, leaf in tree.flatten(params).items()),
+        listed((name, shape_text(leaf), "") for name, leaf in tree.flatten(state).items()),
+        listed((path, shape_text(value), kind) for path, kind, value in tagged),
+        tuple(_extra(name, extras) for name in dict.fromkeys([*extras, *read.asked])),
+        block.stochastic,
+    )
+
+
+def _extra(name: str, extras: Mapping[str, Any]) -> Entry:
+    if name not in extras:
+        return Entry(name, "", "optional")
+    value = extras[name]
+    return Entry(name, shape_text(value) if isinstance(value, Tensor) else type(value).__name__)
+
+
+def shape_text(value: Any) -> str:
+    """Return the shapes of a tensor, or of a tree of them, as text.
+
+    >>> shape_text(torch.zeros(2, 3)), shape_text((torch.zeros(2), torch.zeros(()))), shape_text(0.5)
+    ('(2, 3)', '(2,), ()', '()')
+    """
+    shapes: list[Shape] = [tuple(leaf.shape) if isinstance(leaf, Tensor) else () for leaf in tree.leaves(value)]
+    return ", ".join(str(shape) for shape in shapes)
+
+
+def listed(rows: Iterable[tuple[str, str, str]]) -> tuple[Entry, ...]:
+    """Return names with their shapes, where names that differ in one running number become one line.
+
+    >>> [entry.name for entry in listed((f"layers.{i}.weight", "(2,)", "") for i in range(4))]
+    ['layers.0…3.weight']
+    """
+    alike: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
+    for name, shape, kind in rows:
+        template = re.sub(r"(?<![A-Za-z_])\d+(?![A-Za-z_])", "{}", name)
+        numbers = tuple(re.findall(r"(?<![A-Za-z_])\d+(?![A-Za-z_])", name))
+        alike.setdefault((template, shape, kind), []).append(numbers)
+    entries = []
+    for (template, shape, kind), found in alike.items():
+        entries += [Entry(template.format(*numbers), shape, kind) for numbers in _ranges(found)]
+    return tuple(entries)
+
+
+def _ranges(found: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Give the numbers of names that are alike, as one range if one of the numbers runs and the others stay."""
+    columns = list(zip(*found, strict=True))
+    running = [place for place, column in enumerate(columns) if len(set(column)) > 1]
+    if len(running) == 1:
+        values = [int(number) for number in columns[running[0]]]
+        step = values[1] - values[0]
+        if len(values) > 2 and values == list(range(values[0], values[-1] + step, step)) and step > 0:
+            middle = "…" if step == 1 else f",{values[1]}…"
+            ends = f"{values[0]}{middle}{values[-1]}"
+            yield tuple(ends if place == running[0] else found[0][place] for place in range(len(columns)))
+            return
+    yield from found

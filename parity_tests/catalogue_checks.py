@@ -1,0 +1,100 @@
+"""What is checked of each catalogue row beside the contract: its oracle, and its file's verdicts.
+
+`python -m parity_tests.catalogue_checks [NAME …]` runs the checks and writes them into `export/reference/checked.json`,
+from which `pure-export list` and the reference page read them. Without names it checks every row; rows that are gone
+leave the file.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+
+import export
+from export.environment import environment, version_of
+from export.reference import checked
+from parity_tests.oracles import ORACLES
+from parity_tests.oracles.oracle import differences, shifted
+from pure import tree
+from pure.block import Block
+from pure.catalogue import CASES, Case
+
+PATH = Path(export.__file__).parent / "reference" / checked.FILE
+COMMAND = "python -m parity_tests.catalogue_checks"
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+PEERS = ("torchvision", "timm", "transformers", "x-transformers", "hyper-connections", "pytorchcv")
+
+
+def oracle_differences(row: Case, training: bool) -> dict[str, float]:
+    """The relative float64 differences from the row's oracle, with random gains and statistics; by name."""
+    block, params, state, x, extras = row.example(dtype=torch.float64)
+    module = ORACLES[row.name].make().double()
+    params, state = shifted(params, 1), shifted(state, 2)
+    return differences(ORACLES[row.name], module, block, params, state, x, extras, training=training)
+
+
+def trained_statistics(state: Any) -> Any:
+    """Batch statistics other than 0 and 1, so that swapped ones cannot hide."""
+    generator = torch.Generator().manual_seed(1)
+
+    def shift(leaf: torch.Tensor) -> torch.Tensor:
+        drawn = torch.rand(leaf.shape, generator=generator)
+        return leaf + 0.5 * drawn.to(leaf.dtype) if leaf.is_floating_point() else leaf
+
+    return tree.tree_map(shift, state)
+
+
+def example(row: Case, dtype: torch.dtype = torch.float32) -> tuple[Block, tuple[Any, ...]]:
+    """The block and its arguments; parameters and input are cast, statistics are never below float32."""
+    block, params, state, x, extras = row.example()
+    drawn = {name: extras[name].to(dtype) for name, _ in row.extras}
+    x = x.to(dtype) if row.tokens is None else x
+    return block, (tree.cast(params, dtype), x, trained_statistics(state), {**extras, **drawn})
+
+
+def verdict(row: Case, dtype: torch.dtype, path: Path | None = None) -> export.Verdict:
+    """The verdict on the row's file with a dynamic batch."""
+    block, (params, x, state, extras) = example(row, dtype)
+    extra_axes = {name: {0: "batch"} for name, _ in row.extras} or None
+    dynamic = (None, {0: "batch"}, None, extra_axes)
+    return export.verify(block, (params, x, state, extras), path, dynamic=dynamic)
+
+
+def outcome(row: Case, dtype: torch.dtype) -> dict[str, Any]:
+    """The verdict as plain data, or the typed error that names the operation which ONNX Runtime lacks."""
+    try:
+        judged = verdict(row, dtype)
+    except export.errors.UnsupportedOpError as error:
+        return {"status": "unsupported", "reason": str(error).splitlines()[0]}
+    return {"status": judged.status, "ratio": float(f"{judged.worst:.3g}")}
+
+
+def check(row: Case) -> dict[str, Any]:
+    """Everything that is recorded of a row."""
+    modes = (False, True) if ORACLES[row.name].trains else (False,)
+    worst = max(max(oracle_differences(row, training).values()) for training in modes)
+    found = {"fingerprint": checked.fingerprint(row), "oracle": row.oracle, "difference": float(f"{worst:.2g}")}
+    return found | {name: outcome(row, dtype) for name, dtype in DTYPES.items()}
+
+
+def main(*names: str) -> None:
+    """Check the rows and write the record, whole or not at all."""
+    old = json.loads(PATH.read_text(encoding="utf-8"))["rows"] if names else {}
+    rows = [row for row in CASES if not names or row.name in names]
+    new = {row.name: check(row) for row in track(rows, "checking")}
+    ordered = {row.name: {**old, **new}[row.name] for row in CASES if row.name in {**old, **new}}
+    where = environment()
+    where["packages"] |= {name: version_of(name) for name in PEERS}
+    scratch = PATH.with_suffix(".new")
+    scratch.write_text(
+        json.dumps({"environment": where, "rows": ordered}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    scratch.replace(PATH)
+    print(f"wrote {PATH}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

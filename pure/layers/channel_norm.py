@@ -1,0 +1,137 @@
+"""Normalisation of images: over the channels of each position, and of each channel's response over space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure.block import Params, Shape, State
+from pure.errors import ArgumentError, RankError, ShapeError
+from pure.initializers import Constant, Device, check_generator
+from pure.leaf import Leaf, describe
+
+__all__ = ["ChannelNorm", "GlobalResponseNorm"]
+
+
+@dataclass(frozen=True, repr=False)
+class _Gains(Leaf):
+    """A norm with a `weight` and a `bias` of one value a channel, and statistics never below float32."""
+
+    channels: int
+    eps: float = 1e-6
+
+    @property
+    def start(self) -> float:
+        """The weight at first."""
+        return 1.0
+
+    def leaf_names(self) -> tuple[str, ...]:
+        """Return the names of the parameters."""
+        return ("weight", "bias")
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Return the constant start; nothing is drawn."""
+        check_generator(generator)
+        values = {"weight": self.start, "bias": 0.0}
+        rules = {name: Constant(value) for name, value in values.items()}
+        return {name: rule((self.channels,), generator, dtype, device) for name, rule in rules.items()}, {}
+
+    def widened(self, params: Params, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return input, weight and bias, at least in float32."""
+        for name, leaf in params.items():
+            if leaf.dtype != x.dtype or leaf.shape != (self.channels,):
+                raise RuntimeError(f"{name} {describe(leaf)}")
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return x.to(wide), params["weight"].to(wide), params["bias"].to(wide)
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return tuple(x_shape)
+
+
+@dataclass(frozen=True, repr=False)
+class ChannelNorm(_Gains):
+    """(x − mean) / √(var + eps) · weight + bias over axis 1 of (batch, channels, *space), at each position alone.
+
+    It is `LayerNorm` of the last axis with the channels moved there and back. Leaves: `weight`, `bias` (channels,).
+
+    Args:
+        channels: size of axis 1.
+        eps: added to the variance.
+
+    Raises:
+        RankError: the input has no channel axis.
+        ShapeError: axis 1 is not `channels`.
+
+    Source: Liu et al. 2022 (2201.03545), section 2.6; Ba et al. 2016 (1607.06450), equation 4.
+
+    Example:
+        >>> params, _ = ChannelNorm(4).init(torch.Generator())
+        >>> ChannelNorm(4)(params, torch.arange(8.0).reshape(1, 4, 2)).mean(1).abs().max() < 1e-6
+        tensor(True)
+    """
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the normalised `x`."""
+        if x.ndim < 2:
+            raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
+        wide, weight, bias = self.widened(params, x)
+        y = F.layer_norm(wide.movedim(1, -1), (self.channels,), weight, bias, self.eps)
+        return y.movedim(-1, 1).to(x.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class GlobalResponseNorm(_Gains):
+    """y = x + γ ⊙ x · n + β with n_c = ‖x_c‖ / (mean over channels of ‖x_c‖ + eps), the norms taken over space.
+
+    Channels compete: one whose response is above the average is raised. Leaves: `weight` γ, `bias` β (channels,).
+
+    Args:
+        channels: size of the channel axis.
+        eps: added to the mean norm.
+        axis: of the channels: −1 for (batch, *space, channels), 1 for (batch, channels, *space).
+
+    Raises:
+        ArgumentError: another axis.
+        RankError: the input has no spatial axis.
+        ShapeError: the channel axis is not `channels`.
+
+    Source: Woo et al. 2023 (2301.00808), section 3, algorithm 1.
+
+    Example:
+        >>> params, _ = GlobalResponseNorm(4).init(torch.Generator())
+        >>> GlobalResponseNorm(4)(params, torch.ones(1, 2, 2, 4)).sum()
+        tensor(16.)
+    """
+
+    axis: int = -1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.axis not in (1, -1):
+            raise ArgumentError(f"GlobalResponseNorm axis={self.axis!r}: expected −1 or 1")
+
+    @property
+    def start(self) -> float:
+        """Zero: the block is the identity at first."""
+        return 0.0
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the normalised `x`."""
+        if x.ndim < 3:
+            raise RankError(f"{self}: input {describe(x)}, expected a batch axis, spatial axes and {self.channels}")
+        if x.shape[self.axis] != self.channels:
+            raise ShapeError(f"{self}: input {describe(x)}, expected {self.channels} channels on axis {self.axis}")
+        wide, weight, bias = self.widened(params, x)
+        axis = self.axis % x.ndim
+        space = tuple(dim for dim in range(1, x.ndim) if dim != axis)
+        sizes = (self.channels,) + (1,) * (x.ndim - 1 - axis)
+        norms = torch.linalg.vector_norm(wide, dim=space, keepdim=True)
+        relative = norms / (norms.mean(axis, keepdim=True) + self.eps)
+        return (wide + (bias.reshape(sizes) + weight.reshape(sizes) * (wide * relative))).to(x.dtype)

@@ -1,0 +1,69 @@
+"""Rotary positions: queries and keys turned by an angle that grows with the position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pure.errors import ArgumentError, ShapeError
+
+__all__ = ["Rotary"]
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Turn pairs of features of the token at position p by the angles p · base^(−2i / d), i the pair.
+
+    Token 0 stands at position 0. The angles and the turn are computed in float32 at least; float64 stays float64.
+
+    Args:
+        features: d, how many of the first features are turned; None turns all, the rest is left as it is.
+        base: of the wavelengths.
+        interleaved: pairs are neighbours (2i, 2i + 1), as in the paper and in GPT-J, instead of (i, i + d/2), as in
+            GPT-NeoX and Llama.
+
+    Raises:
+        ArgumentError: an odd or non-positive number of features.
+        ShapeError: an input with fewer, or with an odd number of features where all are turned.
+
+    Source: Su et al. 2021 (2104.09864), section 3.2.2, equation 34.
+
+    Example:
+        >>> y = Rotary()(torch.ones(1, 2, 4))
+        >>> torch.equal(y[0, 0], torch.ones(4)), bool(torch.isclose(y[0, 1].norm(), torch.tensor(2.0)))
+        (True, True)
+    """
+
+    features: int | None = None
+    base: float = 10000.0
+    interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        if self.features is not None and (self.features < 2 or self.features % 2):
+            raise ArgumentError(f"Rotary features={self.features}: expected a positive even number, or None for all")
+        if not self.base > 0:
+            raise ArgumentError(f"Rotary base={self.base}: expected a positive number")
+
+    def angles(self, tokens: int, features: int, like: Tensor) -> Tensor:
+        """Return the angles (tokens, features / 2) on the device of `like`, in its dtype or in float32 if narrower."""
+        wide = torch.promote_types(like.dtype, torch.float32)
+        exponents = torch.arange(0, features, 2, dtype=wide, device=like.device) / features
+        positions = torch.arange(tokens, device=like.device).to(wide)
+        return positions[:, None] * torch.pow(self.base, -exponents)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (batch, …, tokens, features) with its first features turned."""
+        total = x.shape[-1]
+        turned = total if self.features is None else self.features
+        if turned > total or turned % 2:
+            raise ShapeError(f"{self}: input of {total} features a head, expected an even number, at least as many")
+        angles = self.angles(x.shape[-2], turned, x)
+        cos, sin = angles.cos(), angles.sin()
+        wide = x[..., :turned].to(angles.dtype)
+        a, b = wide.unflatten(-1, (turned // 2, 2)).unbind(-1) if self.interleaved else wide.chunk(2, -1)
+        pair = a * cos - b * sin, b * cos + a * sin
+        y = torch.stack(pair, -1).flatten(-2) if self.interleaved else torch.cat(pair, -1)
+        y = y.to(x.dtype)
+        return y if turned == total else torch.cat([y, x[..., turned:]], -1)

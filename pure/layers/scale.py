@@ -1,0 +1,73 @@
+"""A learnt factor: one for the whole stream, or one a feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure.block import Params, Shape, State
+from pure.errors import ShapeError
+from pure.initializers import Constant, Device, check_generator
+from pure.leaf import Leaf, describe
+
+__all__ = ["Scale"]
+
+
+@dataclass(frozen=True, repr=False)
+class Scale(Leaf):
+    """y = γ ⊙ x with γ learnt: one value, or one a feature.
+
+    With a small or zero start at the end of a branch this is ReZero or SkipInit (one value) and LayerScale (one a
+    feature): `Residual(Sequential(f=branch, scale=Scale(features, 1e-5)))`.
+
+    Leaf: `weight`, of shape () or (features,).
+
+    Args:
+        features: size of the axis that γ runs along; None for one value.
+        value: every γ at first.
+        axis: the axis of `features`: −1 for (batch, …, features), 1 for (batch, channels, *space).
+
+    Raises:
+        ShapeError: the input's axis is not `features`.
+
+    Source: Touvron et al. 2021 (2103.17239), equation 3; Bachlechner et al. 2020 (2003.04887), equation 2.
+
+    Example:
+        >>> params, _ = Scale(3, 0.5).init(torch.Generator())
+        >>> Scale(3, 0.5)(params, torch.ones(1, 3))
+        tensor([[0.5000, 0.5000, 0.5000]])
+    """
+
+    features: int | None = None
+    value: float = 1.0
+    axis: int = -1
+
+    def leaf_names(self) -> tuple[str, ...]:
+        """Return the name of the parameter."""
+        return ("weight",)
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Return the constant start; nothing is drawn."""
+        shape = () if self.features is None else (self.features,)
+        return {"weight": Constant(self.value)(shape, check_generator(generator), dtype, device)}, {}
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return γ ⊙ x."""
+        weight: Tensor = params["weight"]
+        if weight.dtype != x.dtype or weight.shape != (() if self.features is None else (self.features,)):
+            raise RuntimeError(f"weight {describe(weight)}")
+        if self.features is None:
+            return x * weight
+        if x.shape[self.axis] != self.features:
+            raise ShapeError(f"{self}: input {describe(x)}, expected {self.features} features on axis {self.axis}")
+        trailing = x.ndim - 1 - self.axis % x.ndim
+        return x * weight.reshape(weight.shape + (1,) * trailing)
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return tuple(x_shape)

@@ -1,0 +1,190 @@
+"""The same block with other children, or with the sizes that smaller leaves ask for."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pure import tree
+from pure.block import EMPTY, Block, Params, Shape, State, specification
+from pure.compose.adapt import Rename
+from pure.compose.chain import Named
+from pure.compose.repeat import Repeat
+from pure.compose.wrapper import Wrapper
+from pure.errors import ArgumentError, PureError, UnsupportedError
+
+__all__ = ["part", "resized", "with_children"]
+
+MOST = 20_000
+"""How many combinations of sizes are tried for one block."""
+
+
+def part(trees: Mapping[str, Any], name: str) -> Any:
+    """Return a child's part of a tree, empty where it has none."""
+    return trees.get(name, EMPTY)
+
+
+def with_children(block: Block, new: Mapping[str, Block]) -> Block:
+    """Return the block with some of its children replaced; a chain keeps their names.
+
+    Raises:
+        UnsupportedError: children that the block makes itself and that no field holds.
+    """
+    if not new:
+        return block
+    if isinstance(block, Named):
+        return with_items(block, {name: new.get(name, child) for name, child in block.items})
+    waiting = list(block.children().items())
+    changed: dict[str, Any] = {}
+    found: set[str] = set()
+    for field in dataclasses.fields(block):
+        if field.init:
+            value = getattr(block, field.name)
+            swapped = _swapped(value, waiting, new, found)
+            if swapped is not value:
+                changed[field.name] = swapped
+    missing = sorted(set(new) - found)
+    if missing:
+        raise UnsupportedError(
+            f"{type(block).__name__} makes its children {missing} itself: they cannot be replaced by others"
+        )
+    return dataclasses.replace(block, **changed)
+
+
+def with_items(block: Named, items: Mapping[str, Block]) -> Block:
+    """Return a chain, or whatever runs named children, over other children."""
+    clone: Any = object.__new__(type(block))
+    for field in dataclasses.fields(block):
+        object.__setattr__(clone, field.name, getattr(block, field.name))
+    clone._adopt((), dict(items))
+    return clone
+
+
+def _swapped(value: Any, waiting: list[tuple[str, Block]], new: Mapping[str, Block], found: set[str]) -> Any:
+    """Return a field's value with the children in it replaced; fields hold children in their order."""
+    if isinstance(value, tuple):
+        parts = [_swapped(entry, waiting, new, found) for entry in value]
+        return value if all(a is b for a, b in zip(parts, value, strict=True)) else tuple(parts)
+    if isinstance(value, Block):
+        for index, (name, child) in enumerate(waiting):
+            if child is value:
+                del waiting[index]
+                found.add(name)
+                return new.get(name, value)
+    return value
+
+
+def resized(block: Block, params: Params, state: State = EMPTY) -> Block:
+    """Return the block with the sizes that `params` and `state` have, such as after channels were cut.
+
+    Blocks made of blocks are taken apart; of a block with sizes of its own the fewest sizes are changed so that
+    `init` would give leaves of the given shapes.
+
+    Raises:
+        UnsupportedError: no sizes of a block give these leaves.
+
+    Example:
+        >>> import torch
+        >>> from pure import Linear
+        >>> resized(Linear(4, 6), {"weight": torch.zeros(3, 4), "bias": torch.zeros(3)})
+        Linear(in_features=4, out_features=3)
+    """
+    if _fits(block, params, state):
+        return block
+    if isinstance(block, Rename):
+        inner = block._inner(params), block._inner(dict(state))
+        return dataclasses.replace(block, block=resized(block.block, *inner))
+    if isinstance(block, Repeat):
+        first = [tree.tree_map(lambda leaf: leaf[0], trees) for trees in (params, state)]
+        return dataclasses.replace(block, block=resized(block.block, *first))
+    if isinstance(block, Wrapper):
+        return dataclasses.replace(block, block=resized(block.block, params, state))
+    smaller = {}
+    for name, child in block.children().items():
+        trees = part(params, name), part(state, name)
+        if not _fits(child, *trees):
+            smaller[name] = trees
+    try:
+        children = {name: resized(block.children()[name], *trees) for name, trees in smaller.items()}
+        made = with_children(block, children)
+        if _fits(made, params, state):
+            return made
+    except (UnsupportedError, ArgumentError):
+        made = block
+    return _with_sizes(made, params, state)
+
+
+def _shapes(trees: Any) -> dict[str, Shape]:
+    return {name: tuple(leaf.shape) for name, leaf in tree.flatten(trees).items()}
+
+
+def _fits(block: Block, params: Params, state: State) -> bool:
+    try:
+        expected = specification(block)
+    except PureError:
+        return False
+    return _shapes(expected[0]) == _shapes(params) and _shapes(expected[1]) == _shapes(state)
+
+
+def _with_sizes(block: Block, params: Params, state: State) -> Block:
+    """Return the block with the fewest of its own integers changed so that its leaves get these shapes."""
+    ratios = _ratios(block, params, state)
+    options = {spot: _candidates(size, ratios) for spot, size in _integers(block)}
+    options = {spot: sizes for spot, sizes in options.items() if sizes}
+    for sizes in itertools.islice(_changes(block, options), MOST):
+        made = _replaced(block, sizes)
+        if made is not None and _fits(made, params, state):
+            return made
+    differ = tree.differences(params, specification(block)[0]) + tree.differences(state, specification(block)[1])
+    raise UnsupportedError(f"no sizes of {block} give the smaller leaves: " + "; ".join(differ))
+
+
+def _changes(block: Block, options: Mapping[tuple[str, int], list[int]]) -> Iterator[dict[tuple[str, int], int]]:
+    """Give the ways to change sizes, few changes first; groups of channels go as a whole, so their number changes."""
+    grouped = {("groups", -1)} if getattr(block, "groups", 1) > 1 else set()
+    for count in range(1, len(options) + 1):
+        for spots in itertools.combinations(options, count):
+            if grouped <= set(spots):
+                for sizes in itertools.product(*(options[spot] for spot in spots)):
+                    yield dict(zip(spots, sizes, strict=True))
+
+
+def _ratios(block: Block, params: Params, state: State) -> list[tuple[int, int]]:
+    """Return (old size, new size) of every axis that changed."""
+    found: dict[tuple[int, int], None] = {}
+    for expected, given in zip(specification(block), (params, state), strict=True):
+        old, new = _shapes(expected), _shapes(given)
+        for name in old.keys() & new.keys():
+            found.update({(a, b): None for a, b in zip(old[name], new[name], strict=False) if a != b})
+    return sorted(found)
+
+
+def _candidates(size: int, ratios: list[tuple[int, int]]) -> list[int]:
+    """Return what a size may become: scaled as one of the axes was."""
+    return sorted({size * new // old for old, new in ratios if size * new % old == 0 and size * new > 0} - {size})
+
+
+def _integers(block: Block) -> Iterator[tuple[tuple[str, int], int]]:
+    """Give every integer among the fields: ((field, position in a tuple or −1), value)."""
+    for field in dataclasses.fields(block):
+        value = getattr(block, field.name) if field.init else None
+        for position, entry in enumerate(value) if isinstance(value, tuple) else [(-1, value)]:
+            if isinstance(entry, int) and not isinstance(entry, bool):
+                yield (field.name, position), entry
+
+
+def _replaced(block: Block, sizes: Mapping[tuple[str, int], int]) -> Block | None:
+    """Return the block with those integers, or None if it refuses them."""
+    changed: dict[str, Any] = {}
+    for (name, position), size in sizes.items():
+        if position < 0:
+            changed[name] = size
+        else:
+            old = changed.get(name, getattr(block, name))
+            changed[name] = (*old[:position], size, *old[position + 1 :])
+    try:
+        return dataclasses.replace(block, **changed)
+    except (PureError, ValueError, TypeError):
+        return None

@@ -1,0 +1,134 @@
+"""The base of blocks that decide what to compute: a form that selects, and a form that branches and saves the work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.block import Params, Shape, State
+from pure.children import require_keys, run_child
+from pure.composite import Composite
+from pure.errors import ArgumentError
+
+__all__ = ["Branching", "align", "condition", "wide"]
+
+Mode = Literal["select", "branch"]
+
+
+def align(value: Tensor, x: Tensor) -> Tensor:
+    """Return `value` with axes of size 1 behind its own, so that one number a sample meets all of the sample.
+
+    Example:
+        >>> align(torch.ones(2), torch.ones(2, 3, 4)).shape
+        torch.Size([2, 1, 1])
+    """
+    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return `x` in its own dtype, or in float32 if that is narrower: decisions are made no coarser."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+@dataclass(frozen=True, repr=False)
+class Branching(Composite):
+    """A composite that computes some parts only where they are needed, in one of two modes that agree.
+
+    - "select" (default) computes everything and selects; differentiable and mappable by every `torch.func` transform,
+      as in training.
+    - "branch" computes a part only if a sample of the batch needs it, by `torch.cond`: for evaluation, and an `If` in
+      ONNX. Training, and the transforms that PyTorch does not define for `torch.cond` (grad, vjp, jvp), need "select".
+
+    Args:
+        mode: "select" or "branch".
+
+    Raises:
+        ArgumentError: an unknown mode, or training in "branch" mode.
+    """
+
+    mode: Mode = field(default="select", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ArgumentError(
+                f"{type(self).__name__} mode={self.mode!r}: expected one of {', '.join(get_args(Mode))}"
+            )
+        super().__post_init__()
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether training needs noise; "branch" mode does not train."""
+        return self.mode == "select" and super().stochastic
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the output's shape, the same in both modes."""
+        if self.mode == "branch":
+            return dataclasses.replace(self, mode="select").out_shape(x_shape)
+        return super().out_shape(x_shape)
+
+    def apply(
+        self,
+        params: Params,
+        x: Any,
+        state: State,
+        extras: Mapping[str, Any],
+        training: bool = False,
+        noise: Any = None,
+    ) -> tuple[Any, State]:
+        """Return the output and the new state, in "branch" mode the state that was given."""
+        if self.mode == "select":
+            y, new_state = super().apply(params, x, state, extras, training, noise)
+            return y, {name: new_state[name] for name in self.children() if name in new_state}  # gates run first
+        if training:
+            raise ArgumentError(f"{type(self).__name__} in training with mode='branch': train with mode='select'")
+        require_keys(self, self._keys, params)
+        children = self.children()
+
+        def run(name: str, value: Any) -> Any:
+            return run_child(self, name, children[name], params, value, state, extras, False, None, {})
+
+        return self.combine(run, params, x, extras), state
+
+    def when(
+        self, needed: Tensor, compute: Callable[..., Any], otherwise: Callable[..., Any], operands: tuple[Tensor, ...]
+    ) -> Any:
+        """Return `compute(*operands)`, or in "branch" mode `otherwise(*operands)` where nothing in `needed` is true.
+
+        Args:
+            needed: booleans, one for each sample (or token) that needs the computation.
+            compute: right for all samples, whatever `needed` says.
+            otherwise: the same result for samples that do not need the computation, without it.
+            operands: what both are called with.
+        """
+        if self.mode == "select":
+            return compute(*operands)
+        return condition(needed.any(), _owned(compute), _owned(otherwise), operands)
+
+
+def condition(
+    needed: Tensor, compute: Callable[..., Any], otherwise: Callable[..., Any], operands: tuple[Tensor, ...]
+) -> Any:
+    """Return `torch.cond(needed, compute, otherwise, operands)`, whatever numbers the two functions close over.
+
+    Run eagerly, `torch.cond` compiles them. A Python float that differs from an earlier call's (another threshold,
+    another scale) becomes a symbol there, which the operator refuses; so floats are kept as they are.
+    """
+    if torch.compiler.is_compiling():
+        return torch.cond(needed, compute, otherwise, operands)
+    with torch._dynamo.config.patch(specialize_float=True):
+        return torch.cond(needed, compute, otherwise, operands)
+
+
+def _owned(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `fn` with results that share no memory with its arguments and are contiguous, as `torch.cond` needs."""
+
+    def run(*operands: Tensor) -> Any:
+        return tree.tree_map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), fn(*operands))
+
+    return run
