@@ -335,6 +335,37 @@ def test_what_a_statistic_runs_over_stays() -> None:
         assert not groups_of(block, (1, 2))
 
 
+REDUCTIONS: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x / torch.linalg.vector_norm(x, dim=1, keepdim=True),
+    lambda x: x / torch.linalg.vector_norm(x, 1, dim=-1, keepdim=True),
+    lambda x: x / x.norm(),
+    lambda x: x - x.amax(1, keepdim=True),
+    lambda x: x * x.var(1, keepdim=True),
+    lambda x: x * x.std(),
+    lambda x: x * x.argmax(1, keepdim=True),
+    lambda x: x - x.logsumexp(1, keepdim=True),
+    lambda x: x - x.max(1, keepdim=True).values,
+    lambda x: x - x.max(),
+    lambda x: x * torch.var_mean(x, 1, keepdim=True)[0],
+    lambda x: x.cumsum(1),
+    lambda x: x.log_softmax(1),
+    lambda x: x.roll(1, 1),
+    lambda x: x * x.mean(),
+    lambda x: x * x.sum(1)[:, None],
+]
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_a_reduction_pins_the_axes_it_runs_over_and_no_other(reduce: Callable[[Tensor], Tensor]) -> None:
+    over_channels = Sequential(fc=Linear(2, 4), odd=Function(reduce), out=Linear(4, 2))
+    assert not groups_of(over_channels, (3, 2))
+    x = normal(5, 7)
+    if torch.equal(reduce(x)[:1], reduce(x[:1])):  # along its axis 1 alone
+        over_batch = Sequential(fc=Linear(2, 4), odd=Function(lambda x: reduce(x.t()).t()), out=Linear(4, 2))
+        (group,) = groups_of(over_batch, (3, 2)).values()
+        assert len(group) == 4
+
+
 def test_groups_of_one_leaf_have_names_of_their_own() -> None:
     def two(params: Any, x: Tensor) -> Tensor:
         first, second = torch.nn.functional.linear(x, params["fc"]).split([3, 5], 1)

@@ -1,6 +1,6 @@
 """Skip, residual, dense and gated blocks as pure functions over parameter pytrees."""
 
-from pure import catalogue, errors, initializers, interop, layers, nets, optim, skips, tags, tree
+from pure import catalogue, errors, initializers, interop, layers, nets, optim, pruning, skips, tags, tree
 from pure.block import Block, check_params
 from pure.compose import Function, Initialize, MixedPrecision, Parallel, Rename, Repeat, Sequential, Tag, TiedHead
 from pure.composite import Composite
@@ -105,6 +105,7 @@ __all__ = [
     "nets",
     "optim",
     "partition",
+    "pruning",
     "save",
     "skips",
     "stack",

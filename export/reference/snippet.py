@@ -11,7 +11,7 @@ from pure.block import Block
 from pure.catalogue import Case
 from pure.errors import PureError
 
-WIDTH: Final = 76
+WIDTH: Final = 92
 HOMES: Final = ("pure", "pure.layers", "pure.skips", "pure.compose", "pure.nets", "pure.initializers")
 """Where a name is looked for, in this order, before its own module."""
 
@@ -99,10 +99,10 @@ def _parts(value: Any) -> list[Any]:
 def layout(node: ast.expr, indent: int = 0, used: int = 8) -> str:
     """Return an expression on as many lines as it needs.
 
-    >>> print(layout(ast.parse("f(" + "a" * 40 + ", " + "b" * 40 + ")", mode="eval").body))
+    >>> print(layout(ast.parse(f"f({'a' * 50}, {'b' * 50})", mode="eval").body))
     f(
-        aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,
-        bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb,
+        aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa,
+        bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb,
     )
     """
     flat = ast.unparse(node)

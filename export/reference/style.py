@@ -43,7 +43,7 @@ h2 .count { font-weight: 400; color: var(--soft); font-size: 1rem; }
 .drawing { min-width: 0; overflow-x: auto; }
 .code { background: var(--page); border: 1px solid var(--rule); border-radius: 8px; }
 .code { padding: 10px 12px; margin: 12px 0 0; }
-.code { overflow-x: auto; white-space: pre; tab-size: 4; }
+.code { overflow: auto; white-space: pre; tab-size: 4; max-height: 30em; }
 .leaves { margin: 0; padding: 0; list-style: none; }
 .leaves li { padding-left: 1em; text-indent: -1em; }
 .leaves .k { color: var(--soft); } .leaves .badge { text-indent: 0; }
@@ -67,7 +67,7 @@ svg.d text.ft { text-anchor: start; font-size: 11.5px; fill: var(--soft); font-w
 [hidden] { display: none !important; }
 @media (min-width: 860px) {
   .row { grid-template-columns: minmax(0, 1fr) minmax(180px, auto); }
-  .row .drawing { max-width: 440px; align-self: center; }
+  .row .drawing { max-width: 440px; }
 }
 @media (min-width: 1080px) {
   .cols { grid-template-columns: 230px minmax(0, 1fr); }
@@ -78,7 +78,7 @@ svg.d text.ft { text-anchor: start; font-size: 11.5px; fill: var(--soft); font-w
   :root { color-scheme: light; --page: #fff; }
   nav, .search { display: none; } .cols { display: block; } main { max-width: none; padding: 0; }
   .card { break-inside: avoid; } svg.d { max-width: 100%; }
-  .drawing, .code { overflow: visible; white-space: pre-wrap; }
+  .drawing, .code { overflow: visible; white-space: pre-wrap; max-height: none; }
 }
 """
 )

@@ -49,6 +49,10 @@ class Parallel(Named):
         object.__setattr__(self, "join", join)
         self._adopt(blocks, named)
 
+    def __repr__(self) -> str:
+        inner = super().__repr__()
+        return inner if self.join == "sum" else f"{inner[:-1]}, join={self.join!r})"
+
     def apply(
         self,
         params: Params,

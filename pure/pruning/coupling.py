@@ -157,7 +157,10 @@ def _follow(
             first = made[0] if isinstance(made, tuple | list) else made
             shape = tuple(first.shape) if isinstance(first, Tensor) else ()
             out = apply_rule(registry, node.target, shape, args, kwargs)
-            values[node] = out[0] if isinstance(out, tuple) and isinstance(made, Tensor) else out
+            if isinstance(made, tuple | list):
+                values[node] = out if isinstance(out, tuple) else (out,) * len(made)
+            else:
+                values[node] = out[0] if isinstance(out, tuple) else out
 
 
 def _inputs(given: Sequence[Any], leaves: Mapping[tuple[str, str], Value]) -> list[Any]:

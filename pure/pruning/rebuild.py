@@ -13,7 +13,7 @@ from pure.compose.adapt import Rename
 from pure.compose.chain import Named
 from pure.compose.repeat import Repeat
 from pure.compose.wrapper import Wrapper
-from pure.errors import ArgumentError, PureError, UnsupportedError
+from pure.errors import PureError, UnsupportedError
 
 __all__ = ["part", "resized", "with_children"]
 
@@ -26,6 +26,18 @@ def part(trees: Mapping[str, Any], name: str) -> Any:
     return trees.get(name, EMPTY)
 
 
+def held_children(block: Block) -> list[str]:
+    """Return the names of the children that fields hold; a block makes the others itself, from its sizes."""
+    if isinstance(block, Named):
+        return list(block.children())
+    found: set[str] = set()
+    waiting = list(block.children().items())
+    for field in dataclasses.fields(block):
+        if field.init:
+            _swapped(getattr(block, field.name), waiting, {}, found)
+    return [name for name in block.children() if name in found]
+
+
 def with_children(block: Block, new: Mapping[str, Block]) -> Block:
     """Return the block with some of its children replaced; a chain keeps their names.
 
@@ -36,21 +48,25 @@ def with_children(block: Block, new: Mapping[str, Block]) -> Block:
         return block
     if isinstance(block, Named):
         return with_items(block, {name: new.get(name, child) for name, child in block.items})
-    waiting = list(block.children().items())
-    changed: dict[str, Any] = {}
-    found: set[str] = set()
-    for field in dataclasses.fields(block):
-        if field.init:
-            value = getattr(block, field.name)
-            swapped = _swapped(value, waiting, new, found)
-            if swapped is not value:
-                changed[field.name] = swapped
-    missing = sorted(set(new) - found)
+    missing = sorted(set(new) - set(held_children(block)))
     if missing:
         raise UnsupportedError(
             f"{type(block).__name__} makes its children {missing} itself: they cannot be replaced by others"
         )
-    return dataclasses.replace(block, **changed)
+    return dataclasses.replace(block, **_with_fields(block, new))
+
+
+def _with_fields(block: Block, new: Mapping[str, Block]) -> dict[str, Any]:
+    """Return the fields that hold children to be replaced, with the new ones."""
+    waiting = list(block.children().items())
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(block):
+        if field.init:
+            value = getattr(block, field.name)
+            swapped = _swapped(value, waiting, new, set())
+            if swapped is not value:
+                changed[field.name] = swapped
+    return changed
 
 
 def with_items(block: Named, items: Mapping[str, Block]) -> Block:
@@ -73,6 +89,10 @@ def _swapped(value: Any, waiting: list[tuple[str, Block]], new: Mapping[str, Blo
                 del waiting[index]
                 found.add(name)
                 return new.get(name, value)
+        if isinstance(value, Named):  # a chain that the block takes apart
+            items = {name: _swapped(child, waiting, new, found) for name, child in value.items}
+            if any(items[name] is not child for name, child in value.items):
+                return with_items(value, items)
     return value
 
 
@@ -101,19 +121,13 @@ def resized(block: Block, params: Params, state: State = EMPTY) -> Block:
         return dataclasses.replace(block, block=resized(block.block, *first))
     if isinstance(block, Wrapper):
         return dataclasses.replace(block, block=resized(block.block, params, state))
-    smaller = {}
-    for name, child in block.children().items():
+    children = block.children()
+    new = {}
+    for name in held_children(block):
         trees = part(params, name), part(state, name)
-        if not _fits(child, *trees):
-            smaller[name] = trees
-    try:
-        children = {name: resized(block.children()[name], *trees) for name, trees in smaller.items()}
-        made = with_children(block, children)
-        if _fits(made, params, state):
-            return made
-    except (UnsupportedError, ArgumentError):
-        made = block
-    return _with_sizes(made, params, state)
+        if not _fits(children[name], *trees):
+            new[name] = resized(children[name], *trees)
+    return _with_sizes(block, new, params, state)
 
 
 def _shapes(trees: Any) -> dict[str, Shape]:
@@ -128,13 +142,12 @@ def _fits(block: Block, params: Params, state: State) -> bool:
     return _shapes(expected[0]) == _shapes(params) and _shapes(expected[1]) == _shapes(state)
 
 
-def _with_sizes(block: Block, params: Params, state: State) -> Block:
-    """Return the block with the fewest of its own integers changed so that its leaves get these shapes."""
-    ratios = _ratios(block, params, state)
-    options = {spot: _candidates(size, ratios) for spot, size in _integers(block)}
-    options = {spot: sizes for spot, sizes in options.items() if sizes}
-    for sizes in itertools.islice(_changes(block, options), MOST):
-        made = _replaced(block, sizes)
+def _with_sizes(block: Block, new: Mapping[str, Block], params: Params, state: State) -> Block:
+    """Return the block with new children and the fewest of its own integers changed that give leaves these shapes."""
+    options = {spot: _candidates(size, _ratios(block, params, state)) for spot, size in _integers(block)}
+    changes = _changes(block, {spot: sizes for spot, sizes in options.items() if sizes})
+    for sizes in itertools.islice(itertools.chain([{}], changes), MOST):
+        made = _replaced(block, new, sizes)
         if made is not None and _fits(made, params, state):
             return made
     differ = tree.differences(params, specification(block)[0]) + tree.differences(state, specification(block)[1])
@@ -175,9 +188,11 @@ def _integers(block: Block) -> Iterator[tuple[tuple[str, int], int]]:
                 yield (field.name, position), entry
 
 
-def _replaced(block: Block, sizes: Mapping[tuple[str, int], int]) -> Block | None:
-    """Return the block with those integers, or None if it refuses them."""
-    changed: dict[str, Any] = {}
+def _replaced(block: Block, new: Mapping[str, Block], sizes: Mapping[tuple[str, int], int]) -> Block | None:
+    """Return the block with those children and integers, or None if it refuses them."""
+    if isinstance(block, Named):
+        return with_children(block, new) if not sizes else None
+    changed = _with_fields(block, new)
     for (name, position), size in sizes.items():
         if position < 0:
             changed[name] = size

@@ -223,15 +223,19 @@ def _group_norm(
 
 def _reduce(registry: Registry, shape: Shape, x: Value, *args: Any, **kwargs: Any) -> Value:
     """Reduce some axes (none named: all): a mean or a sum over channels counts them, so they are pinned."""
-    axes = next((arg for arg in args if isinstance(arg, int | list | tuple)), kwargs.get("dim"))
+    axes = args[0] if args else kwargs.get("dim")
     if isinstance(axes, int):
-        axes = [axes]
+        axes = None if isinstance(axes, bool) else [axes]
     rank = len(x.axes)
     gone = {axis % rank for axis in axes} if axes else set(range(rank))
     kept = [registry.pin(axis) if place in gone else axis for place, axis in enumerate(x.axes)]
     if len(shape) == rank:
         return Value(tuple(fixed(shape[i]) if i in gone else axis for i, axis in enumerate(kept)))
     return Value(tuple(axis for i, axis in enumerate(kept) if i not in gone))
+
+
+def _vector_norm(registry: Registry, shape: Shape, x: Value, order: Any = 2, axes: Any = None, *rest: Any) -> Value:
+    return _reduce(registry, shape, x, axes)
 
 
 def _reduce_twice(registry: Registry, shape: Shape, x: Value, *args: Any, **kwargs: Any) -> tuple[Value, Value]:
@@ -287,7 +291,7 @@ RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("full_like", "zeros_like", "ones_like", "empty_like"), _same),
     **dict.fromkeys(("full", "zeros", "ones", "empty", "arange", "scalar_tensor", "eye", "linspace"), _constant),
     **dict.fromkeys(("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "_reshape_alias"), _view),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp", "linalg_vector_norm"), _reduce),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp"), _reduce),
     **dict.fromkeys(("argmax", "argmin", "all", "any"), _reduce),
     **dict.fromkeys(("var_mean", "std_mean", "max", "min"), _reduce_twice),
     **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod"), _along),
@@ -305,6 +309,7 @@ RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("_scaled_dot_product_flash_attention_for_cpu",), _attention),
     **dict.fromkeys(("_scaled_dot_product_attention_math",), _attention),
     "scaled_dot_product_attention": _attention_alone,
+    "linalg_vector_norm": _vector_norm,
     "permute": _permute,
     "transpose": _transpose,
     "t": _t,
