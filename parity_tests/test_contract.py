@@ -1,5 +1,6 @@
 """Every row of the catalogue keeps the whole contract of a block."""
 
+import contextlib
 import copy
 import json
 import pickle
@@ -15,7 +16,7 @@ import pure
 from parity_tests import golden_cases
 from pure import interop, tree
 from pure.catalogue import CASES, Case
-from pure.errors import NoiseError
+from pure.errors import ArgumentError, NoiseError, PureError, TreeError
 
 each_case = pytest.mark.parametrize("row", CASES, ids=lambda row: row.name)
 
@@ -274,6 +275,27 @@ def test_to_module_has_the_names_and_the_training_step(row: Case) -> None:
     )
     doubled = tree.tree_map(lambda leaf: leaf * 2, params)
     assert torch.equal(swapped, block(doubled, x, new_state, extras))
+
+
+@each_case
+def test_bad_input_is_a_typed_error(row: Case) -> None:
+    block, params, state, x, extras = row.example()
+    for wrong in (None, "x", {"a": 1}):
+        with pytest.raises(ArgumentError, match="expected a tensor"):
+            block(params, wrong, state, extras)
+    with pytest.raises(TreeError, match="zzz"):
+        block({**params, "zzz": torch.ones(1)}, x, state, extras)
+    if params:
+        first = next(iter(params))
+        with pytest.raises(TreeError, match=first):
+            block({name: value for name, value in params.items() if name != first}, x, state, extras)
+    if params and row.tokens is None:
+        with pytest.raises(PureError):
+            block(params, x.double(), state, extras)
+    widened = (x[0], torch.cat([x, x[:, :1]], 1), torch.cat([x, x[..., :1]], -1))
+    for other in widened:  # some blocks take any of these; none may fail with anything but a typed error
+        with contextlib.suppress(PureError):
+            block(params, other, state, extras)
 
 
 def test_names_shapes_and_dtypes_are_the_golden_ones() -> None:

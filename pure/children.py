@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pure.block import EMPTY, Block, Params, State, check_params
-from pure.errors import PureError, TreeError
-from pure.tags import WATCHERS, scope
+from torch import Tensor
 
-__all__ = ["expected_keys", "extra_keys", "located", "require_keys", "run_child"]
+from pure.block import EMPTY, Block, Params, State, check_params
+from pure.errors import ArgumentError, PureError, TreeError
+from pure.tags import WATCHERS, scope
+from pure.tree import leaves
+
+__all__ = ["expected_keys", "extra_keys", "located", "refuse", "require_keys", "run_child"]
 
 
 def run_child(
@@ -40,6 +43,9 @@ def run_child(
             y, child_state = call(*args)
     except (PureError, KeyError) as error:
         raise located(block, name, params, state, error) from error.__cause__
+    except (AttributeError, TypeError) as error:
+        refuse(child, x, error)
+        raise
     if child_state:
         new_state[name] = child_state
     return y
@@ -55,6 +61,21 @@ def located(block: Block, name: str, params: Params, state: State, error: Except
     if isinstance(error, PureError):
         error.path = (name, *error.path)
     return error
+
+
+def refuse(block: Block, x: Any, error: Exception) -> None:
+    """Raise the typed error if the input holds no tensor at all; else the caller's error stands.
+
+    Raises:
+        ArgumentError: `x` is None, a string, or anything else without a tensor in it.
+    """
+    try:
+        given = any(isinstance(leaf, Tensor) for leaf in leaves(x))
+    except TreeError:
+        given = False
+    if not given:
+        kind = type(x).__name__
+        raise ArgumentError(f"{type(block).__name__}: input is {kind}, expected a tensor, batch first") from error
 
 
 def expected_keys(children: Mapping[str, Block]) -> int | None:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 
 from pure.block import Block, Params, Shape, State, specification
-from pure.children import expected_keys, require_keys, run_child
-from pure.errors import ArgumentError
+from pure.children import expected_keys, refuse, require_keys, run_child
+from pure.errors import ArgumentError, PureError
 from pure.initializers import Device
 
 __all__ = ["Composite", "Run"]
@@ -110,7 +110,12 @@ class Composite(Block):
         def run(name: str, value: Any) -> Any:
             return run_child(self, name, children[name], params, value, state, extras, training, noise, new_state)
 
-        return self.combine(run, params, x, extras), new_state
+        try:
+            return self.combine(run, params, x, extras), new_state
+        except (AttributeError, TypeError) as error:
+            if not isinstance(error, PureError):
+                refuse(self, x, error)
+            raise
 
     def noise(
         self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"

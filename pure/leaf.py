@@ -12,7 +12,7 @@ from torch import Tensor
 from pure import tree
 from pure.block import EMPTY, Block, Params, State, specification
 from pure.children import extra_keys
-from pure.errors import DeviceError, DtypeError, PureError, ShapeError, TreeError
+from pure.errors import ArgumentError, DeviceError, DtypeError, PureError, ShapeError, TreeError
 from pure.initializers import Device, check_generator
 
 __all__ = ["Leaf", "describe", "explain"]
@@ -27,6 +27,8 @@ def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureE
     """Turn the failure of a leaf block into the typed error that says what was given and expected."""
     if isinstance(cause, PureError):
         return cause
+    if not isinstance(x, Tensor):
+        return ArgumentError(f"{block}: input is {type(x).__name__}, expected a tensor, batch first")
     lines = tree.differences(params, specification(block)[0])
     if lines:
         return TreeError(f"params of {block}: " + "; ".join(lines))
@@ -94,5 +96,5 @@ class Leaf(Block):
             raise extra_keys(self, params)
         try:
             return self.forward(params, x)
-        except (KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
             raise explain(self, params, x, error) from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pure.block import EMPTY, Block, Params, Shape, State
-from pure.children import expected_keys, extra_keys, located, require_keys, run_child
+from pure.children import expected_keys, extra_keys, located, refuse, require_keys, run_child
 from pure.errors import ArgumentError, PureError
 from pure.initializers import Device
 from pure.tags import WATCHERS
@@ -99,6 +99,9 @@ class Sequential(Named):
                     x = call(x) if of_input else call(params.get(name, EMPTY), x, EMPTY, extras)
         except (PureError, KeyError) as error:
             raise located(self, name, params, state, error) from error.__cause__
+        except (AttributeError, TypeError) as error:
+            refuse(self, x, error)
+            raise
         return x
 
     def apply(

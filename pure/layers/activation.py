@@ -13,7 +13,7 @@ from torch import Tensor
 from pure.block import EMPTY, Params, Shape, State
 from pure.children import extra_keys
 from pure.errors import ArgumentError, nearest
-from pure.leaf import Leaf
+from pure.leaf import Leaf, explain
 
 __all__ = ["ACTIVATIONS", "Activation", "activation"]
 
@@ -86,6 +86,8 @@ class Activation(Leaf):
         """Return the function of `x`."""
         if params:
             raise extra_keys(self, params)
+        if not isinstance(x, Tensor):
+            raise explain(self, params, x, TypeError())
         return self._function(x)
 
     def out_shape(self, x_shape: Shape) -> Shape:

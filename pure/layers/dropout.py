@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from pure.block import Params, Shape, State
+from pure.children import extra_keys
 from pure.errors import ArgumentError, NoiseError
 from pure.initializers import Device, check_generator
-from pure.leaf import Leaf
+from pure.leaf import Leaf, explain
 
 __all__ = ["DropPath", "Dropout"]
 
@@ -60,6 +61,10 @@ class _Masked(Leaf):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Drop in training, by the mask in `noise`."""
+        if params:
+            raise extra_keys(self, params)
+        if not isinstance(x, torch.Tensor):
+            raise explain(self, params, x, TypeError())
         if not training or not self.rate:
             return x, state
         if not noise:

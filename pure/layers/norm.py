@@ -272,6 +272,8 @@ class BatchNorm(Block):
             raise explain(self, params, x, error) from error
 
     def _check(self, params: Params, x: Any) -> None:
+        if not isinstance(x, Tensor):
+            raise explain(self, params, x, TypeError())
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
         if len(params) != 2 * self.affine:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pure.block import Block, Params, State
-from pure.children import run_child
+from pure.children import extra_keys, run_child
 from pure.errors import ShapeError
 from pure.tags import tag
 
@@ -59,6 +59,8 @@ class DenseSkip(Block):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Return [x, f(x)] and the branch's new state."""
+        if self.has_params is not None and len(params) != int(self.has_params):
+            raise extra_keys(self, params)
         new_state: State = {}
         f = run_child(self, "branch", self.branch, params, x, state, extras, training, noise, new_state)
         if (f.shape[0], *f.shape[2:]) != (x.shape[0], *x.shape[2:]):

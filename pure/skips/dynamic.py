@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.block import Block, Params, Shape, State
-from pure.children import extra_keys, run_child
+from pure.children import extra_keys, refuse, run_child
 from pure.errors import ArgumentError, ShapeError
 from pure.skips.branching import condition
 from pure.tags import tag, watching
@@ -92,6 +92,8 @@ class Dynamic(Block):
             raise ArgumentError(
                 f"Dynamic: extras hold {sorted(extras)}, expected 'control': pass extras={{'control': c}}"
             )
+        if not isinstance(x, Tensor):
+            refuse(self, x, TypeError())
         control = extras["control"]
         if self.mode == "static":
             return self._static(params, x, state, extras, training, noise, control)

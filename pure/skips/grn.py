@@ -90,7 +90,8 @@ class GatedResidualNetwork(Composite):
         if self.context_features is None:
             raise ArgumentError(f"{self}: a context is given: set context_features, or leave it out of extras")
         whole = context.ndim == 2
-        if not whole and context.shape[:-1] != x.shape[:-1]:
+        axes = x.shape[:1] if whole else x.shape[:-1]
+        if context.shape[:-1] != axes:
             raise ShapeError(
                 f"{self}: context {tuple(context.shape)} for input {tuple(x.shape)}: expected (batch, "
                 f"{self.context_features}), or the input's axes in front"

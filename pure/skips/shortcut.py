@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure.block import Block, Params, Shape, State
-from pure.children import expected_keys, run_child
+from pure.children import expected_keys, refuse, require_keys, run_child
 from pure.errors import ArgumentError, RankError
 from pure.functional import center_crop, pad_channels, resize
 from pure.layers.conv import Conv1d, Conv2d, Conv3d
@@ -29,9 +29,11 @@ class Shortcut(Block):
     """A block that is told the shape it must produce: `prepare(x, shape)`, then its children one after another."""
 
     _parts: tuple[tuple[str, Block], ...] = field(init=False, repr=False, compare=False)
+    _keys: int | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_parts", tuple(self.children().items()))
+        object.__setattr__(self, "_keys", expected_keys(dict(self._parts)))
 
     def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Return `x` brought nearer to the branch's output `shape`, without parameters; here `x` itself."""
@@ -40,8 +42,7 @@ class Shortcut(Block):
     @property
     def has_params(self) -> bool | None:
         """Whether any child has parameters."""
-        keys = expected_keys(dict(self._parts))
-        return None if keys is None else keys > 0
+        return None if self._keys is None else self._keys > 0
 
     def fit(
         self,
@@ -54,6 +55,7 @@ class Shortcut(Block):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Return the shortcut of `x` for a branch whose output has `shape`, and the new state."""
+        require_keys(self, self._keys, params)
         x = self.prepare(x, shape)
         new_state: State = {}
         for name, child in self._parts:
@@ -70,6 +72,8 @@ class Shortcut(Block):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Return the shortcut of `x` on its own, for a branch that keeps the shape."""
+        if not isinstance(x, Tensor):
+            refuse(self, x, TypeError())
         return self.fit(params, x, x.shape, state, extras, training, noise)
 
 
