@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from export import conditional, isolation
@@ -97,6 +98,33 @@ class _Margins(TorchDispatchMode):
         return result
 
 
+class _Captured(TorchFunctionMode):
+    """Makes the tensors that a function captured look as if they had been given in the other precision.
+
+    ``_Margins`` sees operators only. Before that, a convolution refuses a weight of another dtype than its input's, and
+    Python code may compare ``weight.dtype`` with ``x.dtype``.
+    """
+
+    def __init__(self, margins: _Margins) -> None:
+        super().__init__()
+        self.to, self.replaced = margins.to, margins.replaced
+
+    def _moved(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return value.to(self.to) if value.dtype in self.replaced else value
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            return type(value)([self._moved(item) for item in value])
+        return value
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DTYPE:
+            dtype = func(*args)
+            return self.to if dtype in self.replaced else dtype
+        moved = {key: self._moved(value) for key, value in (kwargs or {}).items()}
+        return func(*(self._moved(arg) for arg in args), **moved)
+
+
+_DTYPE = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]
 _FACTORIES = frozenset(
     {"zeros", "ones", "empty", "full", "eye", "linspace", "logspace", "scalar_tensor", "rand", "randn"}
 )
@@ -169,6 +197,8 @@ def run(
         stack.enter_context(conditional.replaced(cond))
         if margins or to is not None:
             stack.enter_context(mode)
+        if to is not None:
+            stack.enter_context(_Captured(mode))
         out = fn(*arguments.rebuild(given))
     structure, found, names = describe(out, is_tensor, arguments.out_root)
     return Outcome(

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from onnx import helper, numpy_helper
 
 import export
+import pure
 from export import errors
 from pure import tags
 
@@ -308,3 +309,13 @@ def test_a_foreign_file_cannot_be_judged(tmp_path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "f.onnx")
     with pytest.raises(errors.ArgumentError, match="was not written by to_onnx"):
         export.verify(torch.relu, (X,), tmp_path / "f.onnx")
+
+
+def test_parameters_that_a_function_captured_are_lifted_to_the_truth_as_well() -> None:
+    net = pure.Sequential(conv=pure.Conv2d(3, 4, 3), norm=pure.GroupNorm(2, 4), scale=pure.Scale(4, 0.5, axis=1))
+    params, _ = net.init(torch.Generator().manual_seed(0))
+    x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+    captured = export.verify(lambda x: net(params, x), (x,), dynamic=({0: "batch"},))
+    given = export.verify(net, (params, x), dynamic=(None, {0: "batch"}))
+    assert captured.passed, captured.table()
+    assert captured.worst == pytest.approx(given.worst, rel=1e-6), "the same truth, whichever way the weights came"

@@ -29,7 +29,7 @@ def convolution(
 ) -> ir.Value:
     """``aten.convolution``: Conv, or ConvTranspose. ONNX lists all pads at the front, then all at the end."""
     rank = len(g.shape_of(weight)) - 2
-    stride, padding, dilation, extra = (_spread(v, rank) for v in (stride, padding, dilation, output_padding))
+    stride, padding, dilation, extra = (spread(v, rank) for v in (stride, padding, dilation, output_padding))
     attributes: dict[str, Any] = {
         "strides": stride,
         "pads": [*padding, *padding],
@@ -49,7 +49,8 @@ def convolution(
     return g.op("Squeeze", result, g.constant([0])) if unbatched else result
 
 
-def _spread(values: Sequence[int], rank: int) -> list[int]:
+def spread(values: Sequence[int], rank: int) -> list[int]:
+    """Return one number a dimension from a list of one or of all."""
     return list(values) if len(values) == rank else [values[0]] * rank
 
 
