@@ -1,8 +1,8 @@
 """Which transforms of which networks export, judged by the float64 verdict: python -m parity_tests.transform_matrix.
 
 One cell is a transform of a network, with fixed sizes or with a dynamic batch. It is right (the verdict passes), or a
-typed error says why not; anything else is a fault of this library. After every cell that is refused, a plain export in the
-same process must pass. `--json PATH` writes the cells; `--only WORD` takes the cells whose name has that word in it.
+typed error says why not; anything else is a fault of this library. After every cell that is refused, a plain export in
+the same process must pass. `--json PATH` writes the cells; `--only WORD` takes the cells with that word in their name.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Subject:
         make: returns the block.
         x_shape: shape of its input.
         small: name of a leaf that Jacobians and Hessians are taken by, in place of the input, where the input is large.
-        per_sample: whether a sample's loss is its own; training statistics are never used.
+        control: whether it reads a control signal.
     """
 
     make: Callable[[], Block]
