@@ -13,7 +13,7 @@ from rich.text import Text
 
 from export import console, showing
 from export.console import FAILED, Commands, emit, progress, remember, status, stdout
-from export.errors import ArgumentError, ExportError
+from export.errors import ArgumentError, ExportError, nearest
 
 if TYPE_CHECKING:
     from export.verdict import Verdict
@@ -39,20 +39,32 @@ By = Literal["blocks", "leaves", "activations"]
 
 
 @app.command("list", short_help="List the catalogue of blocks.")
-def list_cases(as_json: Json = False, debug: Debug = False) -> None:
+def list_cases(
+    family: Annotated[list[str] | None, typer.Option(help="Only this family; may be given several times.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
     """List the catalogue: every block with what the tests checked of it.
 
     `oracle` is the independent implementation that it equals and `difference` the largest relative float64 difference
     from it, over outputs, gradients and new state; `float32` and `float16` are the ratios of the file's verdict.
+    A narrow terminal shows fewer columns; --json has them all.
     """
     from export.reference import checked
     from pure import count
     from pure.block import specification
-    from pure.catalogue import CASES
+    from pure.catalogue import CASES, FAMILIES
 
+    for wanted in family or ():
+        if wanted not in FAMILIES:
+            raise ArgumentError(
+                f"family {wanted!r} is unknown{nearest(wanted, FAMILIES)}: one of {', '.join(FAMILIES)}"
+            )
     recorded = checked.load()["rows"]
     rows: list[dict[str, Any]] = []
     for case in CASES:
+        if family and case.family not in family:
+            continue
         row: dict[str, Any] = {
             "name": case.name,
             "family": case.family,
@@ -67,7 +79,7 @@ def list_cases(as_json: Json = False, debug: Debug = False) -> None:
     if as_json:
         emit(rows)
         return
-    showing.catalogue(rows)
+    showing.catalogue(sorted(rows, key=lambda row: FAMILIES.index(row["family"])))
 
 
 @app.command(short_help="Measure gradient norms by depth.")

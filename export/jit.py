@@ -1,7 +1,8 @@
 """``jit``: a pure torch function, compiled by ONNX Runtime, called on torch tensors without a copy in or out.
 
-A call is recognised by the structure of its arguments and the dtypes, shapes and devices of their tensors. The first
-call of a kind traces and compiles; later ones bind the tensors' memory to the session and allocate the results.
+A call is recognised by the structure of its arguments, the dtypes, shapes and devices of their tensors, and what else
+is a plain value. The first call of a kind traces and compiles; later ones bind the tensors' memory to the session and
+allocate the results.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import dataclasses
 import threading
 import time
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from export import sessions
 from export.arguments import take_apart
@@ -32,9 +35,19 @@ from pure.tree import tree_flatten
 
 __all__ = ["Compilation", "Jitted", "jit"]
 
+Watched = tuple[Callable[[], Tensor | None], int, int]
+"""A captured tensor by a weak reference, its version and its address when it was compiled in."""
+
+_TRACING = threading.RLock()
+"""One function is traced at a time: PyTorch's tracer patches what all threads share."""
+
 
 def jit(fn: Callable[..., Any], bake: Sequence[int] = (), device: str = "auto", *, cache_size: int = 64) -> Jitted:
     """Compile a pure function by ONNX Runtime, at its first call for each kind of arguments.
+
+    Tensors that the function captures are compiled in. A change in place is seen and compiles again; another tensor
+    under the same name is not, so whatever is replaced, such as trained parameters, should be an argument. The
+    compiled function has no gradient and is opaque to transforms and tracers, which belong inside of it.
 
     Args:
         fn: Any pure function over pytrees of tensors, transforms of ``torch.func`` included:
@@ -91,15 +104,18 @@ class _Program:
     inputs: list[tuple[int, str, Any]]
     outputs: list[tuple[str, torch.dtype, tuple[int, ...]]]
     structure: Structure
-    captured: list[tuple[Callable[[], Tensor | None], int]]
+    captured: list[Watched]
     baked: frozenset[int]
     compilation: Compilation
     somewhere: Tensor  # an address for tensors without values, which have none
 
     def stale(self) -> bool:
-        """Tell whether a tensor that the function captured was changed in place since."""
-        found = ((find(), version) for find, version in self.captured)
-        return any(leaf is not None and leaf._version != version for leaf, version in found)
+        """Tell whether a tensor that the function captured was changed in place since, or got other memory."""
+        found = ((find(), version, address) for find, version, address in self.captured)
+        return any(
+            leaf is not None and (leaf._version != version or leaf.data_ptr() != address)
+            for leaf, version, address in found
+        )
 
 
 class Jitted:
@@ -113,10 +129,11 @@ class Jitted:
         self.fn = fn
         self._bake, self._cache_size = tuple(bake), cache_size
         self._choice = sessions.choose(device)
+        self._place = torch.device("cuda", 0) if self.device == "cuda" else torch.device("cpu")
         self._alive: dict[int, weakref.ref[Tensor]] = {}
+        self._gone: deque[int] = deque()
         self._programs: OrderedDict[Hashable, _Program] = OrderedDict()
         self._lock = threading.Lock()
-        self._compiling: dict[Hashable, threading.Lock] = {}
         self.__wrapped__ = fn
 
     @property
@@ -132,8 +149,15 @@ class Jitted:
             ExportError: At a first call, if the function cannot be compiled; see ``to_onnx``.
         """
         leaves, spec = tree_flatten(args)
+        if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
+            self._refuse_watched(leaves)
         baked = self._baked(args)
-        key = (spec, *[_kind(leaf, id(leaf) in baked) for leaf in leaves])
+        key = (spec, _ambient(self.device), *[_kind(leaf, id(leaf) in baked) for leaf in leaves])
+        try:
+            hash(key)
+        except TypeError:
+            take_apart(self.fn, args, None)  # which says what the argument is
+            raise
         with self._lock:
             program = self._programs.get(key)
             if program is not None:
@@ -144,15 +168,27 @@ class Jitted:
         return self._run(program, leaves)
 
     def _baked(self, args: tuple[Any, ...]) -> frozenset[int]:
+        """Return the identities of the baked tensors, and forget what was compiled with tensors that are gone."""
         if not self._bake:
             return frozenset()
+        while self._gone:
+            identity = self._gone.popleft()
+            known = self._alive.get(identity)
+            if known is not None and known() is None:
+                del self._alive[identity]
+                self._forget(identity)
         positions = baked_positions(self._bake, len(args))
         found = [leaf for i in positions for leaf in tree_flatten(args[i])[0] if isinstance(leaf, Tensor)]
         for leaf in found:
+            if leaf.is_inference():
+                raise ArgumentError(
+                    f"jit({function_name(self.fn)}) cannot bake a tensor that was made in inference mode, since "
+                    "nothing counts its changes; clone it outside of inference mode"
+                )
             known = self._alive.get(id(leaf))
             if known is None or known() is not leaf:  # a new tensor may have the identity of one that is gone
                 self._forget(id(leaf))
-                self._alive[id(leaf)] = weakref.ref(leaf)
+                self._alive[id(leaf)] = weakref.ref(leaf, _noting(self._gone, id(leaf)))
         return frozenset(map(id, found))
 
     def _forget(self, identity: int) -> None:
@@ -160,6 +196,18 @@ class Jitted:
         with self._lock:
             for key in [key for key, program in self._programs.items() if identity in program.baked]:
                 del self._programs[key]
+
+    def _refuse_watched(self, leaves: Sequence[Any]) -> None:
+        """Raise where someone follows the operations, of which compiled code shows none."""
+        name = function_name(self.fn)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if get_proxy_mode() is not None or any(isinstance(leaf, FakeTensor) for leaf in tensors):
+            raise ArgumentError(
+                f"jit({name}) was called while another function is traced, which cannot see into compiled code; trace "
+                f"{name} itself: it is the attribute fn"
+            )
+        if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(leaf).tangent is not None for leaf in tensors):
+            raise ArgumentError(f"jit({name}) has no tangents; compile them, jit(lambda x, t: jvp({name}, (x,), (t,)))")
 
     def _refuse(self, leaves: Sequence[Any]) -> None:
         """Raise for tensors that a compiled function cannot take."""
@@ -177,24 +225,26 @@ class Jitted:
                     f"jit({name}) was given a tensor that requires grad, but compiled code has no gradient; compile "
                     f"the gradient instead, jit(torch.func.grad({name})), or call it under torch.no_grad()"
                 )
-            if leaf.device.type != self.device:
+            if leaf.layout != torch.strided:
+                raise ArgumentError(f"jit({name}) takes dense tensors and was given {leaf.layout}; use .to_dense()")
+            if leaf.device != self._place:
+                other = (
+                    f", or choose jit(…, device={leaf.device.type!r})" if leaf.device.type in ("cpu", "cuda") else ""
+                )
                 raise ArgumentError(
-                    f"jit({name}) runs on {self.device} ({self._choice.why}) and was given a tensor on "
-                    f"{leaf.device}; move it with .to({self.device!r}), or choose jit(…, device='{leaf.device.type}')"
+                    f"jit({name}) runs on {self._place} ({self._choice.why}) and was given a tensor on "
+                    f"{leaf.device}; move it with .to('{self._place}'){other}"
                 )
 
     def _compile(self, key: Hashable, args: tuple[Any, ...], identities: frozenset[int]) -> _Program:
-        with self._lock:
-            waiting = self._compiling.setdefault(key, threading.Lock())
-        with waiting:
+        with _TRACING:
             with self._lock:
                 program = self._programs.get(key)
-            if program is None or program.stale():
+            if program is None or program.stale():  # no other thread was faster
                 program = self._build(args, identities)
             with self._lock:
                 self._programs[key] = program
                 self._programs.move_to_end(key)
-                self._compiling.pop(key, None)
                 while len(self._programs) > self._cache_size:
                     self._programs.popitem(last=False)
         return program
@@ -203,6 +253,9 @@ class Jitted:
         start = time.perf_counter()
         arguments = take_apart(self.fn, args, None)
         traced = record(self.fn, arguments, TABLE)
+        captured = self._captured(traced)
+        if not traced.out_names:
+            raise ArgumentError(f"jit({function_name(self.fn)}): the function returns no tensor")
         baked = baked_positions(self._bake, len(args))
         proto, inside = translate(traced, baked, DEFAULT_OPSET, check=False)
         traced_at = time.perf_counter()
@@ -226,11 +279,26 @@ class Jitted:
             inputs,
             outputs,
             traced.out_structure,
-            _watched(traced),
+            captured,
             identities,
             report,
-            torch.empty(1, device=self.device),
+            torch.empty(1, device=self._place),
         )
+
+    def _captured(self, traced: Traced) -> list[Watched]:
+        """Return the tensors that the function captured, as they are now."""
+        found: list[Watched] = []
+        for module in graphs(traced.graph):
+            for node in module.graph.find_nodes(op="get_attr"):
+                value = getattr(module, str(node.target), None)
+                if isinstance(value, Tensor) and not isinstance(value, FakeTensor):
+                    if value.is_inference():
+                        raise ArgumentError(
+                            f"jit({function_name(self.fn)}) captured a tensor that was made in inference mode, and "
+                            "nothing counts its changes; clone it outside of inference mode, or pass it as an argument"
+                        )
+                    found.append((weakref.ref(value), value._version, value.data_ptr()))
+        return found
 
     def _run(self, program: _Program, leaves: Sequence[Any]) -> Any:
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -239,16 +307,18 @@ class Jitted:
         binding = session.io_binding()
         kept = []
         for position, name, kind in program.inputs:
-            leaf = tensors[position].detach()
+            leaf = tensors[position]
             if leaf.is_neg() or not leaf.is_contiguous():
-                leaf = leaf.resolve_neg().contiguous()
-            kept.append(leaf)
+                leaf = leaf.detach().resolve_neg().contiguous()
+                kept.append(leaf)
             binding.bind_input(name, device, 0, kind, tuple(leaf.shape), leaf.data_ptr() or somewhere)
         results = []
         for name, dtype, shape in program.outputs:
-            result = torch.empty(shape, dtype=dtype, device=device)
+            result = torch.empty(shape, dtype=dtype, device=self._place)
             results.append(result)
             binding.bind_output(name, device, 0, int(ONNX_TYPES[dtype]), shape, result.data_ptr() or somewhere)
+        if device == "cuda":  # what PyTorch has queued comes first: ONNX Runtime has a stream of its own
+            torch.cuda.current_stream(self._place).synchronize()
         try:
             session.run_with_iobinding(binding)
         except sessions._ERRORS as error:
@@ -264,6 +334,7 @@ class Jitted:
         """Forget everything that was compiled."""
         with self._lock:
             self._programs.clear()
+            self._alive.clear()
 
     def report(self) -> str:
         """Say what was compiled, how long that took, and where it runs."""
@@ -286,19 +357,20 @@ class Jitted:
 def _kind(leaf: Any, baked: bool) -> Hashable:
     """Return what a leaf's compilation depends on."""
     if not isinstance(leaf, Tensor):
-        return type(leaf), leaf
+        return type(leaf), leaf.hex() if type(leaf) is float else leaf  # −0.0 equals 0.0, and nan not even itself
+    wants_grad = leaf.requires_grad and torch.is_grad_enabled()
     if baked:
-        return id(leaf), leaf._version
+        return id(leaf), leaf._version, leaf.data_ptr(), wants_grad
     inside = torch._C._functorch.is_functorch_wrapped_tensor(leaf)
-    return leaf.dtype, leaf.shape, leaf.device, inside, leaf.requires_grad and torch.is_grad_enabled()
+    return leaf.dtype, leaf.shape, leaf.device, leaf.layout, inside, wants_grad
 
 
-def _watched(traced: Traced) -> list[tuple[Callable[[], Tensor | None], int]]:
-    """Return the tensors that the function captured, each with its version."""
-    found: list[tuple[Callable[[], Tensor | None], int]] = []
-    for module in graphs(traced.graph):
-        for node in module.graph.find_nodes(op="get_attr"):
-            value = getattr(module, str(node.target), None)
-            if isinstance(value, Tensor) and not isinstance(value, FakeTensor):
-                found.append((weakref.ref(value), value._version))
-    return found
+def _ambient(device: str) -> Hashable:
+    """Return what a compilation depends on beside the arguments."""
+    cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    return torch.get_default_dtype(), cast
+
+
+def _noting(gone: deque[int], identity: int) -> Callable[[object], None]:
+    """Return what is called when a tensor dies, whichever thread that happens in: no lock is taken there."""
+    return lambda _: gone.append(identity)

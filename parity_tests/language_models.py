@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from parity_tests.network_parity import TOLERANCE
 from parity_tests.oracles.oracle import relative
 from parity_tests.oracles.transformer import network
-from parity_tests.presets import TOLERANCE
 from pure import tree
 from pure.block import Block
 from pure.interop.checkpoints import from_state_dict, to_state_dict

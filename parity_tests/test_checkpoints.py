@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import pure
 from pure import interop, nets, optim, tree
 from pure.errors import ArgumentError, SaveError, TreeError
+from pure.interop import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +158,123 @@ def test_fine_tuning_another_head_with_the_rest_frozen(checkpoint: Any, tmp_path
     module = torchvision.models.resnet18(num_classes=2)
     module.load_state_dict(load_file(tmp_path / "tuned.safetensors"))
     torch.testing.assert_close(module.eval()(x), block(tuned, x, state))
+
+
+def test_names_behind_a_prefix_and_tensors_in_a_deeper_mapping_say_what_to_do(checkpoint: Any) -> None:
+    block = nets.create("resnet18", num_classes=100)
+    wrapped = {f"module.{name}": leaf for name, leaf in checkpoint.items()}
+    with pytest.raises(CheckpointError, match=r"behind 'module\.'.*name\.removeprefix\('module\.'\)") as caught:
+        interop.from_state_dict(block, wrapped)
+    assert len(str(caught.value)) < 300
+    for key in ("state_dict", "model"):
+        with pytest.raises(CheckpointError, match=rf"under '{key}': give state_dict\['{key}'\]"):
+            interop.from_state_dict(block, {"epoch": 3, "config": {"depth": 18}, key: checkpoint})
+
+
+@pytest.mark.parametrize(("network", "library"), [("resnet18", "vit_b_16"), ("vit_b_16", "resnet18")])
+def test_another_network_s_checkpoint_is_one_short_error(network: str, library: str) -> None:
+    given = torchvision.models.get_model(library).state_dict()
+    with pytest.raises(CheckpointError, match=r"none of the network's \d+ tensors.*another network's") as caught:
+        interop.from_state_dict(nets.create(network), given)
+    assert len(str(caught.value)) < 400
+    assert set(caught.value.unexpected) == set(given)
+    assert len(caught.value.missing) > 50
+
+
+def test_a_deeper_network_s_checkpoint_counts_what_it_does_not_show() -> None:
+    given = torchvision.models.resnet34().state_dict()
+    with pytest.raises(CheckpointError, match=r"unexpected 'layer1\.2\.conv1\.weight'.*… and \d+ more") as caught:
+        interop.from_state_dict(nets.create("resnet18"), given)
+    assert len(str(caught.value)) < 1000
+    assert len(caught.value.unexpected) == len(given) - len(torchvision.models.resnet18().state_dict())
+    assert not caught.value.missing
+
+
+WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], type[Exception], str]] = {
+    "empty": (lambda given: {}, CheckpointError, "empty, expected 122"),
+    "a list": (list, ArgumentError, "state_dict is list, expected a mapping"),
+    "nothing": (lambda given: None, ArgumentError, "state_dict is NoneType"),
+    "a module": (lambda given: torch.nn.Linear(2, 2), ArgumentError, r"module\.state_dict\(\)"),
+    "a list as tensor": (lambda given: {**given, "fc.bias": [0.0]}, CheckpointError, "'fc.bias' is list"),
+    "arrays": (
+        lambda given: {name: leaf.numpy() for name, leaf in given.items()},
+        CheckpointError,
+        "is ndarray.*… and 117 more",
+    ),
+    "a number as name": (lambda given: {**given, 3: torch.ones(1)}, CheckpointError, "3 is int"),
+    "an integer weight": (
+        lambda given: {**given, "fc.bias": torch.zeros(100, dtype=torch.int64)},
+        CheckpointError,
+        "torch.int64, expected floats",
+    ),
+    "a complex weight": (
+        lambda given: {**given, "fc.bias": torch.zeros(100, dtype=torch.complex64)},
+        CheckpointError,
+        "torch.complex64, expected floats",
+    ),
+    "a counter of floats": (
+        lambda given: {**given, "bn1.num_batches_tracked": torch.tensor(3.0)},
+        CheckpointError,
+        "torch.float32, expected integers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_checkpoint_is_a_typed_error(checkpoint: Any, name: str) -> None:
+    spoil, error, message = WRONG[name]
+    with pytest.raises(error, match=message):
+        interop.from_state_dict(nets.create("resnet18", num_classes=100), spoil(checkpoint))
+
+
+def test_what_is_no_network_is_refused(checkpoint: Any) -> None:
+    module: Any = torchvision.models.resnet18()
+    with pytest.raises(ArgumentError, match="block is ResNet"):
+        interop.from_state_dict(module, checkpoint)
+    with pytest.raises(ArgumentError, match="block is ResNet"):
+        interop.to_state_dict(module, {})
+
+
+@pytest.mark.parametrize(
+    "ignore", ["fc", "fc.", "fc.*", ("fc",), ["fc.weight", "fc.bias"], {"fc"}, iter(["fc"])], ids=str
+)
+def test_what_is_ignored_can_be_said_in_many_ways(checkpoint: Any, ignore: Any) -> None:
+    params, _ = interop.from_state_dict(nets.create("resnet18", num_classes=3), checkpoint, ignore=ignore)
+    assert params["fc"]["weight"].shape == (3, 512)
+    assert params["conv1"]["weight"] is checkpoint["conv1.weight"]
+
+
+@pytest.mark.parametrize("ignore", ["", "f", "fc.*.x", 3, [3], None], ids=str)
+def test_what_cannot_be_ignored_is_refused(checkpoint: Any, ignore: Any) -> None:
+    with pytest.raises(ArgumentError, match="ignore="):
+        interop.from_state_dict(nets.create("resnet18", num_classes=100), checkpoint, ignore=ignore)
+
+
+def test_what_is_ignored_need_be_no_tensor(checkpoint: Any) -> None:
+    block = nets.create("resnet18", num_classes=100)
+    params, _ = interop.from_state_dict(block, {**checkpoint, "epoch": 3}, ignore="epoch")
+    assert params["fc"]["bias"] is checkpoint["fc.bias"]
+
+
+def test_tensors_without_values_give_trees_without_values(checkpoint: Any) -> None:
+    block = nets.create("resnet18", num_classes=3)
+    given = {name: leaf.to("meta") for name, leaf in checkpoint.items()}
+    trees = interop.from_state_dict(block, given, ignore="fc")
+    assert all(leaf.is_meta for leaf in tree.leaves(trees))
+    tied = nets.create("gpt2", vocab_size=7, positions=5, features=8, depth=1, heads=2)
+    params, state = tied.init(torch.Generator(), device="meta")
+    again, _ = interop.from_state_dict(tied, interop.to_state_dict(tied, params, state))
+    assert tree.names(again) == tree.names(params)
+
+
+def test_names_stand_in_messages_as_in_the_checkpoint() -> None:
+    block = nets.create("gpt2", vocab_size=7, positions=5, features=8, depth=1, heads=2)
+    given = interop.to_state_dict(block, *block.init(torch.Generator().manual_seed(0)))
+    del given["transformer.ln_f.bias"]
+    with pytest.raises(CheckpointError, match=r"missing 'transformer\.ln_f\.bias'"):
+        interop.from_state_dict(block, given)
+    params, _ = interop.from_state_dict(block, given, ignore="transformer.ln_f.bias")
+    assert params["body"]["norm"]["bias"].shape == (8,)
+    bare = {name.removeprefix("transformer."): leaf for name, leaf in given.items()}
+    with pytest.raises(CheckpointError, match=r"missing 'ln_f\.bias'"):
+        interop.from_state_dict(block, bare)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.func import grad, hessian, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import export
 from export.errors import ArgumentError, ExportError, RandomOpError
@@ -77,6 +79,70 @@ def test_a_captured_tensor_that_changes_is_seen() -> None:
     torch.testing.assert_close(compiled(ROWS), ROWS + 1)
     offset.mul_(3)
     torch.testing.assert_close(compiled(ROWS), ROWS + 3)
+    offset.data = torch.full((4,), 7.0, dtype=torch.float64)  # which counts no version
+    torch.testing.assert_close(compiled(ROWS), ROWS + 7)
+
+
+def test_a_module_that_is_captured_may_be_loaded_again() -> None:
+    module = torch.nn.Linear(4, 4, dtype=torch.float64)
+    compiled = export.jit(lambda x: module(x))
+    torch.testing.assert_close(compiled(ROWS), module(ROWS))
+    module.load_state_dict(torch.nn.Linear(4, 4, dtype=torch.float64).state_dict())
+    torch.testing.assert_close(compiled(ROWS), module(ROWS))
+    assert len(compiled.compilations()) == 1
+
+
+def test_plain_values_are_told_apart_as_python_sees_them() -> None:
+    compiled = export.jit(lambda x, s: x.abs() * s)
+    for value in (0.0, -0.0, 1, 1.0, True, float("nan"), float("nan")):
+        given, expected = compiled(ROWS, value), ROWS.abs() * value
+        torch.testing.assert_close(given, expected, equal_nan=True)
+        assert torch.equal(given.signbit(), expected.signbit()) or value != value
+    assert len(compiled.compilations()) == 6
+
+
+def test_autocast_and_the_default_dtype_are_part_of_a_kind() -> None:
+    product = export.jit(lambda x: x @ x.T)
+    zeros = export.jit(lambda x: torch.zeros(3) + x.sum().to(torch.float16))
+    rows = ROWS.float()
+    assert product(rows).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert product(rows).dtype == torch.float16
+    assert product(rows).dtype == torch.float32
+    assert zeros(rows).dtype == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert zeros(rows).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_what_was_compiled_with_a_tensor_goes_with_it() -> None:
+    compiled = export.jit(lambda w, x: x * w, bake=(0,))
+    kept = torch.ones(4, dtype=torch.float64)
+    for value in range(5):
+        compiled(torch.full((4,), float(value), dtype=torch.float64), ROWS)
+    compiled(kept, ROWS)
+    gc.collect()
+    torch.testing.assert_close(compiled(kept, ROWS), ROWS)
+    assert len(compiled.compilations()) == 1
+    assert len(compiled._alive) == 1
+
+
+def test_no_tracer_gets_a_constant_in_place_of_a_value(tmp_path: Path) -> None:
+    compiled = export.jit(torch.sin)
+    compiled(ROWS)
+    for trace in (
+        lambda: make_fx(compiled)(ROWS),
+        lambda: make_fx(compiled, tracing_mode="fake")(ROWS),
+        lambda: export.jit(lambda x: compiled(x) + 1)(ROWS),
+        lambda: export.to_onnx(compiled, (ROWS,), tmp_path / "net.onnx"),
+    ):
+        with pytest.raises(ArgumentError, match="attribute fn"):
+            trace()
+    torch.testing.assert_close(export.jit(lambda x: compiled.fn(x) + 1)(ROWS), torch.sin(ROWS) + 1)
+    with forward_ad.dual_level(), pytest.raises(ArgumentError, match="tangents"):
+        compiled(forward_ad.make_dual(ROWS, ROWS))
 
 
 def test_views_scalars_and_empty_tensors() -> None:
@@ -113,6 +179,21 @@ def test_what_cannot_be_is_said() -> None:
         export.jit(torch.sin, cache_size=0)
     with pytest.raises(ArgumentError, match=r"bake=\(0,\)"):
         export.jit(torch.sin, bake=0)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="to_dense"):
+        compiled(ROWS.to_sparse())
+    with pytest.raises(ArgumentError, match="given a tensor on meta"):
+        compiled(ROWS.to("meta"))
+    with pytest.raises(ArgumentError, match="ndarray"):
+        compiled(ROWS.numpy())
+    with pytest.raises(ArgumentError, match="returns no tensor"):
+        export.jit(lambda s: s * 2)(3)
+    with torch.inference_mode():
+        made = ROWS + 1
+    torch.testing.assert_close(compiled(made), (made**2).sum())
+    with pytest.raises(ArgumentError, match="bake a tensor that was made in inference mode"):
+        export.jit(torch.sin, bake=(0,))(made)
+    with pytest.raises(ArgumentError, match="captured a tensor that was made in inference mode"):
+        export.jit(lambda x: x + made)(ROWS)
     with pytest.raises(RandomOpError):
         export.jit(lambda x: x + torch.rand(4))(ROWS)
     torch.testing.assert_close(compiled(ROWS), (ROWS**2).sum())

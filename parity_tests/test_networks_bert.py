@@ -1,4 +1,4 @@
-"""BERT equals the one of transformers, with its checkpoints and exact sizes."""
+"""BERT equals the one of transformers, with its checkpoints."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from parity_tests.language_models import NONE, TOKENS, assert_equal, padding, tokens
-from parity_tests.presets import assert_round_trip, count, randomised
+from parity_tests.network_parity import assert_round_trip, randomised
 from pure import tree
 from pure.errors import ShapeError, TreeError
 from pure.interop.checkpoints import from_state_dict
@@ -90,11 +90,6 @@ def test_the_pooler_is_left_out_by_name() -> None:
     given = library(pooler=True).state_dict()
     params, _ = from_state_dict(bert_base(**SIZES), given, ignore="pooler")
     assert "pooler" not in params
-
-
-def test_sizes_are_exact() -> None:
-    assert count(bert_base()) == 108_891_648
-    assert count(bert_base(pooler=True)) == 109_482_240
 
 
 def test_token_types_of_another_shape_are_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from pytorchcv.model_provider import get_model
 
-from parity_tests.network_parity import assert_same_network, images, parameters
+from parity_tests.network_parity import assert_same, count, picture
 from parity_tests.oracles.convolutional import PlainDenseNet, plain_densenet_names, replayed_dropout
 from parity_tests.oracles.oracle import Flat, Oracle, assert_equal, differences, shifted
 from pure import nets, tree
@@ -18,43 +18,31 @@ from pure.errors import ArgumentError
 both_modes = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 
 
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("densenet121", 7_978_856),
-        ("densenet161", 28_681_000),
-        ("densenet169", 14_149_480),
-        ("densenet201", 20_013_928),
-        ("densenet40_12", 1_019_722),
-        ("densenet_bc100_12", 769_162),
-    ],
-)
-def test_counts_of_the_presets(name: str, count: int) -> None:
-    assert parameters(getattr(nets, name)()) == count
-
-
 @both_modes
 @pytest.mark.parametrize("name", ["densenet121", "densenet161", "densenet169", "densenet201"])
 def test_preset_equals_torchvision(name: str, training: bool) -> None:
-    assert_same_network(getattr(nets, name)(), getattr(torchvision.models, name)(), images(), training)
+    assert_same(
+        getattr(nets, name)(), getattr(torchvision.models, name)(), None, picture(2, 3, 64, 64), training=training
+    )
 
 
 def test_training_with_dropout_equals_torchvision() -> None:
     module = torchvision.models.densenet121(drop_rate=0.2, num_classes=5)
     block = nets.densenet121(drop_rate=0.2, num_classes=5)
-    assert_same_network(block, module, images(), True, call=replayed_dropout)
+    assert_same(block, module, None, picture(2, 3, 64, 64), training=True, call=replayed_dropout)
 
 
 @both_modes
 def test_another_member_equals_torchvision(training: bool) -> None:
     module = torchvision.models.DenseNet(6, (2, 3, 1), 10, bn_size=3, num_classes=7)
     block = nets.densenet(6, (2, 3, 1), 10, bottleneck=3, num_classes=7)
-    assert_same_network(block, module, images(), training, source="torchvision")
+    assert_same(block, module, "torchvision", picture(2, 3, 64, 64), training=training)
 
 
 def test_other_channels_equal_timm() -> None:
     module = timm.create_model("densenet121", in_chans=1, num_classes=4)
-    assert_same_network(nets.densenet121(in_channels=1, num_classes=4), module, images(1), True, source="timm")
+    block = nets.densenet121(in_channels=1, num_classes=4)
+    assert_same(block, module, "timm", picture(2, 1, 64, 64), training=True)
 
 
 def assert_equals_oracle(block: Any, oracle: Oracle, training: bool) -> None:
@@ -62,7 +50,7 @@ def assert_equals_oracle(block: Any, oracle: Oracle, training: bool) -> None:
     params, state = block.init(torch.Generator().manual_seed(0), torch.float64)
     gains = {name: leaf for name, leaf in tree.flatten(params).items() if leaf.ndim == 1}
     params = tree.unflatten({**tree.flatten(params), **shifted(gains, 1)})
-    found = differences(oracle, module, block, params, shifted(state, 2), images(size=32), {}, training=training)
+    found = differences(oracle, module, block, params, shifted(state, 2), picture(2, 3, 32, 32), {}, training=training)
     assert_equal(oracle, found)
 
 
@@ -102,7 +90,7 @@ def test_densenet_bc100_12_equals_pytorchcv(training: bool) -> None:
 
 def test_a_compressed_densenet_without_bottlenecks_equals_pytorchcv() -> None:
     block = nets.densenet_cifar(40, 12, compression=0.5, stem_channels=24)
-    assert parameters(block) == 599_050, "pytorchcv's densenet40_k12 is not the paper's"
+    assert count(block) == 599_050, "pytorchcv's densenet40_k12 is not the paper's"
     assert_equals_oracle(block, Oracle(lambda: get_model("densenet40_k12_cifar10"), pytorchcv_names), True)
 
 

@@ -1,4 +1,4 @@
-"""GPT-2 equals the one of transformers, with its checkpoints and exact sizes."""
+"""GPT-2 equals the one of transformers, with its checkpoints."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from parity_tests.language_models import NONE, TOKENS, assert_equal, padding, tokens
-from parity_tests.presets import assert_round_trip, count, randomised
+from parity_tests.network_parity import assert_round_trip, randomised
 from pure import tree
 from pure.errors import ShapeError, TreeError
 from pure.interop.checkpoints import from_state_dict, to_state_dict
-from pure.nets.gpt2 import gpt2, gpt2_medium
+from pure.nets.gpt2 import gpt2
 
 SIZES: dict[str, Any] = {"vocab_size": TOKENS, "positions": 9, "features": 32, "depth": 2, "heads": 4}
 RATES = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}
@@ -78,12 +78,6 @@ def test_the_checkpoint_of_the_body_is_a_part_of_the_one_with_head() -> None:
     alone, _ = from_state_dict(gpt2(**SIZES, head=False), {**module.transformer.state_dict(), **masks})
     params, _ = from_state_dict(gpt2(**SIZES), module.state_dict())
     torch.testing.assert_close(params, {"body": alone}, rtol=0, atol=0)
-
-
-def test_sizes_are_exact() -> None:
-    assert count(gpt2()) == 124_439_808
-    assert count(gpt2_medium()) == 354_823_168
-    assert count(gpt2(head=False)) == 124_439_808
 
 
 def test_initial_values_are_those_of_the_paper() -> None:

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from parity_tests.network_parity import assert_same_network, images, parameters
+from parity_tests.network_parity import assert_same, picture
 from parity_tests.oracles.convolutional import replayed
 from pure import tree
 from pure.errors import ArgumentError
@@ -14,20 +14,17 @@ from pure.nets.mobilenet import mobilenet_v2
 both_modes = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 
 
-def test_count_of_the_preset() -> None:
-    assert parameters(mobilenet_v2()) == 3_504_872
-
-
 @both_modes
 def test_preset_equals_torchvision(training: bool) -> None:
-    assert_same_network(mobilenet_v2(), torchvision.models.mobilenet_v2(), images(), training, call=replayed)
+    module = torchvision.models.mobilenet_v2()
+    assert_same(mobilenet_v2(), module, None, picture(2, 3, 64, 64), training=training, call=replayed)
 
 
 @pytest.mark.parametrize(("width", "nearest"), [(0.35, 8), (0.75, 4), (1.4, 8)])
 def test_other_widths_equal_torchvision(width: float, nearest: int) -> None:
     module = torchvision.models.mobilenet_v2(width_mult=width, round_nearest=nearest, num_classes=5, dropout=0.0)
     block = mobilenet_v2(width, round_nearest=nearest, num_classes=5, dropout=0.0)
-    assert_same_network(block, module, images(), True, source="torchvision")
+    assert_same(block, module, "torchvision", picture(2, 3, 64, 64), training=True)
 
 
 @both_modes
@@ -36,7 +33,7 @@ def test_other_stages_and_channels_equal_torchvision(training: bool) -> None:
     module = torchvision.models.MobileNetV2(4, inverted_residual_setting=[list(stage) for stage in stages])
     module.features[0][0] = nn.Conv2d(1, 32, 3, 2, 1, bias=False)
     block = mobilenet_v2(num_classes=4, in_channels=1, stages=stages)
-    assert_same_network(block, module, images(1, 32), training, call=replayed)
+    assert_same(block, module, None, picture(2, 1, 32, 32), training=training, call=replayed)
 
 
 def test_weights_start_as_torchvision_starts_them() -> None:

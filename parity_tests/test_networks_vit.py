@@ -1,4 +1,4 @@
-"""Vision transformers equal torchvision's and timm's, with their checkpoints and exact sizes."""
+"""Vision transformers equal torchvision's and timm's, with their checkpoints."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import nn
 from torchvision.models import vision_transformer as vision
 
 import pure
+from parity_tests.network_parity import assert_equal, assert_round_trip, count, picture, randomised
 from parity_tests.oracles.oracle import Oracle, differences
 from parity_tests.oracles.oracle import assert_equal as oracle_equal
 from parity_tests.oracles.placement import Masked, by_scheme, with_masks
-from parity_tests.presets import assert_equal, assert_round_trip, count, picture, randomised
 from pure import tree
 from pure.block import Block
 from pure.errors import ArgumentError, RankError, ShapeError
@@ -29,17 +29,17 @@ from pure.layers import DropPath
 from pure.layers.patches import ClassToken, MeanToken
 from pure.nets import vit
 
-SIZES: dict[str, int] = {
-    "vit_b_16": 86_567_656,
-    "vit_b_32": 88_224_232,
-    "vit_l_16": 304_326_632,
-    "vit_l_32": 306_535_400,
-    "vit_h_14": 632_045_800,
-    "vit_tiny_patch16_224": 5_717_416,
-    "vit_small_patch16_224": 22_050_664,
-    "vit_base_patch16_224": 86_567_656,
-    "vit_large_patch16_224": 304_326_632,
-}
+NAMES = (
+    "vit_b_16",
+    "vit_b_32",
+    "vit_l_16",
+    "vit_l_32",
+    "vit_h_14",
+    "vit_tiny_patch16_224",
+    "vit_small_patch16_224",
+    "vit_base_patch16_224",
+    "vit_large_patch16_224",
+)
 INIT = {"init_values": 1e-5}
 
 
@@ -82,19 +82,18 @@ def meta(name: str) -> nn.Module:
         return torchvision.models.get_model(name) if "patch" not in name else timm.create_model(name, device="meta")
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", NAMES)
 def test_size_and_names_are_the_library_s(name: str) -> None:
     block = getattr(vit, name)()
     source: Source = "timm" if "patch" in name else "torchvision"
-    assert count(block) == SIZES[name] == sum(leaf.numel() for leaf in meta(name).parameters())
+    assert count(block) == sum(leaf.numel() for leaf in meta(name).parameters())
     params, _ = block.init(torch.Generator(), device="meta")
     written = to_state_dict(block, params, source=source)
     given = meta(name).state_dict()
     assert {key: leaf.shape for key, leaf in written.items()} == {key: leaf.shape for key, leaf in given.items()}
 
 
-def test_size_with_layer_scale_and_without_a_head() -> None:
-    assert count(vit.vit_small_patch16_224(**INIT)) == 22_059_880
+def test_size_without_a_head() -> None:
     headless = timm.create_model("vit_small_patch16_224", device="meta", num_classes=0)
     assert count(vit.vit_small_patch16_224(num_classes=0)) == sum(leaf.numel() for leaf in headless.parameters())
 

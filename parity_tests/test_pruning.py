@@ -40,6 +40,7 @@ from pure.block import check_params
 from pure.catalogue import CASES
 from pure.errors import ArgumentError, TreeError, UnsupportedError
 from pure.initializers import Constant
+from pure.layers import Attention
 from pure.pruning import (
     apply_masks,
     block_importance,
@@ -51,6 +52,7 @@ from pure.pruning import (
     resized,
     sparsity,
 )
+from pure.skips import GLU
 
 FLOAT64 = 1e-12
 
@@ -459,6 +461,38 @@ def test_given_masks_are_kept_to() -> None:
         prune_channels(block, params, (1, 6), scope="leaf")  # type: ignore[arg-type]
 
 
+def test_a_part_can_be_asked_of_some_groups() -> None:
+    block = Sequential(
+        embed=Linear(6, 8), attend=Residual(Attention(8, 2)), feed=Residual(GLU(8, 12)), head=Linear(8, 3)
+    )
+    params, state = drawn(block)
+    cut = prune_channels(block, params, (2, 5, 6), state, keep={"feed.*": 0.25})
+    assert {name: int(mask.sum()) for name, mask in cut.masks.items() if not mask.all()} == {
+        "feed.branch.gate.weight": 3
+    }
+    assert cut.block is not None, cut.reason
+    x = normal(2, 5, 6)
+    assert far(block(cut.zeroed, x), cut.block(cut.params, x)) < FLOAT64
+    whole = prune_channels(block, params, (2, 5, 6), state, keep=0.5)
+    assert whole.block is None, "attention has one size for queries and values"
+    assert "no sizes of Attention" in whole.reason
+    with pytest.raises(ArgumentError, match="no channel group is named"):
+        prune_channels(block, params, (2, 5, 6), state, keep={"food.*": 0.25})
+    with pytest.raises(ArgumentError, match="in \\(0, 1\\]"):
+        prune_channels(block, params, (2, 5, 6), state, keep={"feed.*": 2})
+    with pytest.raises(ArgumentError, match="'group'"):
+        prune_channels(block, params, (2, 5, 6), state, keep={"feed.*": 0.5}, scope="global")
+
+
+def test_what_is_not_finite_proves_nothing() -> None:
+    block = nets.simple_block(2, 8, 4)
+    params, state = drawn(block)
+    params["fc2"]["bias"][0] = float("nan")
+    cut = prune_channels(block, params, (1, 2), state)
+    assert cut.block is None
+    assert "does not compute" in cut.reason
+
+
 def test_importance_is_what_its_name_says() -> None:
     block = resnet()
     params, state = drawn(block)
@@ -638,6 +672,10 @@ def test_blocks_that_cannot_go_are_refused() -> None:
         remove_blocks(block, params, state, ["layers.thre"])
     with pytest.raises(ArgumentError, match="give the importances"):
         remove_blocks(block, params, state, ["layers.one"], threshold=0.5)
+    with pytest.raises(ArgumentError, match=r"\['layers.one'\]"):
+        remove_blocks(block, params, state, "layers.one")
+    with pytest.raises(ArgumentError, match="give the threshold too"):
+        remove_blocks(block, params, state, {"layers.one": 0.5})
     importance = block_importance(block, params, normal(2, 3, 8, 8), state)
     smaller, kept, _ = remove_blocks(block, params, state, importance, threshold=float("inf"))
     assert list(kept["layers"]) == ["down"]

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
-from export import cli
+from export import cli, showing
 from export.reference import checked, page
 from export.reference.drawing import drawn, size_of
 from export.reference.facts import facts, listed, shape_text
@@ -308,3 +309,33 @@ def test_the_command_writes_the_page(html: str, tmp_path: Any, monkeypatch: pyte
     refused = CliRunner().invoke(cli.app, ["reference", "--out", str(tmp_path / "no" / "page.html")])
     assert refused.exit_code == 2
     assert "does not exist" in refused.stderr
+
+
+def test_a_block_meets_in_front_of_the_child_that_ends_it() -> None:
+    for name, before, last in (("glu", "up_gate: Linear", "down: Linear"), ("attention", "qkv: Linear", "out: Linear")):
+        (case,) = (case for case in CASES if case.name == name)
+        first, node, end = drawing_of(case.make(), flow_of(case)).parts
+        assert (first.title, node.kind, end.title) == (before, "node", last)
+
+
+def test_the_list_shows_one_family() -> None:
+    shown = CliRunner().invoke(cli.app, ["list", "--family", "gated", "--family", "dense"]).stdout
+    names = [line.partition(" ")[0] for line in shown.splitlines()]
+    for case in CASES:
+        assert (case.name in names) == (case.family in ("gated", "dense"))
+    refused = CliRunner().invoke(cli.app, ["list", "--family", "gate"])
+    assert refused.exit_code == 2
+    assert "'gated'" in refused.stderr
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_the_list_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    console = Console(markup=False, highlight=False, width=width)
+    monkeypatch.setattr("export.console.stdout", lambda: console)
+    monkeypatch.setattr(showing, "stdout", lambda: console)
+    row = {"name": "n" * 30, "family": "transformer", "formula": "x + f(x)", "parameters": 1234567}
+    measured = {"difference": 1e-16, "float32": {"status": "pass", "ratio": 0.5}, "oracle": "torch.nn." + "M" * 30}
+    showing.catalogue([{**row, "checked": measured}, row])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[1].split()[0] == "n" * 30, "a name is not folded"

@@ -31,7 +31,7 @@ def main(section: str, *arguments: str) -> int:
     else:
         chosen += ["-k", f"not ({whole})"]
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # anyio, which transformers imports, is a plugin too
-    return pytest.main([*FILES, "--no-header", *chosen])
+    return pytest.main([*FILES, "-o", "addopts=-q", "--no-header", *chosen])
 
 
 if __name__ == "__main__":

@@ -42,32 +42,39 @@ def drawn(node: Any, label: str) -> str:
     width, height = size.width + 2 * left, bottom + 32
     return (
         f'<svg class="d" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{html.escape(label)}">{"".join(pen.marks)}</svg>'
+        f'aria-label="{html.escape(label)}">{pen.drawn()}</svg>'
     )
 
 
 class Pen:
-    """Collects marks."""
+    """Collects lines, one path a style, and the marks that stand on them."""
 
     def __init__(self) -> None:
+        self.lines: dict[str, list[str]] = {}
         self.marks: list[str] = []
 
-    def text(self, x: float, y: float, words: str, style: str = "t") -> None:
+    def drawn(self) -> str:
+        """Return everything, lines below."""
+        paths = (f'<path class="{style}" d="{"".join(lines)}"/>' for style, lines in self.lines.items())
+        return "".join([*paths, *self.marks])
+
+    def text(self, x: float, y: float, words: str, style: str = "") -> None:
         """Write words with their middle at x."""
-        self.marks.append(f'<text class="{style}" x="{x:g}" y="{y:g}">{html.escape(words)}</text>')
+        named = f' class="{style}"' if style else ""
+        self.marks.append(f'<text{named} x="{x:g}" y="{y:g}">{html.escape(words)}</text>')
 
     def path(self, path: str, style: str = "w") -> None:
         """Draw a line."""
-        self.marks.append(f'<path class="{style}" d="{path}"/>')
+        self.lines.setdefault(style, []).append(path)
 
     def arrow(self, x: float, y: float, x2: float, y2: float, style: str = "w") -> None:
         """Draw a line that ends in a head, downwards or sideways."""
-        self.path(f"M{x:g} {y:g}L{x2:g} {y2:g}", style)
+        self.path(f"M{x:g} {y:g}" + (f"V{y2:g}" if x == x2 else f"H{x2:g}" if y == y2 else f"L{x2:g} {y2:g}"), style)
         if x == x2:
-            self.path(f"M{x - 3.5:g} {y2 - 6:g}L{x:g} {y2:g}L{x + 3.5:g} {y2 - 6:g}Z", f"h {style}")
+            self.path(f"M{x - 3.5:g} {y2 - 6:g}l3.5 6 3.5-6z", f"h {style}")
         else:
-            back = x2 - 6 if x2 > x else x2 + 6
-            self.path(f"M{back:g} {y2 - 3.5:g}L{x2:g} {y2:g}L{back:g} {y2 + 3.5:g}Z", f"h {style}")
+            way = 6 if x2 > x else -6
+            self.path(f"M{x2 - way:g} {y2 - 3.5:g}l{way} 3.5 {-way} 3.5z", f"h {style}")
 
     def enter(self, node: Any, x: float, y: float, y2: float, style: str = "w") -> None:
         """Draw the line down into a part, with a head unless the part begins with a line of its own."""
@@ -86,10 +93,9 @@ class Pen:
         """Draw the node in which wires meet: a circle for + and ×, else a pill with words."""
         if sign in ("+", "×"):
             self.marks.append(f'<circle class="j" cx="{x:g}" cy="{y:g}" r="{RADIUS}"/>')
-            if sign == "+":
-                self.path(f"M{x - 4.5:g} {y:g}H{x + 4.5:g}M{x:g} {y - 4.5:g}V{y + 4.5:g}", "s")
-            else:
-                self.path(f"M{x - 3.4:g} {y - 3.4:g}l6.8 6.8m0 -6.8l-6.8 6.8", "s")
+            plus = f"M{x - 4.5:g} {y:g}h9M{x:g} {y - 4.5:g}v9"
+            cross = f"M{x - 3.4:g} {y - 3.4:g}l6.8 6.8m0 -6.8l-6.8 6.8"
+            self.marks.append(f'<path class="s" d="{plus if sign == "+" else cross}"/>')
         else:
             half = join_half(sign)
             self.rect(x - half, y - RADIUS, 2 * half, 2 * RADIUS, "j", RADIUS)
@@ -185,7 +191,7 @@ def _box(node: Box, x: float, y: float, size: Size, pen: Pen) -> None:
     middle = x + size.width / 2
     pen.text(middle, y + 16, node.title)
     if node.detail:
-        pen.text(middle, y + 31, node.detail, "t n")
+        pen.text(middle, y + 31, node.detail, "n")
 
 
 def _column(node: Column, x: float, y: float, size: Size, pen: Pen) -> None:
@@ -239,13 +245,13 @@ def _mix(node: Gate, x: float, y: float, size: Size, pen: Pen) -> None:
     draw(node.transform, wire - transform.wire, top, pen)
     pen.path(f"M{left:g} {top + gate.height:g}V{first - 8:g}q0 8 8 8")
     pen.arrow(left + 8, first, wire - RADIUS, first)
-    pen.text((left + wire) / 2, first - 5, "T", "t n")
+    pen.text((left + wire) / 2, first - 5, "T", "n")
     pen.path(f"M{wire:g} {top + transform.height:g}V{low:g}")
     pen.arrow(wire, low, wire, first - RADIUS)
     pen.path(f"M{wire:g} {y + 4:g}H{past - 8:g}q8 0 8 8V{first - RADIUS:g}", "a")
     pen.join(wire, first, "×")
     pen.join(past, first, "×")
-    pen.text(past + RADIUS + 18, first + 4, "1−T", "t n")
+    pen.text(past + RADIUS + 18, first + 4, "1−T", "n")
     pen.arrow(wire, first + RADIUS, wire, second - RADIUS)
     pen.path(f"M{past:g} {first + RADIUS:g}V{second - 8:g}q0 8 -8 8", "a")
     pen.arrow(past - 8, second, wire + RADIUS, second, "a")

@@ -61,6 +61,13 @@ class Flow:
         last = [step for step in own if any(user not in inside for user in step.users)]
         return any(step not in inside and step.kind != "leaf" for step in _behind(last, own))
 
+    def ends_in(self, path: Path, name: str) -> bool:
+        """Return whether all that leaves the block is what one of its children made."""
+        calls = [step for step in self.steps if step.kind == "call" and step.path[: len(path)] == path]
+        inside = set(calls)
+        last = [step for step in calls if any(user not in inside for user in step.users)]
+        return bool(last) and all(step.path[len(path) : len(path) + 1] == (name,) for step in last)
+
     def _feeds(self, path: Path, names: Sequence[str]) -> dict[str, set[str]]:
         """Return which earlier children each child reads, through the block's own arithmetic; in the order they run."""
         owned: dict[str, set[Step]] = {}

@@ -219,7 +219,10 @@ def _composite(block: Block, depth: int, at: Place) -> Any:
     parts = [_abreast([drawn[name] for name in names]) for names in levels]
     if at.flow is not None and at.flow.bypassed(at.path):
         return Skip(parts[0] if len(parts) == 1 else Column(tuple(parts)), Wire(), title)
-    return Column((*parts, Box(title, own_numbers(block), "node")))
+    node = Box(title, own_numbers(block), "node")
+    if at.flow is not None and len(parts) > 1 and len(levels[-1]) == 1 and at.flow.ends_in(at.path, levels[-1][0]):
+        return Column((*parts[:-1], node, parts[-1]))
+    return Column((*parts, node))
 
 
 def _abreast(arms: list[Any]) -> Any:

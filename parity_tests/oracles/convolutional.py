@@ -18,20 +18,9 @@ from torch import Tensor, nn
 from torchvision.models import convnext, densenet, mobilenetv2
 from torchvision.ops import Permute, StochasticDepth
 
+from parity_tests.oracles.masks import Masked
 from parity_tests.oracles.oracle import Flat, Oracle
 from pure import tree
-
-
-class Masked(nn.Module):
-    """x · mask / (1 − rate) in training, in place of a library's own random layer."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.mask: Any = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask.reshape(self.mask.shape + (1,) * (x.ndim - self.mask.ndim)) / (1 - self.rate)
 
 
 def rate_of(module: nn.Module) -> float:

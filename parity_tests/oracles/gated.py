@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 from x_transformers.x_transformers import GRUGating
 
 from parity_tests.oracles.basic import Plain, mlp
+from parity_tests.oracles.masks import Masked
 from parity_tests.oracles.oracle import Oracle
 from parity_tests.oracles.scaled import conv_branch, convs, norms, tanh_mlp, with_parts
 
@@ -144,19 +145,9 @@ class ScalarGate(Plain):
 
 
 def masked_glu(module: nn.Module, x: Any, extras: Any, noise: Any) -> Any:
-    module.drop1 = Masked(noise["drop"]["mask"] / 0.75) if noise else nn.Identity()
+    module.drop1 = Masked(0.25).train(noise is not None)
+    module.drop1.mask = noise["drop"]["mask"] if noise else None
     return module(x)
-
-
-class Masked(nn.Module):
-    """x · a fixed mask."""
-
-    def __init__(self, mask: Tensor) -> None:
-        super().__init__()
-        self.mask = mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask
 
 
 def llama() -> nn.Module:

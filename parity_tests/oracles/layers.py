@@ -7,19 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from parity_tests.oracles.masks import Masked
 from parity_tests.oracles.oracle import Oracle
-
-
-class MaskedDropout(nn.Module):
-    """x · mask / (1 − rate)."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.mask: Any = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.mask / (1 - self.rate) if self.training else x
 
 
 class ScaleModule(nn.Module):
@@ -35,8 +24,7 @@ class ScaleModule(nn.Module):
 
 def masked(module: nn.Module, x: Any, extras: Any, noise: Any) -> Any:
     if noise is not None:
-        mask = noise["mask"]
-        module.mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+        module.mask = noise["mask"]
     return module(x)
 
 
@@ -60,7 +48,7 @@ ORACLES = {
         lambda: nn.AdaptiveAvgPool2d(1), call=lambda module, x, extras, noise: module(x).flatten(1)
     ),
     "flatten": Oracle(nn.Flatten),
-    "dropout": Oracle(lambda: MaskedDropout(0.25), call=masked),
-    "drop_path": Oracle(lambda: MaskedDropout(0.25), call=masked),
+    "dropout": Oracle(lambda: Masked(0.25), call=masked),
+    "drop_path": Oracle(lambda: Masked(0.25), call=masked),
     "scale": Oracle(lambda: ScaleModule(6)),
 }

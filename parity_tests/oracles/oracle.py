@@ -26,7 +26,6 @@ class Oracle:
         call: `call(module, x, extras, noise)`; `module(x)` if not given. In training `noise` is what the block got, so
             that the module's random parts can be replaced by the same masks.
         unused: the module's own names (or prefixes) that the row has no counterpart of, such as constant masks.
-        trains: whether training is compared too.
         tolerance: of the relative difference.
     """
 
@@ -34,7 +33,6 @@ class Oracle:
     names: Mapping[str, str] | Callable[[Flat], Flat] = field(default_factory=dict)
     call: Callable[[nn.Module, Any, Mapping[str, Any], Any], Any] | None = None
     unused: tuple[str, ...] = ()
-    trains: bool = True
     tolerance: float = 1e-10
 
     def translate(self, flat: Flat) -> Flat:
@@ -115,6 +113,7 @@ def differences(
     leaves = [leaf.clone().requires_grad_() for leaf in leaves]
     params = tree.tree_unflatten(leaves, spec)
     y, new_state = block.apply(params, ours_x, state, extras, training, noise)
+    assert sorted(tree.flatten(new_state)) == sorted(tree.flatten(state)), "the new state has other leaves than the old"
     expected = oracle.run(module, theirs_x, extras, noise)
     assert y.dtype == expected.dtype == torch.float64
     found = {"output": relative({"y": y.detach()}, {"y": expected.detach()})["y"]}

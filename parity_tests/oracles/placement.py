@@ -14,22 +14,9 @@ from torch import Tensor, nn
 from torchvision.models import vision_transformer as torchvision_vit
 
 from parity_tests.oracles.basic import Plain, mlp
+from parity_tests.oracles.masks import Masked
 from parity_tests.oracles.oracle import Flat, Oracle
 from pure.interop.schemes.vit import SCHEMES
-
-
-class Masked(nn.Module):
-    """x · mask / (1 − rate) in training, in the place of a library's Dropout or DropPath."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.mask: Any = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        return x * self.mask.reshape(self.mask.shape + (1,) * (x.ndim - self.mask.ndim)) / (1 - self.rate)
 
 
 def with_masks(module: nn.Module, rates: dict[str, float]) -> nn.Module:

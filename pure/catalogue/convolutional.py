@@ -149,7 +149,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "convnext_block",
         "additive",
-        lambda: convnext_block(4, drop_path_rate=0.25),
+        lambda: convnext_block(4, drop_path=0.25),
         IMAGE,
         "x + DP(γ ⊙ W₂ gelu(W₁ LN(dw₇ x)))",
         f"{CONVNEXT}, figure 4",
@@ -159,7 +159,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "convnextv2_block",
         "additive",
-        lambda: convnext_block(4, layer_scale=None, response_norm=True, drop_path_rate=0.25),
+        lambda: convnext_block(4, layer_scale=None, response_norm=True, drop_path=0.25),
         IMAGE,
         "x + DP(W₂ GRN(gelu(W₁ LN(dw₇ x))))",
         f"{CONVNEXT2}, figure 5",
@@ -201,7 +201,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "dense_layer_dropout",
         "dense",
-        lambda: dense_layer(4, 3, 2, drop_rate=0.25),
+        lambda: dense_layer(4, 3, 2, dropout=0.25),
         IMAGE,
         "[x, dropout(H(x))]",
         f"{DENSENET}, section 4.2",
@@ -249,7 +249,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "one_shot_aggregation_residual",
         "dense",
-        lambda: one_shot_aggregation(4, 3, 4, 2, residual=True, drop_path_rate=0.25),
+        lambda: one_shot_aggregation(4, 3, 4, 2, residual=True, drop_path=0.25),
         IMAGE,
         "x + DP(W[x, f₁(x), f₂(f₁(x)), …])",
         "Lee and Park 2019 (1911.06667), figure 3",

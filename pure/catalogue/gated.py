@@ -22,7 +22,7 @@ from pure.skips.spatial_gating import SpatialGating, gmlp_block
 
 __all__ = ["CASES"]
 
-GTRXL: Final = "1910.06764, section 3.2"
+GTRXL: Final = "1910.06764, gating layers"
 SHAZEER: Final = "2002.05202, equation 6"
 
 CASES: Final[tuple[Case, ...]] = (
@@ -35,7 +35,7 @@ CASES: Final[tuple[Case, ...]] = (
         ),
         IMAGE,
         "T ⊙ H(x) + (1 − T) ⊙ x",
-        "1505.00387, section 2.1",
+        "1505.00387, equation 3",
         init="gate bias −2",
     ),
     Case(
@@ -182,7 +182,7 @@ CASES: Final[tuple[Case, ...]] = (
         lambda: SpatialGating(8, 5),
         TOKENS,
         "u ⊙ (W LN(v) + b), W and b over tokens",
-        "2105.08050, equation 2",
+        "2105.08050, section 2.1",
         init="W ≈ 0, b = 1: y ≈ u",
         oracle="timm.models.mlp_mixer.SpatialGatingUnit",
     ),
@@ -211,7 +211,7 @@ CASES: Final[tuple[Case, ...]] = (
         lambda: ECA(3),
         IMAGE,
         "x ⊙ σ(w ∗ mean(x)), along the channels",
-        "1910.03151, equation 9",
+        "1910.03151, section 3.2",
         oracle="timm.layers.EcaModule",
     ),
     Case(

@@ -144,5 +144,5 @@ CASES: Final[tuple[Case, ...]] = (
         "x · b / (1 − rate), one b a sample",
         "1603.09382, section 3",
     ),
-    Case("scale", "layer", lambda: Scale(6, 0.5), ROWS, "γ ⊙ x", "2103.17239, equation 3", init="γ as given"),
+    Case("scale", "layer", lambda: Scale(6, 0.5), ROWS, "γ ⊙ x", "2103.17239, equation 4", init="γ as given"),
 )

@@ -14,7 +14,7 @@ from pure.nets.transformer_layer import transformer_layer
 from pure.skips.placement import (
     deep_norm,
     deep_norm_constants,
-    parallel,
+    parallel_branches,
     post_norm,
     pre_norm,
     res_post_norm,
@@ -31,7 +31,7 @@ SIXTH: Final = deep_norm_constants(6)
 IMAGES: Final = (2, 3, 8, 8)
 
 CASES: Final[tuple[Case, ...]] = (
-    Case("pre_norm", "scaled", lambda: pre_norm(mlp(), LayerNorm(6)), ROWS, "x + f(LN x)", "2002.04745, section 3.1"),
+    Case("pre_norm", "scaled", lambda: pre_norm(mlp(), LayerNorm(6)), ROWS, "x + f(LN x)", "2002.04745, table 1"),
     Case("post_norm", "scaled", lambda: post_norm(mlp(), LayerNorm(6)), ROWS, "LN(x + f x)", f"{LAYER}, section 3.1"),
     Case(
         "res_post_norm",
@@ -61,7 +61,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "parallel_branches",
         "scaled",
-        lambda: parallel(LayerNorm(6), first=mlp(), second=Linear(6, 6), scale=0.5, drop_path=0.25),
+        lambda: parallel_branches(LayerNorm(6), first=mlp(), second=Linear(6, 6), scale=0.5, drop_path=0.25),
         ROWS,
         "x + f(LN x) + g(LN x)",
         "GPT-J",

@@ -116,7 +116,7 @@ CASES: Final[tuple[Case, ...]] = (
         partial(cifar_pyramidnet, 8, 7, width=4, num_classes=3),
         PICTURE,
         "S(x) + f(x), wider block by block",
-        "1610.02915, equation 3",
+        "1610.02915, additive",
         init=FAN_OUT,
         oracle="pytorchcv.models.pyramidnet_cifar.CIFARPyramidNet",
     ),

@@ -24,7 +24,7 @@ CASES: Final[tuple[Case, ...]] = (
         lambda: Reversible(mlp(3, 5), mlp(3, 4)),
         ROWS,
         "y₁ = x₁ + f(x₂), y₂ = x₂ + g(y₁)",
-        "1707.04585, equations 6 and 7",
+        "1707.04585, figure 2",
         oracle="pytorchcv.models.revnet.ReversibleBlock",
     ),
     Case(
@@ -33,7 +33,7 @@ CASES: Final[tuple[Case, ...]] = (
         lambda: Sequential(Reversible(conv(2, 2), conv(2, 2)), Reversible(conv(2, 2), conv(2, 2))),
         IMAGE,
         "y₁ = x₁ + f(x₂), y₂ = x₂ + g(y₁)",
-        "1707.04585, equations 6 and 7",
+        "1707.04585, figure 2",
     ),
     Case(
         "reversible_tokens",

@@ -19,7 +19,7 @@ from pure.nets.gpt2 import gpt2, gpt2_block
 from pure.nets.llama import llama, llama_block
 from pure.nets.transformer import feed_forward, transformer_block
 from pure.skips.glu import GLU
-from pure.skips.placement import parallel, pre_norm, res_post_norm, sandwich
+from pure.skips.placement import parallel_branches, pre_norm, res_post_norm, sandwich
 from pure.skips.value_residual import ValueResidual
 
 __all__ = ["CASES"]
@@ -121,7 +121,7 @@ CASES: Final[tuple[Case, ...]] = (
         ),
         TOKENS,
         "x + attention(LN x) with V ← ½ V₁ + ½ Vₗ",
-        "Zhou et al. 2024 (2410.17897), section 3.1",
+        "Zhou et al. 2024 (2410.17897)",
         oracle="x_transformers.Decoder",
     ),
     Case(
@@ -156,7 +156,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "gptj_block",
         "transformer",
-        lambda: parallel(
+        lambda: parallel_branches(
             LayerNorm(8),
             attention=Attention(8, 2, causal=True, bias=False, rotary=Rotary(2, interleaved=True), dropout=0.25),
             mlp=feed_forward(8, 16, "gelu_tanh"),
@@ -169,7 +169,7 @@ CASES: Final[tuple[Case, ...]] = (
     Case(
         "gpt_neox_block",
         "transformer",
-        lambda: parallel(
+        lambda: parallel_branches(
             None,
             attention=Sequential(norm=LayerNorm(8), f=Attention(8, 2, causal=True, fused=True, rotary=Rotary(2))),
             mlp=Sequential(norm=LayerNorm(8), f=feed_forward(8, 16)),
@@ -202,7 +202,7 @@ CASES: Final[tuple[Case, ...]] = (
         ),
         TOKENS,
         "x + RMS(attention(x)), x + RMS(mlp(x))",
-        "OLMo 2 (2501.00656), section 3.1",
+        "OLMo 2 (2501.00656)",
         oracle="transformers.models.olmo2.modeling_olmo2.Olmo2DecoderLayer",
     ),
     Case(

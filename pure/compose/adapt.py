@@ -14,7 +14,7 @@ from torch import Tensor
 from pure import tree
 from pure.block import EMPTY, Block, Params, Shape, State
 from pure.children import located
-from pure.compose.wrapper import Wrapper
+from pure.compose.wrapper import Wrapper, as_pairs
 from pure.errors import ArgumentError, PureError, TreeError, nearest
 from pure.initializers import Device, check_generator
 from pure.leaf import Leaf
@@ -127,7 +127,7 @@ class Rename(Wrapper):
         names: {dotted name inside `block`: key at the top of the new tree}; what is not named stays where it is.
 
     Raises:
-        ArgumentError: two names for one key, or a key with a dot.
+        ArgumentError: no block, names that are no mapping, two names for one key, or a key with a dot.
 
     Example:
         >>> from pure import Linear, Residual, Sequential
@@ -139,7 +139,8 @@ class Rename(Wrapper):
     names: Any
 
     def __post_init__(self) -> None:
-        pairs = tuple(dict(self.names).items())
+        super().__post_init__()
+        pairs = as_pairs(self.names, "Rename names")
         keys = [key for _, key in pairs]
         if len(set(keys)) != len(keys) or any("." in key for key in keys):
             raise ArgumentError(f"Rename to {keys}: expected different keys without dots")

@@ -11,7 +11,7 @@ import torch
 
 from pure import tree
 from pure.block import EMPTY, Params, State
-from pure.compose.wrapper import Wrapper
+from pure.compose.wrapper import Wrapper, as_pairs
 from pure.errors import ArgumentError, nearest
 from pure.initializers import Device
 
@@ -28,7 +28,7 @@ class Initialize(Wrapper):
             taken, and leaves that none fits keep the block's own rule. Kept as a tuple of pairs.
 
     Raises:
-        ArgumentError: on `init`, a pattern that fits no leaf.
+        ArgumentError: no block, or rules that are none; on `init`, a pattern that fits no leaf.
 
     Example:
         >>> from pure import Linear, Sequential
@@ -43,7 +43,12 @@ class Initialize(Wrapper):
     rules: Any
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rules", tuple(dict(self.rules).items()))
+        super().__post_init__()
+        pairs = as_pairs(self.rules, "Initialize rules")
+        for name, rule in pairs:
+            if not callable(rule):
+                raise ArgumentError(f"Initialize {name!r}: {rule!r} is no rule, expected one of pure.initializers")
+        object.__setattr__(self, "rules", pairs)
 
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"

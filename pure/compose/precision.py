@@ -27,7 +27,7 @@ class MixedPrecision(Wrapper):
         dtype: torch.bfloat16 or another floating-point dtype.
 
     Raises:
-        ArgumentError: `dtype` is not a floating-point dtype.
+        ArgumentError: no block, or `dtype` is not a floating-point dtype.
 
     Source: Micikevicius et al. 2017 (1710.03740), section 3.1, master weights.
 
@@ -42,7 +42,8 @@ class MixedPrecision(Wrapper):
     dtype: torch.dtype
 
     def __post_init__(self) -> None:
-        if not self.dtype.is_floating_point:
+        super().__post_init__()
+        if not (isinstance(self.dtype, torch.dtype) and self.dtype.is_floating_point):
             raise ArgumentError(f"MixedPrecision dtype={self.dtype}: expected torch.bfloat16, torch.float16, …")
 
     def apply(

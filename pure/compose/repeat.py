@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from pure import tree
 from pure.block import EMPTY, Block, Params, Shape, State, check_params
 from pure.compose.chain import Named, Sequential
+from pure.compose.wrapper import as_pairs
 from pure.errors import ArgumentError, TreeError
 from pure.initializers import Device, check_generator
 
@@ -29,7 +30,7 @@ def replace_field(block: Block, path: str, value: Any) -> Block:
             object.__setattr__(clone, field.name, getattr(block, field.name))
         clone._adopt((), {n: replace_field(b, rest, value) if n == head else b for n, b in block.items})
         return clone
-    fields = [field.name for field in dataclasses.fields(block)]
+    fields = [field.name for field in dataclasses.fields(block) if not field.name.startswith("_")]
     if head not in fields:
         raise ArgumentError(f"vary {path!r}: {type(block).__name__} has no field {head!r}, expected one of {fields}")
     return dataclasses.replace(block, **{head: replace_field(getattr(block, head), rest, value) if rest else value})
@@ -47,7 +48,7 @@ class Repeat(Block):
         vary: per-depth numbers, {dotted field: one value a depth}; kept as a tuple of pairs.
 
     Raises:
-        ArgumentError: depth below 1, or a varied field of another length than `depth`.
+        ArgumentError: no block, depth below 1, or a varied field of another length than `depth`.
         TreeError: leaves that are not stacked `depth` deep.
 
     Example:
@@ -64,9 +65,17 @@ class Repeat(Block):
     _chain: Sequential = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.depth < 1:
-            raise ArgumentError(f"Repeat depth={self.depth}: expected at least 1")
-        vary = tuple((name, tuple(values)) for name, values in dict(self.vary).items())
+        if not isinstance(self.block, Block):
+            raise ArgumentError(f"Repeat of {type(self.block).__name__}: expected a Block: wrap it in Function")
+        if not isinstance(self.depth, int) or self.depth < 1:
+            raise ArgumentError(f"Repeat depth={self.depth}: expected a whole number, at least 1")
+        pairs = as_pairs(self.vary, "Repeat vary")
+        for name, values in pairs:
+            if not isinstance(values, Iterable):
+                raise ArgumentError(
+                    f"Repeat vary {name!r}: {values!r}, expected one value a depth, {self.depth} in all"
+                )
+        vary = tuple((name, tuple(values)) for name, values in pairs)
         object.__setattr__(self, "vary", vary)
         blocks = [self.block] * self.depth
         for name, values in vary:

@@ -8,9 +8,22 @@ from typing import Any
 import torch
 
 from pure.block import Block, Params, Shape, State
+from pure.errors import ArgumentError
 from pure.initializers import Device
 
-__all__ = ["Wrapper"]
+__all__ = ["Wrapper", "as_pairs"]
+
+
+def as_pairs(given: Any, what: str) -> tuple[tuple[str, Any], ...]:
+    """Return a mapping, or pairs, as the tuple of pairs that a frozen block keeps.
+
+    Raises:
+        ArgumentError: something else.
+    """
+    try:
+        return tuple(dict(given).items())
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"{what}={given!r}: expected a mapping from names") from error
 
 
 @dataclass(frozen=True, repr=False)
@@ -18,6 +31,11 @@ class Wrapper(Block):
     """A block around `block` that, but for what it overrides, draws, asks and gives what that one does."""
 
     block: Block
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.block, Block):
+            name = type(self).__name__
+            raise ArgumentError(f"{name} of {type(self.block).__name__}: expected a Block: wrap it in Function")
 
     @property
     def has_params(self) -> bool | None:

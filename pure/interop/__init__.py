@@ -2,10 +2,12 @@
 
 from pure.interop.checkpoints import from_state_dict, to_state_dict
 from pure.interop.files import read, write
+from pure.interop.mismatch import CheckpointError
 from pure.interop.modules import BlockModule, ModuleBlock, from_module, to_module
 
 __all__ = [
     "BlockModule",
+    "CheckpointError",
     "ModuleBlock",
     "from_module",
     "from_state_dict",

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pure import tree
 from pure.block import EMPTY, Block, Params, State, check_params, specification
-from pure.errors import ArgumentError, TreeError, nearest
+from pure.errors import ArgumentError, nearest
 from pure.interop.files import read
+from pure.interop.mismatch import CheckpointError, check_tensors, misfit, refusal
 from pure.interop.scheme import Rule, Scheme, Source
 from pure.interop.schemes import SCHEMES
 
@@ -20,6 +23,11 @@ __all__ = ["from_state_dict", "to_state_dict"]
 
 COUNTER = "num_batches_tracked"
 Names = dict[str, tuple[str, Rule]]
+
+
+def _require_block(block: object) -> None:
+    if not isinstance(block, Block):
+        raise ArgumentError(f"block is {type(block).__name__}, expected a network of pure.nets")
 
 
 def _leaves(block: Block) -> dict[str, Tensor]:
@@ -31,7 +39,7 @@ def _schemes(block: Block, source: str | None) -> list[tuple[Scheme, Names]]:
     """Return the schemes that name every leaf of the block."""
     sources = sorted({scheme.source for scheme in SCHEMES})
     if source is not None and source not in sources:
-        raise ArgumentError(f"source={source!r}{nearest(source, sources)}: expected one of {', '.join(sources)}")
+        raise ArgumentError(f"source={source!r}{nearest(str(source), sources)}: expected one of {', '.join(sources)}")
     own = list(_leaves(block))
     found = [(scheme, names) for scheme in SCHEMES if (names := scheme.translate(own)) is not None]
     fitting = [pair for pair in found if source in (None, pair[0].source)]
@@ -44,28 +52,21 @@ def _schemes(block: Block, source: str | None) -> list[tuple[Scheme, Names]]:
     return fitting
 
 
-def _without_prefix(scheme: Scheme, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the checkpoint with the scheme's prefix taken off, where it is there."""
-    cut = scheme.prefix
-    return {name.removeprefix(cut) if cut else name: leaf for name, leaf in given.items()}
-
-
 def _best(block: Block, given: Mapping[str, Tensor], source: str | None) -> tuple[Scheme, Names]:
-    """Return the scheme whose names the checkpoint has most of."""
-
-    def score(pair: tuple[Scheme, Names]) -> int:
-        scheme, names = pair
-        keys = _without_prefix(scheme, given).keys()
-        return sum(theirs in keys for theirs, _ in names.values())
-
-    return max(_schemes(block, source), key=score)
+    """Return the scheme of whose names the checkpoint has most, with those names, behind its prefix or bare."""
+    choices = [
+        (scheme, {ours: (prefix + theirs, rule) for ours, (theirs, rule) in names.items()})
+        for scheme, names in _schemes(block, source)
+        for prefix in dict.fromkeys((scheme.prefix, ""))
+    ]
+    return max(choices, key=lambda pair: sum(theirs in given for theirs, _ in pair[1].values()))
 
 
 def from_state_dict(
     block: Block,
     state_dict: Mapping[str, Tensor] | str | os.PathLike[str],
     source: Source | None = None,
-    ignore: Sequence[str] | str = (),
+    ignore: Iterable[str] | str = (),
     *,
     generator: torch.Generator | None = None,
 ) -> tuple[Params, State]:
@@ -76,46 +77,46 @@ def from_state_dict(
         state_dict: {the library's name: tensor}, or the path of a safetensors file or of the index of a sharded one;
             the tensors keep their dtype and device and are not copied. Nothing here unpickles.
         source: whose names they are; None finds out.
-        ignore: names or prefixes, the library's, of tensors that are not taken, such as "fc" for another head; what
-            the block has in their place is drawn.
+        ignore: names, prefixes or glob patterns, the library's, of what is not taken, such as "fc" for another head;
+            what the block has in its place is drawn.
         generator: for what is drawn; seed 0 if none is given.
 
     Raises:
-        ArgumentError: an unknown source, a block whose names no library has, or an `ignore` that matches nothing.
-        TreeError: one error with every missing, extra and mis-shaped tensor and the nearest names; or a tied weight
-            whose two copies differ.
+        ArgumentError: no mapping and no path, an unknown source, a block whose names no library has, or an `ignore`
+            that matches nothing.
+        CheckpointError: one `TreeError` for all that is missing, unexpected, mis-shaped or no tensor, with the nearest
+            names; or for a tied weight whose two copies differ.
         SaveError: a file that is not there or is no safetensors file.
     """
-    tensors = state_dict if isinstance(state_dict, Mapping) else read(state_dict)
+    _require_block(block)
+    tensors = _opened(state_dict)
+    ignored = _patterns(ignore)
+    given = {name: leaf for name, leaf in tensors.items() if not (isinstance(name, str) and _below(name, ignored))}
+    check_tensors(given)
     scheme, names = _best(block, tensors, source)
-    given = _without_prefix(scheme, tensors)
-    _require_equal_copies(scheme, given)
-    ignored = (ignore,) if isinstance(ignore, str) else tuple(ignore)
-    _require_use(ignored, [*given, *(theirs for theirs, _ in names.values())])
+    _require_equal_copies(scheme, names, given)
+    _require_use(ignored, [*map(str, tensors), *(theirs for theirs, _ in names.values())])
     wanted = {ours: pair for ours, pair in names.items() if not _below(pair[0], ignored)}
     expected = _leaves(block)
     taken: dict[str, Tensor] = {}
     missing: list[str] = []
-    wrong: list[str] = []
+    misfits: dict[str, str] = {}
     for ours, (theirs, rule) in wanted.items():
         if theirs not in given:
             if not theirs.endswith(COUNTER):  # older checkpoints were written before it was kept
                 missing.append(theirs)
             continue
-        shape = tuple((rule.save(expected[ours]) if rule.save else expected[ours]).shape)
-        if tuple(given[theirs].shape) == shape:
-            taken[ours] = rule.load(given[theirs]) if rule.load else given[theirs]
+        leaf, like = given[theirs], rule.save(expected[ours]) if rule.save else expected[ours]
+        wrong = misfit(theirs, leaf, like)
+        if wrong is None:
+            taken[ours] = rule.load(leaf) if rule.load else leaf
         else:
-            wrong.append(f"shape of {theirs!r} is {tuple(given[theirs].shape)}, expected {shape}")
-    extra = _unexpected(scheme, names, [name for name in given if not _below(name, ignored)])
-    known = [theirs for theirs, _ in names.values()]
-    lines = [f"missing {name!r}{nearest(name, extra)}" for name in missing]
-    lines += [f"unexpected {name!r}{nearest(name, [*missing, *known])}" for name in extra] + wrong
-    if lines:
-        raise TreeError(
-            f"checkpoint with {scheme.source} names for {scheme.family}: {'; '.join(lines)}. "
-            "To leave tensors out, name them or their prefix in ignore=(…)"
-        )
+            misfits[theirs] = wrong
+    extra = _unexpected(scheme, names, list(given))
+    if missing or extra or misfits:
+        theirs_all = [theirs for theirs, _ in wanted.values()]
+        what = f"{scheme.source} names for {scheme.family}"
+        raise refusal(what, theirs_all, list(given), missing, extra, misfits)
     whole = {**_drawn(block, taken, generator), **taken}
     params, state = specification(block)
 
@@ -125,20 +126,29 @@ def from_state_dict(
     return filled(params), filled(state)
 
 
+def _opened(state_dict: Any) -> Mapping[str, Any]:
+    """Return the tensors of a mapping or of a file."""
+    if isinstance(state_dict, Mapping):
+        return state_dict
+    if isinstance(state_dict, str | os.PathLike):
+        return read(state_dict)
+    fix = "give module.state_dict()" if isinstance(state_dict, torch.nn.Module) else "give a state_dict"
+    raise ArgumentError(
+        f"state_dict is {type(state_dict).__name__}, expected a mapping of names to tensors or a path: {fix}"
+    )
+
+
 def _drawn(block: Block, taken: Mapping[str, Tensor], generator: torch.Generator | None) -> dict[str, Tensor]:
     """Return what the checkpoint did not give, as `init` makes it, in the checkpoint's dtype and on its device."""
+    example = next((leaf for leaf in taken.values() if leaf.is_floating_point()), torch.empty(0))
     rest = [name for name in _leaves(block) if name not in taken]
     if all(name.endswith(COUNTER) for name in rest):
-        fresh = {name: torch.zeros((), dtype=torch.int64) for name in rest}
-    else:
-        params, state = block.init(generator or torch.Generator().manual_seed(0))
-        fresh = {**tree.flatten(params), **tree.flatten(state)}
-    trainable = tree.flatten(specification(block)[0])
-    example = next((leaf for leaf in taken.values() if leaf.is_floating_point()), None)
-    if example is None:
-        return {name: fresh[name] for name in rest}
-    dtypes = {name: example.dtype if name in trainable else fresh[name].dtype for name in rest}
-    return {name: fresh[name].to(device=example.device, dtype=dtypes[name]) for name in rest}
+        return {name: torch.zeros((), dtype=torch.int64, device=example.device) for name in rest}
+    device = "meta" if example.is_meta else "cpu"
+    params, state = block.init(generator or torch.Generator().manual_seed(0), device=device)
+    trainable = {name: leaf.to(example.dtype) for name, leaf in tree.flatten(params).items()}
+    fresh = {**trainable, **tree.flatten(state)}
+    return {name: fresh[name].to(example.device) for name in rest}
 
 
 def _unexpected(scheme: Scheme, names: Names, given: Sequence[str]) -> list[str]:
@@ -146,6 +156,15 @@ def _unexpected(scheme: Scheme, names: Names, given: Sequence[str]) -> list[str]
     known = {theirs for theirs, _ in names.values()} | set(scheme.copies)
     patterns = [re.compile(pattern) for pattern in scheme.ignored]
     return [name for name in given if name not in known and not any(p.fullmatch(name) for p in patterns)]
+
+
+def _patterns(ignore: Any) -> tuple[str, ...]:
+    """Return what is to be ignored as a tuple."""
+    found = (ignore,) if isinstance(ignore, str) else tuple(ignore) if isinstance(ignore, Iterable) else (ignore,)
+    wrong = [item for item in found if not isinstance(item, str)]
+    if wrong:
+        raise ArgumentError(f"ignore={ignore!r}: {wrong[0]!r} is no string, expected names, as in ignore=('fc',)")
+    return found
 
 
 def _require_use(ignored: Sequence[str], names: Sequence[str]) -> None:
@@ -159,19 +178,32 @@ def _require_use(ignored: Sequence[str], names: Sequence[str]) -> None:
             )
 
 
-def _below(name: str, prefixes: Sequence[str]) -> bool:
-    """Return whether a dotted name is one of `prefixes` or stands below one."""
-    return any(name == prefix or name.startswith(prefix.rstrip(".") + ".") for prefix in prefixes)
+def _below(name: str, patterns: Sequence[str]) -> bool:
+    """Return whether a dotted name is one of `patterns`, stands below one, or matches one with wildcards."""
+    return any(
+        name == pattern or name.startswith(pattern.rstrip(".") + ".") or fnmatchcase(name, pattern)
+        for pattern in patterns
+    )
 
 
-def _require_equal_copies(scheme: Scheme, given: Mapping[str, Tensor]) -> None:
+def _require_equal_copies(scheme: Scheme, names: Names, given: Mapping[str, Tensor]) -> None:
     """Raise if a tied weight stands twice in the checkpoint with different values."""
-    for second, first in scheme.copies.items():
-        if second in given and first in given and not torch.equal(given[second], given[first]):
-            raise TreeError(
+    written = {theirs.removeprefix(scheme.prefix): theirs for theirs, _ in names.values()}
+    for second, bare in scheme.copies.items():
+        first = written[bare]
+        if second in given and first in given and not _same(given[second], given[first]):
+            raise CheckpointError(
                 f"checkpoint: {second!r} differs from {first!r}, to which {scheme.family} ties it: "
-                "this network has one tensor for both"
+                "this network has one tensor for both",
+                misfits={second: f"differs from {first!r}"},
             )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are alike, those without values by shape and dtype."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return a is b or a.is_meta or b.is_meta or torch.equal(a, b.to(a.device))
 
 
 def to_state_dict(
@@ -191,6 +223,7 @@ def to_state_dict(
         ArgumentError: a block whose names the library does not have, or libraries that differ and no `source`.
         TreeError: trees that do not fit the block.
     """
+    _require_block(block)
     check_params(block, params, state)
     fitting = [pair for pair in _schemes(block, source) if not pair[0].reads_only]
     if len({tuple(theirs for theirs, _ in names.values()) for _, names in fitting}) > 1:

@@ -45,8 +45,16 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 def activation(name: str) -> Callable[[Tensor], Tensor]:
     """Return the function of that name.
 
+    Args:
+        name: a key of `ACTIVATIONS`.
+
     Raises:
         ArgumentError: an unknown name.
+
+    Example:
+        >>> import torch
+        >>> activation("relu6")(torch.tensor([-1.0, 7.0]))
+        tensor([0., 6.])
     """
     if name not in ACTIVATIONS:
         raise ArgumentError(
@@ -58,6 +66,9 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 @dataclass(frozen=True, repr=False)
 class Activation(Leaf):
     """An elementwise function by name, such as "relu" or "gelu"; any shape, never in place.
+
+    Args:
+        name: a key of `ACTIVATIONS`.
 
     Raises:
         ArgumentError: an unknown name.

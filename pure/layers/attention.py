@@ -14,6 +14,7 @@ from pure.block import Block, Params, Shape
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Initializer, KaimingUniform
+from pure.layers.alignment import widen
 from pure.layers.dropout import Dropout
 from pure.layers.linear import Linear
 from pure.layers.rotary import Rotary
@@ -201,8 +202,7 @@ class Attention(Composite):
             bias: added to the scores, likewise broadcastable.
         """
         scale = 1 / math.sqrt(self.size) if self.scale is None else self.scale
-        scores = self._shared(q * scale, k.transpose(-2, -1))
-        scores = scores.to(torch.promote_types(q.dtype, torch.float32))
+        scores = widen(self._shared(q * scale, k.transpose(-2, -1)))
         if self.softcap is not None:
             scores = torch.tanh(scores / self.softcap) * self.softcap
         if bias is not None:

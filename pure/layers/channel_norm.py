@@ -12,6 +12,7 @@ from torch import Tensor
 from pure.block import Params, Shape, State
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, check_generator
+from pure.layers.alignment import along, widen
 from pure.leaf import Leaf, describe
 
 __all__ = ["ChannelNorm", "GlobalResponseNorm"]
@@ -47,8 +48,7 @@ class _Gains(Leaf):
         for name, leaf in params.items():
             if leaf.dtype != x.dtype or leaf.shape != (self.channels,):
                 raise RuntimeError(f"{name} {describe(leaf)}")
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return x.to(wide), params["weight"].to(wide), params["bias"].to(wide)
+        return widen(x), widen(params["weight"]), widen(params["bias"])
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape."""
@@ -131,7 +131,6 @@ class GlobalResponseNorm(_Gains):
         wide, weight, bias = self.widened(params, x)
         axis = self.axis % x.ndim
         space = tuple(dim for dim in range(1, x.ndim) if dim != axis)
-        sizes = (self.channels,) + (1,) * (x.ndim - 1 - axis)
         norms = torch.linalg.vector_norm(wide, dim=space, keepdim=True)
         relative = norms / (norms.mean(axis, keepdim=True) + self.eps)
-        return (wide + (bias.reshape(sizes) + weight.reshape(sizes) * (wide * relative))).to(x.dtype)
+        return (wide + (along(bias, x, axis) + along(weight, x, axis) * (wide * relative))).to(x.dtype)

@@ -114,7 +114,12 @@ class _Conv(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class Conv1d(_Conv):
-    """Convolution over (batch, channels, length); arguments, leaves and initial values of `torch.nn.Conv1d`."""
+    """Convolution over (batch, channels, length); arguments, leaves and initial values of `torch.nn.Conv1d`.
+
+    Example:
+        >>> Conv1d(3, 8, 3, padding=1).out_shape((2, 3, 5))
+        (2, 8, 5)
+    """
 
     dims: ClassVar[int] = 1
     function: ClassVar[Callable[..., Tensor]] = F.conv1d
@@ -136,7 +141,12 @@ class Conv2d(_Conv):
 
 @dataclass(frozen=True, repr=False)
 class Conv3d(_Conv):
-    """Convolution over (batch, channels, depth, height, width); as `torch.nn.Conv3d`."""
+    """Convolution over (batch, channels, depth, height, width); as `torch.nn.Conv3d`.
+
+    Example:
+        >>> Conv3d(3, 8, (1, 3, 3)).out_shape((2, 3, 4, 5, 5))
+        (2, 8, 4, 3, 3)
+    """
 
     dims: ClassVar[int] = 3
     function: ClassVar[Callable[..., Tensor]] = F.conv3d

@@ -12,6 +12,7 @@ from pure.block import Params, Shape, State
 from pure.children import extra_keys
 from pure.errors import ArgumentError, NoiseError
 from pure.initializers import Device, check_generator
+from pure.layers.alignment import align
 from pure.leaf import Leaf, explain
 
 __all__ = ["DropPath", "Dropout"]
@@ -72,8 +73,7 @@ class _Masked(Leaf):
         mask = noise["mask"]
         if mask.shape != self.mask_shape(x.shape):
             raise NoiseError(f"{self}: mask {tuple(mask.shape)} for an input {tuple(x.shape)}: draw it for this one")
-        factor = mask.to(x.dtype) / (1 - self.rate)
-        return x * factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim)), state
+        return x * align(mask.to(x.dtype) / (1 - self.rate), x), state
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape."""

@@ -14,16 +14,12 @@ from torch import Tensor
 from pure.block import EMPTY, Block, Params, Shape, State, check_params
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, check_generator
+from pure.layers.alignment import widen
 from pure.leaf import Leaf, describe, explain
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
 
 ONES, ZEROS = Constant(1.0), Constant(0.0)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Return `x` in its own dtype, or in float32 if that is narrower."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _gain(params: Params, name: str, x: Tensor) -> Tensor | None:
@@ -33,7 +29,7 @@ def _gain(params: Params, name: str, x: Tensor) -> Tensor | None:
     leaf: Tensor = params[name]
     if leaf.dtype != x.dtype:
         raise TypeError(f"{name} is {leaf.dtype}")
-    return _wide(leaf)
+    return widen(leaf)
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +63,9 @@ class LayerNorm(_Affine):
         affine: whether there are a weight and a bias.
         bias: whether there is a bias beside the weight.
 
+    Raises:
+        RankError: the input has no axis in front of the normalised ones.
+
     Source: Ba et al. 2016 (1607.06450), equation 4.
 
     Example:
@@ -94,7 +93,7 @@ class LayerNorm(_Affine):
         if x.ndim <= len(sizes):
             raise RankError(f"{self}: input {describe(x)}, expected the batch axis and then …, {sizes}")
         bias = _gain(params, "bias", x) if self.bias else None
-        return F.layer_norm(_wide(x), sizes, _gain(params, "weight", x), bias, self.eps).to(x.dtype)
+        return F.layer_norm(widen(x), sizes, _gain(params, "weight", x), bias, self.eps).to(x.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,7 +105,15 @@ class RMSNorm(_Affine):
         eps: added to the mean square.
         affine: whether there is a weight.
 
+    Raises:
+        RankError: the input has no batch axis.
+
     Source: Zhang and Sennrich 2019 (1910.07467), equation 4.
+
+    Example:
+        >>> params, _ = RMSNorm(2, eps=0.0).init(torch.Generator())
+        >>> RMSNorm(2, eps=0.0)(params, torch.tensor([[1.0, 7.0]]))
+        tensor([[0.2000, 1.4000]])
     """
 
     features: int
@@ -125,7 +132,7 @@ class RMSNorm(_Affine):
         """Return the normalised `x`."""
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, …, {self.features}): add x.unsqueeze(0)")
-        return F.rms_norm(_wide(x), (self.features,), _gain(params, "weight", x), self.eps).to(x.dtype)
+        return F.rms_norm(widen(x), (self.features,), _gain(params, "weight", x), self.eps).to(x.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -140,8 +147,14 @@ class GroupNorm(_Affine):
 
     Raises:
         ArgumentError: `groups` does not divide `channels`.
+        RankError: the input has no channel axis.
 
     Source: Wu and He 2018 (1803.08494), section 3.1.
+
+    Example:
+        >>> params, _ = GroupNorm(2, 4).init(torch.Generator())
+        >>> GroupNorm(2, 4)(params, torch.arange(8.0).reshape(1, 4, 2))[:, :2].mean().abs() < 1e-6
+        tensor(True)
     """
 
     groups: int
@@ -167,7 +180,7 @@ class GroupNorm(_Affine):
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
         weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
-        return F.group_norm(_wide(x), self.groups, weight, bias, self.eps).to(x.dtype)
+        return F.group_norm(widen(x), self.groups, weight, bias, self.eps).to(x.dtype)
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,6 +203,13 @@ class BatchNorm(Block):
         ShapeError: training with one value a channel, which has no variance.
 
     Source: Ioffe and Szegedy 2015 (1502.03167), algorithms 1 and 2.
+
+    Example:
+        >>> block = BatchNorm(2)
+        >>> params, state = block.init(torch.Generator())
+        >>> _, new_state = block.apply(params, torch.ones(4, 2), state, {}, training=True)
+        >>> new_state["running_mean"], state["running_mean"]
+        (tensor([0.1000, 0.1000]), tensor([0., 0.]))
     """
 
     channels: int
@@ -240,7 +260,7 @@ class BatchNorm(Block):
                 "use a larger batch, evaluation, or LayerNorm or GroupNorm"
             )
         try:
-            wide = _wide(x)
+            wide = widen(x)
             weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
             y = F.batch_norm(wide, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
             var, mean = torch.var_mean(wide.detach(), dim=(0, *range(2, x.ndim)), correction=1)
@@ -264,7 +284,7 @@ class BatchNorm(Block):
         self._check(params, x)
         try:
             weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
-            wide = _wide(x)
+            wide = widen(x)
             mean, var = state["running_mean"].to(wide.dtype), state["running_var"].to(wide.dtype)
             return F.batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype)
         except (KeyError, RuntimeError, TypeError) as error:

@@ -34,6 +34,16 @@ class MaxPool(Leaf):
         padding: on each side, filled with −∞.
         dilation: spacing within the window.
         ceil_mode: round the output size up.
+
+    Raises:
+        RankError: the input has no spatial axes, or more than three.
+
+    Source: `torch.nn.MaxPool2d`.
+
+    Example:
+        >>> import torch
+        >>> MaxPool(2)({}, torch.tensor([[[1.0, 3.0, 2.0, 0.0]]]))
+        tensor([[[3., 2.]]])
     """
 
     kernel_size: Sizes
@@ -59,6 +69,16 @@ class AvgPool(Leaf):
         padding: zeros on each side.
         ceil_mode: round the output size up.
         count_include_pad: whether padding counts in the mean.
+
+    Raises:
+        RankError: the input has no spatial axes, or more than three.
+
+    Source: `torch.nn.AvgPool2d`.
+
+    Example:
+        >>> import torch
+        >>> AvgPool(2)({}, torch.tensor([[[1.0, 3.0, 2.0, 0.0]]]))
+        tensor([[[2., 1.]]])
     """
 
     kernel_size: Sizes
@@ -76,7 +96,18 @@ class AvgPool(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class GlobalAvgPool(Leaf):
-    """Mean over all spatial axes: (batch, channels, *space) → (batch, channels)."""
+    """Mean over all spatial axes: (batch, channels, *space) → (batch, channels).
+
+    Raises:
+        RankError: the input has no spatial axes, or more than three.
+
+    Source: Lin et al. 2013 (1312.4400), section 3.2.
+
+    Example:
+        >>> import torch
+        >>> GlobalAvgPool()({}, torch.tensor([[[1.0, 3.0]]]))
+        tensor([[2.]])
+    """
 
     def forward(self, params: Params, x: Any) -> Tensor:
         """Return the means."""
@@ -91,7 +122,16 @@ class GlobalAvgPool(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class Flatten(Leaf):
-    """Join all axes but the batch: (batch, …) → (batch, features)."""
+    """Join all axes but the batch: (batch, …) → (batch, features).
+
+    Raises:
+        RankError: the input has no batch axis.
+
+    Example:
+        >>> import torch
+        >>> Flatten()({}, torch.zeros(2, 3, 4)).shape
+        torch.Size([2, 12])
+    """
 
     def forward(self, params: Params, x: Any) -> Tensor:
         """Return the flat samples."""

@@ -28,7 +28,7 @@ class Rotary:
         ArgumentError: an odd or non-positive number of features.
         ShapeError: an input with fewer, or with an odd number of features where all are turned.
 
-    Source: Su et al. 2021 (2104.09864), section 3.2.2, equation 34.
+    Source: Su et al. 2021 (2104.09864), equation 34.
 
     Example:
         >>> y = Rotary()(torch.ones(1, 2, 4))

@@ -12,6 +12,7 @@ from pure.block import Params, Shape, State
 from pure.errors import ArgumentError
 from pure.initializers import Constant, Device
 from pure.layers.activation import activation
+from pure.layers.alignment import widen
 from pure.layers.conv import Conv2d
 from pure.leaf import Leaf
 
@@ -46,7 +47,10 @@ class ScaledStdConv2d(Conv2d):
 
     The other arguments are those of `Conv2d`.
 
-    Source: Brock et al. 2021 (2101.08692), equation 3; eps inside the root as timm has it.
+    Raises:
+        ArgumentError: an eps that is not positive, and what `Conv2d` raises.
+
+    Source: Brock et al. 2021 (2101.08692), section 4; eps inside the root as timm has it.
 
     Example:
         >>> conv = ScaledStdConv2d(3, 8, 3, padding=1, gamma=GAMMA["relu"])
@@ -79,7 +83,7 @@ class ScaledStdConv2d(Conv2d):
     def forward(self, params: Params, x: Any) -> Tensor:
         """Return the convolution with the standardised weight; its statistics are never below float32."""
         weight, gain = params["weight"], params["gain"]
-        wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        wide = widen(weight)
         if gain.dtype != weight.dtype or gain.shape != (self.out_channels, 1, 1, 1):
             raise RuntimeError(f"gain {tuple(gain.shape)} {gain.dtype}")
         var, mean = torch.var_mean(wide, dim=(1, 2, 3), correction=0, keepdim=True)
@@ -99,7 +103,7 @@ class ScaledActivation(Leaf):
     Raises:
         ArgumentError: an unknown name.
 
-    Source: Brock et al. 2021 (2101.08692), section 3, the scaling before the branch.
+    Source: Brock et al. 2021 (2101.08692), section 4, the scaling before the branch.
 
     Example:
         >>> ScaledActivation("relu", 0.5)({}, torch.tensor([[-2.0, 2.0]]))

@@ -11,7 +11,7 @@ from pure.layers import Activation, LayerNorm, Linear
 from pure.layers.attention import Attention
 from pure.layers.embedding import BertEmbeddings
 from pure.layers.tokens import FirstToken
-from pure.nets.transformer import feed_forward, transformer_block
+from pure.nets.transformer import check_depth, feed_forward, transformer_block
 from pure.skips.placement import post_norm
 
 __all__ = ["bert_base", "bert_layer"]
@@ -95,6 +95,9 @@ def bert_base(
         eps: of the norms.
         pooler: whether the output is tanh(W x₀ + b) of the first token, (batch, features), instead.
 
+    Raises:
+        ArgumentError: no layer, or heads that do not divide the features.
+
     Source: Devlin et al. 2018 (1810.04805), section 3; 108,891,648 parameters, 109,482,240 with the pooler.
 
     Example:
@@ -102,6 +105,7 @@ def bert_base(
         >>> net.out_shape((3, 5))
         (3, 5, 8)
     """
+    check_depth(depth)
     layer = bert_layer(
         features,
         heads,

@@ -35,8 +35,10 @@ ShortcutName = Literal["A", "B"]
 Make = Callable[[int, int, int], Block]
 
 
-def _blocks(depth: int, rest: int, layers: int) -> int:
-    """Return the blocks a stage of a network of `depth` = 3 · `layers` · blocks + `rest` layers."""
+def _blocks(depth: int, rest: int, layers: int, widths: Sequence[int] = (0, 0, 0)) -> int:
+    """Return the blocks a stage of a network of `depth` = 3 · `layers` · blocks + `rest` layers in three stages."""
+    if len(widths) != 3:
+        raise ArgumentError(f"widths={tuple(widths)}: expected those of three stages")
     blocks, left = divmod(depth - rest, 3 * layers)
     if left or blocks < 1:
         raise ArgumentError(f"depth={depth}: expected {3 * layers} n + {rest} with n at least 1")
@@ -70,6 +72,7 @@ def cifar_resnet(
 ) -> Block:
     """Return the ResNet of 6n + 2 layers: a 3×3 convolution, three stages of n basic blocks, average, linear head.
 
+    (batch, in_channels, height, width) → (batch, num_classes).
     Leaves: `conv1`, `bn1`, `stage1.0.branch.conv1`, …, `fc`.
 
     Args:
@@ -80,7 +83,7 @@ def cifar_resnet(
         widths: of the stages.
 
     Raises:
-        ArgumentError: a depth of another form, or an unknown shortcut.
+        ArgumentError: a depth of another form, widths that are not three, or an unknown shortcut.
 
     Source: He et al. 2015 (1512.03385), section 4.2.
 
@@ -89,7 +92,7 @@ def cifar_resnet(
         (2, 10)
     """
     check_choice("shortcut", shortcut, get_args(ShortcutName))
-    blocks = _blocks(depth, 2, 2)
+    blocks = _blocks(depth, 2, 2, widths)
 
     def make(channels: int, out: int, stride: int) -> Block:
         padded = shortcut == "A" and (stride != 1 or channels != out)
@@ -111,6 +114,7 @@ def cifar_preresnet(
 ) -> Block:
     """Return the pre-activation ResNet of 6n + 2 layers (basic blocks) or 9n + 2 (bottlenecks, four times as wide).
 
+    (batch, in_channels, height, width) → (batch, num_classes).
     Leaves: `conv1`, `stage1.0.branch.norm1`, …, `norm`, `fc`; see `preact_basic` for blocks that change the shape.
 
     Args:
@@ -122,7 +126,7 @@ def cifar_preresnet(
         widths: of the stages; the first is also the first convolution's.
 
     Raises:
-        ArgumentError: a depth of another form, or an unknown name.
+        ArgumentError: a depth of another form, widths that are not three, or an unknown name.
 
     Source: He et al. 2016 (1603.05027), tables 3 and 4.
 
@@ -133,7 +137,7 @@ def cifar_preresnet(
     check_choice("block", block, get_args(BlockName))
     check_choice("shortcut", shortcut, get_args(ShortcutName))
     wider, layers = (1, 2) if block == "basic" else (4, 3)
-    blocks = _blocks(depth, 2, layers)
+    blocks = _blocks(depth, 2, layers, widths)
 
     def make(channels: int, out: int, stride: int) -> Block:
         around = Pad(stride) if shortcut == "A" else None
@@ -156,6 +160,7 @@ def cifar_wide_resnet(
 ) -> Block:
     """Return the Wide ResNet of 6n + 4 layers, the pre-activation ResNet `width` times as wide, with projections.
 
+    (batch, in_channels, height, width) → (batch, num_classes).
     Leaves as in `cifar_preresnet`.
 
     Args:
@@ -167,7 +172,7 @@ def cifar_wide_resnet(
         widths: of the stages before the factor; the first is also the first convolution's.
 
     Raises:
-        ArgumentError: a depth of another form.
+        ArgumentError: a depth of another form, or widths that are not three.
 
     Source: Zagoruyko and Komodakis 2016 (1605.07146), table 1.
 
@@ -175,7 +180,7 @@ def cifar_wide_resnet(
         >>> cifar_wide_resnet(10, 2).out_shape((2, 3, 32, 32))
         (2, 10)
     """
-    blocks = _blocks(depth, 4, 2)
+    blocks = _blocks(depth, 4, 2, widths)
 
     def make(channels: int, out: int, stride: int) -> Block:
         return preact_basic(channels, out, stride, dropout=dropout)
@@ -196,6 +201,7 @@ def cifar_pyramidnet(
 ) -> Block:
     """Return the PyramidNet of 6n + 2 layers (9n + 2 with bottlenecks) whose block k has `width` + α k / (3n) channels.
 
+    (batch, in_channels, height, width) → (batch, num_classes).
     The widths are rounded to the nearest integer, as in the authors' code; bottlenecks have four times as many.
     Leaves: `conv1`, `bn1`, `stage1.0.branch.norm1`, …, `norm`, `fc`; no shortcut has any.
 
@@ -210,7 +216,7 @@ def cifar_pyramidnet(
     Raises:
         ArgumentError: a depth of another form, or an unknown block.
 
-    Source: Han et al. 2016 (1610.02915), equation 3 (additive) and table 2.
+    Source: Han et al. 2016 (1610.02915) and table 2.
 
     Example:
         >>> cifar_pyramidnet(8, 6).out_shape((2, 3, 32, 32))
@@ -227,50 +233,53 @@ def cifar_pyramidnet(
 
 
 def resnet20(**options: Any) -> Block:
-    """Return the ResNet-20 for 32×32 images with the options of `cifar_resnet`."""
+    """Return the ResNet-20 for 32×32 images: 269,722 parameters; options as for `cifar_resnet`."""
     return cifar_resnet(20, **options)
 
 
 def resnet32(**options: Any) -> Block:
-    """Return the ResNet-32 for 32×32 images with the options of `cifar_resnet`."""
+    """Return the ResNet-32 for 32×32 images: 464,154 parameters; options as for `cifar_resnet`."""
     return cifar_resnet(32, **options)
 
 
 def resnet44(**options: Any) -> Block:
-    """Return the ResNet-44 for 32×32 images with the options of `cifar_resnet`."""
+    """Return the ResNet-44 for 32×32 images: 658,586 parameters; options as for `cifar_resnet`."""
     return cifar_resnet(44, **options)
 
 
 def resnet56(**options: Any) -> Block:
-    """Return the ResNet-56 for 32×32 images with the options of `cifar_resnet`."""
+    """Return the ResNet-56 for 32×32 images: 853,018 parameters; options as for `cifar_resnet`."""
     return cifar_resnet(56, **options)
 
 
 def resnet110(**options: Any) -> Block:
-    """Return the ResNet-110 for 32×32 images with the options of `cifar_resnet`."""
+    """Return the ResNet-110 for 32×32 images: 1,727,962 parameters; options as for `cifar_resnet`."""
     return cifar_resnet(110, **options)
 
 
 def resnet1202(**options: Any) -> Block:
-    """Return the ResNet-1202 for 32×32 images with the options of `cifar_resnet`."""
+    """Return the ResNet-1202 for 32×32 images: 19,421,274 parameters; options as for `cifar_resnet`."""
     return cifar_resnet(1202, **options)
 
 
 def preresnet110(**options: Any) -> Block:
-    """Return the PreResNet-110 of basic blocks, option A unless given, with the options of `cifar_preresnet`."""
+    """Return the PreResNet-110 of basic blocks, option A unless given.
+
+    1,727,962 parameters; options as for `cifar_preresnet`.
+    """
     return cifar_preresnet(110, **{"shortcut": "A", **options})
 
 
 def preresnet164(**options: Any) -> Block:
-    """Return the PreResNet-164 of bottlenecks with the options of `cifar_preresnet`."""
+    """Return the PreResNet-164 of bottlenecks: 1,703,258 parameters; options as for `cifar_preresnet`."""
     return cifar_preresnet(164, **{"block": "bottleneck", **options})
 
 
 def preresnet1001(**options: Any) -> Block:
-    """Return the PreResNet-1001 of bottlenecks with the options of `cifar_preresnet`."""
+    """Return the PreResNet-1001 of bottlenecks: 10,327,706 parameters; options as for `cifar_preresnet`."""
     return cifar_preresnet(1001, **{"block": "bottleneck", **options})
 
 
 def wrn28_10(**options: Any) -> Block:
-    """Return WRN-28-10 with the options of `cifar_wide_resnet`."""
+    """Return WRN-28-10: 36,479,194 parameters; options as for `cifar_wide_resnet`."""
     return cifar_wide_resnet(28, 10, **options)

@@ -6,10 +6,10 @@ from typing import Any
 
 from pure.block import Block
 from pure.compose import Sequential
-from pure.errors import ArgumentError
 from pure.initializers import Constant, Initializer, TruncatedNormal
 from pure.layers import Conv2d, DropPath, GlobalAvgPool, LayerNorm, Linear
 from pure.layers.channel_norm import ChannelNorm
+from pure.nets.resnet import check_stages
 from pure.skips.convnext import convnext_block
 
 __all__ = [
@@ -41,6 +41,7 @@ def convnext(
 ) -> Block:
     """Return a patch stem, stages of ConvNeXt blocks with downsampling between them, mean over space, norm, classifier.
 
+    (batch, in_channels, height, width) → (batch, num_classes).
     Names: `stem.conv`, `stem.norm`, `stages.1.downsample.norm`, `stages.1.downsample.conv`,
     `stages.0.blocks.0.branch.depthwise`, `head.norm`, `head.fc`.
 
@@ -58,7 +59,7 @@ def convnext(
         weight_init: rule for every weight; biases start at zero.
 
     Raises:
-        ArgumentError: no stages, or other numbers of depths than of widths.
+        ArgumentError: no stages, a stage of no blocks, or other numbers of depths than of widths.
 
     Source: Liu et al. 2022 (2201.03545), section 2; Woo et al. 2023 (2301.00808), section 3.
 
@@ -66,8 +67,7 @@ def convnext(
         >>> convnext((1, 1), (8, 16), num_classes=5).out_shape((1, 3, 32, 32))
         (1, 5)
     """
-    if not depths or len(depths) != len(widths):
-        raise ArgumentError(f"convnext depths={depths}, widths={widths}: expected one of each a stage")
+    check_stages(depths, widths)
     zero = Constant(0.0)
 
     def conv(before: int, after: int, size: int) -> Block:
@@ -82,7 +82,7 @@ def convnext(
                 kernel_size=kernel_size,
                 layer_scale=layer_scale,
                 response_norm=response_norm,
-                drop_path_rate=next(rates),
+                drop_path=next(rates),
                 eps=eps,
                 weight_init=weight_init,
             )
@@ -109,40 +109,40 @@ def _version2(depths: tuple[int, ...], widths: tuple[int, ...], options: dict[st
 
 
 def convnext_tiny(**options: Any) -> Block:
-    """Return ConvNeXt-T: 28,589,128 parameters. Options: see `convnext`."""
+    """Return ConvNeXt-T: 28,589,128 parameters; options as for `convnext`."""
     return convnext((3, 3, 9, 3), (96, 192, 384, 768), **options)
 
 
 def convnext_small(**options: Any) -> Block:
-    """Return ConvNeXt-S: 50,223,688 parameters. Options: see `convnext`."""
+    """Return ConvNeXt-S: 50,223,688 parameters; options as for `convnext`."""
     return convnext((3, 3, 27, 3), (96, 192, 384, 768), **options)
 
 
 def convnext_base(**options: Any) -> Block:
-    """Return ConvNeXt-B: 88,591,464 parameters. Options: see `convnext`."""
+    """Return ConvNeXt-B: 88,591,464 parameters; options as for `convnext`."""
     return convnext((3, 3, 27, 3), (128, 256, 512, 1024), **options)
 
 
 def convnext_large(**options: Any) -> Block:
-    """Return ConvNeXt-L: 197,767,336 parameters. Options: see `convnext`."""
+    """Return ConvNeXt-L: 197,767,336 parameters; options as for `convnext`."""
     return convnext((3, 3, 27, 3), (192, 384, 768, 1536), **options)
 
 
 def convnextv2_tiny(**options: Any) -> Block:
-    """Return ConvNeXt V2-T: 28,635,496 parameters. Options: see `convnext`."""
+    """Return ConvNeXt V2-T: 28,635,496 parameters; options as for `convnext`."""
     return _version2((3, 3, 9, 3), (96, 192, 384, 768), options)
 
 
 def convnextv2_small(**options: Any) -> Block:
-    """Return ConvNeXt V2-S. Options: see `convnext`."""
+    """Return ConvNeXt V2-S: 50,318,440 parameters; options as for `convnext`."""
     return _version2((3, 3, 27, 3), (96, 192, 384, 768), options)
 
 
 def convnextv2_base(**options: Any) -> Block:
-    """Return ConvNeXt V2-B. Options: see `convnext`."""
+    """Return ConvNeXt V2-B: 88,717,800 parameters; options as for `convnext`."""
     return _version2((3, 3, 27, 3), (128, 256, 512, 1024), options)
 
 
 def convnextv2_large(**options: Any) -> Block:
-    """Return ConvNeXt V2-L. Options: see `convnext`."""
+    """Return ConvNeXt V2-L: 197,956,840 parameters; options as for `convnext`."""
     return _version2((3, 3, 27, 3), (192, 384, 768, 1536), options)

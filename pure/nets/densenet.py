@@ -39,6 +39,7 @@ def densenet(
 ) -> Block:
     """Return stem, dense blocks with transitions between them, BN-relu, mean over space, linear classifier.
 
+    (batch, in_channels, height, width) → (batch, num_classes).
     Names are torchvision's: `features.conv0`, `features.denseblock1.denselayer1.branch.norm1`, `features.transition1`,
     `features.norm5`, `classifier`.
 
@@ -55,7 +56,7 @@ def densenet(
         weight_init: rule for the convolutions, He's by default.
 
     Raises:
-        ArgumentError: no blocks, or a compression outside (0, 1].
+        ArgumentError: no blocks, a block of no layers, or a compression outside (0, 1].
 
     Source: Huang et al. 2016 (1608.06993), section 3 and table 1.
 
@@ -63,7 +64,7 @@ def densenet(
         >>> densenet(4, (2, 2), 8, num_classes=5).out_shape((1, 3, 32, 32))
         (1, 5)
     """
-    if not blocks or not 0 < compression <= 1:
+    if not blocks or min(blocks) < 1 or not 0 < compression <= 1:
         raise ArgumentError(f"densenet blocks={blocks}, compression={compression}: expected blocks, and θ in (0, 1]")
     conv = partial(Conv2d, in_channels, stem_channels, bias=False, weight_init=weight_init)
     features: dict[str, Block] = {
@@ -100,6 +101,8 @@ def densenet_cifar(
 ) -> Block:
     """Return the DenseNet for 32×32 images: three equal blocks, a 3×3 stem; `depth` counts every weighted layer.
 
+    (batch, in_channels, height, width) → (batch, num_classes); names as in `densenet`.
+
     Args:
         depth: 3n + 4, or 6n + 4 with bottlenecks.
         growth: channels that each layer adds.
@@ -126,30 +129,30 @@ def densenet_cifar(
 
 
 def densenet121(**options: Any) -> Block:
-    """Return DenseNet-121: growth 32, blocks of 6, 12, 24, 16; 7,978,856 parameters. Options: see `densenet`."""
+    """Return DenseNet-121: growth 32, blocks of 6, 12, 24, 16; 7,978,856 parameters; options as for `densenet`."""
     return densenet(32, (6, 12, 24, 16), 64, **options)
 
 
 def densenet161(**options: Any) -> Block:
-    """Return DenseNet-161: growth 48, blocks of 6, 12, 36, 24; 28,681,000 parameters. Options: see `densenet`."""
+    """Return DenseNet-161: growth 48, blocks of 6, 12, 36, 24; 28,681,000 parameters; options as for `densenet`."""
     return densenet(48, (6, 12, 36, 24), 96, **options)
 
 
 def densenet169(**options: Any) -> Block:
-    """Return DenseNet-169: growth 32, blocks of 6, 12, 32, 32; 14,149,480 parameters. Options: see `densenet`."""
+    """Return DenseNet-169: growth 32, blocks of 6, 12, 32, 32; 14,149,480 parameters; options as for `densenet`."""
     return densenet(32, (6, 12, 32, 32), 64, **options)
 
 
 def densenet201(**options: Any) -> Block:
-    """Return DenseNet-201: growth 32, blocks of 6, 12, 48, 32; 20,013,928 parameters. Options: see `densenet`."""
+    """Return DenseNet-201: growth 32, blocks of 6, 12, 48, 32; 20,013,928 parameters; options as for `densenet`."""
     return densenet(32, (6, 12, 48, 32), 64, **options)
 
 
 def densenet40_12(**options: Any) -> Block:
-    """Return the paper's DenseNet (L=40, k=12) for CIFAR: 1,019,722 parameters. Options: see `densenet_cifar`."""
+    """Return the paper's DenseNet (L=40, k=12) for CIFAR: 1,019,722 parameters; options as for `densenet_cifar`."""
     return densenet_cifar(40, 12, **options)
 
 
 def densenet_bc100_12(**options: Any) -> Block:
-    """Return the paper's DenseNet-BC (L=100, k=12) for CIFAR: 769,162 parameters. Options: see `densenet_cifar`."""
+    """Return the paper's DenseNet-BC (L=100, k=12) for CIFAR: 769,162 parameters; options as for `densenet_cifar`."""
     return densenet_cifar(100, 12, bottleneck=4, compression=0.5, stem_channels=24, **options)

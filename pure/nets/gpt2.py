@@ -13,7 +13,7 @@ from pure.initializers import Constant, Normal
 from pure.layers import Dropout, LayerNorm
 from pure.layers.attention import Attention
 from pure.layers.embedding import Embedding, LearnedPositions
-from pure.nets.transformer import feed_forward, transformer_block
+from pure.nets.transformer import check_depth, feed_forward, transformer_block
 from pure.skips.placement import pre_norm
 
 __all__ = ["gpt2", "gpt2_block", "gpt2_medium"]
@@ -99,6 +99,9 @@ def gpt2(
         eps: of the norms.
         head: False returns the last norm's output (batch, tokens, features) instead of logits.
 
+    Raises:
+        ArgumentError: no layer, or heads that do not divide the features.
+
     Source: Radford et al. 2019, section 2.3 and table 2; 124,439,808 parameters.
 
     Example:
@@ -106,6 +109,7 @@ def gpt2(
         >>> net.out_shape((3, 5))
         (3, 5, 11)
     """
+    check_depth(depth)
     block = gpt2_block(
         features,
         heads,

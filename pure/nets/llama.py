@@ -12,7 +12,7 @@ from pure.layers import Linear, RMSNorm
 from pure.layers.attention import Attention
 from pure.layers.embedding import Embedding
 from pure.layers.rotary import Rotary
-from pure.nets.transformer import transformer_block
+from pure.nets.transformer import check_depth, transformer_block
 from pure.skips.glu import GLU
 from pure.skips.placement import pre_norm
 
@@ -111,6 +111,9 @@ def llama(
         tied: whether the head is the transposed token embedding.
         head: False returns the last norm's output (batch, tokens, features) instead of logits.
 
+    Raises:
+        ArgumentError: no layer, or heads that do not divide the features.
+
     Source: Touvron et al. 2023 (2302.13971), section 2.2 and table 2; 6,738,415,616 parameters.
 
     Example:
@@ -118,6 +121,7 @@ def llama(
         >>> net.out_shape((3, 5))
         (3, 5, 11)
     """
+    check_depth(depth)
     block = llama_block(
         features,
         heads,

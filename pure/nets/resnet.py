@@ -77,6 +77,7 @@ def resnet_v1(
 ) -> Block:
     """Return a ResNet: stem, stages of residual blocks, global average, linear head.
 
+    (batch, in_channels, height, width) → (batch, num_classes).
     Leaves: `conv1`, `bn1`, `layer1.0.branch.conv1`, …, `layer1.0.shortcut.conv`, …, `fc`.
 
     Args:
@@ -141,55 +142,70 @@ def resnet_v1(
 
 
 def resnet18(**options: Any) -> Block:
-    """Return ResNet-18 with the options of `resnet_v1`."""
+    """Return ResNet-18: 11,689,512 parameters; options as for `resnet_v1`."""
     return resnet_v1((2, 2, 2, 2), block="basic", **options)
 
 
 def resnet34(**options: Any) -> Block:
-    """Return ResNet-34 with the options of `resnet_v1`."""
+    """Return ResNet-34: 21,797,672 parameters; options as for `resnet_v1`."""
     return resnet_v1((3, 4, 6, 3), block="basic", **options)
 
 
 def resnet50(**options: Any) -> Block:
-    """Return ResNet-50 (version 1.5) with the options of `resnet_v1`."""
+    """Return ResNet-50 (version 1.5): 25,557,032 parameters; options as for `resnet_v1`."""
     return resnet_v1((3, 4, 6, 3), **options)
 
 
 def resnet101(**options: Any) -> Block:
-    """Return ResNet-101 (version 1.5) with the options of `resnet_v1`."""
+    """Return ResNet-101 (version 1.5): 44,549,160 parameters; options as for `resnet_v1`."""
     return resnet_v1((3, 4, 23, 3), **options)
 
 
 def resnet152(**options: Any) -> Block:
-    """Return ResNet-152 (version 1.5) with the options of `resnet_v1`."""
+    """Return ResNet-152 (version 1.5): 60,192,808 parameters; options as for `resnet_v1`."""
     return resnet_v1((3, 8, 36, 3), **options)
 
 
 def resnext50_32x4d(**options: Any) -> Block:
-    """Return ResNeXt-50 of 32 groups of 4 channels (Xie et al. 2016, 1611.05431) with the options of `resnet_v1`."""
+    """Return ResNeXt-50 of 32 groups of 4 channels (Xie et al. 2016, 1611.05431).
+
+    25,028,904 parameters; options as for `resnet_v1`.
+    """
     return resnet_v1((3, 4, 6, 3), **{"groups": 32, "width_per_group": 4, **options})
 
 
 def wide_resnet50_2(**options: Any) -> Block:
-    """Return ResNet-50 with 3×3 convolutions twice as wide (1605.07146), with the options of `resnet_v1`."""
+    """Return ResNet-50 with 3×3 convolutions twice as wide (1605.07146).
+
+    68,883,240 parameters; options as for `resnet_v1`.
+    """
     return resnet_v1((3, 4, 6, 3), **{"width_per_group": 128, **options})
 
 
 def wide_resnet101_2(**options: Any) -> Block:
-    """Return ResNet-101 with 3×3 convolutions twice as wide (1605.07146), with the options of `resnet_v1`."""
+    """Return ResNet-101 with 3×3 convolutions twice as wide (1605.07146).
+
+    126,886,696 parameters; options as for `resnet_v1`.
+    """
     return resnet_v1((3, 4, 23, 3), **{"width_per_group": 128, **options})
 
 
 def resnet18d(**options: Any) -> Block:
-    """Return ResNet-18-D as timm has it (zero last γ at first), with the options of `resnet_v1`."""
+    """Return ResNet-18-D as timm has it (zero last γ at first): 11,708,744 parameters; options as for `resnet_v1`."""
     return resnet18(**{"stem": "deep", "avg_down": True, "zero_gamma": True, **options})
 
 
 def resnet50d(**options: Any) -> Block:
-    """Return ResNet-50-D (1812.01187) as timm has it (zero last γ at first), with the options of `resnet_v1`."""
+    """Return ResNet-50-D (1812.01187) as timm has it (zero last γ at first).
+
+    25,576,264 parameters; options as for `resnet_v1`.
+    """
     return resnet50(**{"stem": "deep", "avg_down": True, "zero_gamma": True, **options})
 
 
 def seresnet50(**options: Any) -> Block:
-    """Return SE-ResNet-50 (1709.01507) as timm has it (zero last γ at first), with the options of `resnet_v1`."""
+    """Return SE-ResNet-50 (1709.01507) as timm has it (zero last γ at first).
+
+    28,088,024 parameters; options as for `resnet_v1`.
+    """
     return resnet50(**{"squeeze": True, "zero_gamma": True, **options})

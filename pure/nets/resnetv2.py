@@ -44,6 +44,7 @@ def resnet_v2(
 ) -> Block:
     """Return a pre-activation ResNet: stem without norm, stages, BN-relu, global average, linear head.
 
+    (batch, in_channels, height, width) → (batch, num_classes).
     Leaves: `stem.conv`, `stages.0.0.norm1`, `stages.0.0.residual.branch.conv1`, …,
     `stages.0.0.residual.shortcut.conv`, `stages.0.1.branch.norm1`, …, `norm`, `head`.
 
@@ -98,5 +99,5 @@ def resnet_v2(
 
 
 def resnetv2_50(**options: Any) -> Block:
-    """Return the pre-activation ResNet-50 with the options of `resnet_v2`."""
+    """Return the pre-activation ResNet-50: 25,549,352 parameters; options as for `resnet_v2`."""
     return resnet_v2((3, 4, 6, 3), **options)

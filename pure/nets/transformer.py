@@ -1,4 +1,4 @@
-"""What the blocks of transformers share: the feed-forward layer, and attention followed by it."""
+"""The parts that GPT-2, BERT, Llama, ViT and `transformer_layer` share: the feed-forward branch, and two branches."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ from collections.abc import Callable
 
 from pure.block import Block
 from pure.compose.chain import Sequential
+from pure.errors import ArgumentError
 from pure.initializers import Initializer, KaimingUniform
 from pure.layers import Activation, Dropout, Linear
 
 __all__ = ["feed_forward", "transformer_block"]
 
 DEFAULT = KaimingUniform()
+
+
+def check_depth(depth: int) -> None:
+    """Raise unless there is a layer.
+
+    Raises:
+        ArgumentError: a depth below 1.
+    """
+    if depth < 1:
+        raise ArgumentError(f"depth={depth}: expected at least 1")
 
 
 def feed_forward(
@@ -59,6 +70,8 @@ def transformer_block(placed: Callable[[Block], Block], attention: Block, mlp: B
         placed: makes the residual block of a branch, such as `lambda branch: pre_norm(branch, LayerNorm(8))`.
         attention: the first branch.
         mlp: the second one.
+
+    Source: Vaswani et al. 2017 (1706.03762), section 3.1.
 
     Example:
         >>> import torch

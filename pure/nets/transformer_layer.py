@@ -1,4 +1,4 @@
-"""One transformer layer from sizes and names: attention and feed-forward branch, the norms wherever one wants them."""
+"""One transformer layer from sizes and names, made of the parts in `pure.nets.transformer`, with norms anywhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pure.skips.glu import GLU
 from pure.skips.placement import (
     deep_norm,
     deep_norm_constants,
-    parallel,
+    parallel_branches,
     post_norm,
     pre_norm,
     res_post_norm,
@@ -156,9 +156,9 @@ def transformer_layer(
             out_init=last,
         )
     gain = scale if layer_scale is None else Scale(features, layer_scale)
-    around = make_norm(norm, features, eps)
+    around = _norm(norm, features, eps)
     if placement == "parallel":
-        return parallel(around, scale=gain, drop_path=drop_path, attention=attention, mlp=branch)
+        return parallel_branches(around, scale=gain, drop_path=drop_path, attention=attention, mlp=branch)
     constants = deep_norm_constants(1 if layers is None else layers)
     by_name: dict[str, Callable[..., Block]] = {
         "pre": pre_norm,
@@ -178,7 +178,7 @@ def transformer_layer(
     return Initialize(block, {"*.q.weight": one, "*.k.weight": one, "*.f.*.weight": small})
 
 
-def make_norm(name: str, features: int, eps: float | None = None) -> Block:
+def _norm(name: str, features: int, eps: float | None = None) -> Block:
     """Return the norm of that name over the last axis, with its own eps if none is given."""
     makers: dict[str, Callable[..., Block]] = {
         "layer": LayerNorm,

@@ -32,7 +32,14 @@ def _mlp(in_features: int, hidden_features: int, out_features: int, activation: 
 
 
 def simple_block(in_features: int, hidden_features: int, out_features: int) -> Block:
-    """Return y = W₂ relu(W₁ x + b₁) + b₂, with leaves `fc1.weight`, `fc1.bias`, `fc2.weight`, `fc2.bias`.
+    """Return y = W₂ relu(W₁ x + b₁) + b₂, (batch, in_features) to (batch, out_features).
+
+    Leaves: `fc1.weight`, `fc1.bias`, `fc2.weight`, `fc2.bias`.
+
+    Args:
+        in_features: size of the input.
+        hidden_features: size between the two maps.
+        out_features: size of the output.
 
     Example:
         >>> import torch
@@ -46,8 +53,17 @@ def simple_block(in_features: int, hidden_features: int, out_features: int) -> B
 def simple_block_with_skip(in_features: int, hidden_features: int, out_features: int) -> Block:
     """Return y = x + W₂ relu(W₁ x + b₁) + b₂, with the leaves of `simple_block`.
 
+    Args:
+        in_features: size of the input.
+        hidden_features: size between the two maps.
+        out_features: size of the output, equal to `in_features` unless the sum is to fail.
+
     Raises:
         ShapeError: on the first call, if `in_features` and `out_features` differ.
+
+    Example:
+        >>> simple_block_with_skip(3, 4, 3).out_shape((5, 3))
+        (5, 3)
     """
     branch = _mlp(in_features, hidden_features, out_features)
     return Rename(Residual(branch), {"branch.fc1": "fc1", "branch.fc2": "fc2"})
@@ -63,8 +79,22 @@ def dynamic_net(
 ) -> Block:
     """Return y = fc3(relu(fc2(h)) if control > threshold else h) with h = relu(fc1(x)).
 
-    extras: `control`, one value for the batch or one a sample (see `pure.skips.Dynamic` for the three modes).
+    extras: `control`, one value for the batch or one a sample.
     Leaves: `fc1`, `fc2`, `fc3`, each with `weight` and `bias`.
+
+    Args:
+        in_features: size of the input.
+        hidden_features: size of h.
+        out_features: size of the output.
+        threshold: above which the middle layer runs.
+        mode: how the choice is made, see `pure.skips.Dynamic`.
+
+    Example:
+        >>> import torch
+        >>> net = dynamic_net(3, 4, 2)
+        >>> params, _ = net.init(torch.Generator().manual_seed(0))
+        >>> net(params, torch.ones(5, 3), extras={"control": torch.tensor(1.0)}).shape
+        torch.Size([5, 2])
     """
     middle = Sequential(fc2=Linear(hidden_features, hidden_features), act=Activation("relu"))
     net = Sequential(
@@ -117,6 +147,10 @@ def residual_block(
     Raises:
         ArgumentError: an unknown shortcut name.
         ShapeError: on the first call, if stream and branch still differ; it names both shapes and the ways out.
+
+    Example:
+        >>> residual_block(3, 8, padding=1, shortcut="project").out_shape((2, 3, 6, 6))
+        (2, 8, 6, 6)
     """
     branch = Sequential(
         conv1=Conv2d(in_channels, out_channels, 3, padding=padding),
@@ -137,10 +171,16 @@ def tutorial_resnet(
 ) -> Block:
     """Return the two-block ResNet, block1 (3 → 64), relu, block2 (64 → 128); leaves `block1.conv1.weight`, ….
 
+    (batch, 3, height, width) → (batch, 128, height, width); 268,736 parameters by default.
+
     Args:
         channels: of the input, after the first block, after the second.
         padding: of every convolution.
         shortcut: of both blocks.
+
+    Example:
+        >>> tutorial_resnet().out_shape((2, 3, 8, 8))
+        (2, 128, 8, 8)
     """
     first, second, third = channels
     return Sequential(
@@ -156,11 +196,41 @@ def residual_mlp(
     """Return `depth` blocks x ← x + scale · W₂ activation(W₁ x), leaves `0.branch.fc1.weight`, ….
 
     `Repeat(residual_mlp_block(…), depth)` is the same network with its parameters stacked over the depth.
+
+    Args:
+        features: size of the stream.
+        hidden_features: size between the two maps.
+        depth: how many blocks.
+        scale: constant in front of each branch.
+        activation: by name.
+
+    Raises:
+        ArgumentError: a depth below 1, or an unknown activation.
+
+    Example:
+        >>> residual_mlp(3, 4, 2).out_shape((5, 3))
+        (5, 3)
     """
+    if depth < 1:
+        raise ArgumentError(f"residual_mlp depth={depth}: expected at least 1")
     block = residual_mlp_block(features, hidden_features, scale, activation)
     return Sequential(*[block] * depth)
 
 
 def residual_mlp_block(features: int, hidden_features: int, scale: float = 1.0, activation: str = "relu") -> Block:
-    """Return one block x + scale · W₂ activation(W₁ x), leaves `branch.fc1` and `branch.fc2`."""
+    """Return one block x + scale · W₂ activation(W₁ x), leaves `branch.fc1` and `branch.fc2`.
+
+    Args:
+        features: size of the stream.
+        hidden_features: size between the two maps.
+        scale: constant in front of the branch.
+        activation: by name.
+
+    Raises:
+        ArgumentError: an unknown activation.
+
+    Example:
+        >>> residual_mlp_block(3, 4).out_shape((5, 3))
+        (5, 3)
+    """
     return Residual(_mlp(features, hidden_features, features, activation), scale=scale)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from pure import tree
 from pure.block import EMPTY, Block, Params, Shape, State
 from pure.errors import ArgumentError, PureError, UnsupportedError, nearest
-from pure.pruning.coupling import ChannelGroup, coupled_channels
+from pure.pruning.coupling import ChannelGroup, coupled_channels, is_shape
 from pure.pruning.importance import Importance, channel_importance
 from pure.pruning.rebuild import resized
 
@@ -23,6 +24,8 @@ Cut = dict[tuple[str, int], set[int]]
 
 CLOSE = 1e-9
 """How far, relative to the largest value, the smaller block may be from the zeroed one in float64."""
+DRAWS = 3
+"""How many random inputs they are compared on: a relu may be dead on one."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,14 @@ def prune_channels(
     state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
     *,
-    keep: float | Mapping[str, Tensor] = 0.5,
+    keep: float | Mapping[str, float | Tensor] = 0.5,
     importance: str | Importance = "l1",
     scope: Literal["group", "global"] = "group",
 ) -> PrunedChannels:
     """Cut channels, in every leaf that they run through, and rebuild the block with the sizes that are left.
 
     Which axes hang together comes from `coupled_channels`. The zeroed parameters compute in evaluation what the
-    smaller block computes; that is checked on a random input in float64 before the smaller block is given out.
+    smaller block computes; that is checked on random inputs in float64 before the smaller block is given out.
 
     Args:
         block: any block.
@@ -74,13 +77,15 @@ def prune_channels(
         x: shape of the input, batch axis first, or an example input.
         state: its state.
         extras: what the block reads beside `x`.
-        keep: the part of the channels that stays, at least one a group; or masks by group name, one boolean a channel,
-            where groups that are not named stay whole.
+        keep: the part of the channels that stays, at least one a group; or such parts, or masks of one boolean a
+            channel, by patterns over the groups' names, such as `{"*.fc1.weight": 0.5}`: of two that match the later
+            one holds, and groups without one stay whole.
         importance: what ranks the channels, see `channel_importance`.
-        scope: whether `keep` holds in each "group" or "global" over all of them by one threshold.
+        scope: whether a part holds in each "group" or, a single number, "global" over all by one threshold.
 
     Raises:
-        ArgumentError: a part outside (0, 1], an unknown group, scope or importance, or a mask that does not fit.
+        ArgumentError: a part outside (0, 1], a pattern that matches no group, an unknown scope or importance, or a
+            mask that does not fit.
         UnsupportedError: an operation whose effect on channels is not known.
 
     Source: Li et al. 2016 (1608.08710), section 3; Liu et al. 2017 (1708.06519), section 3, for one threshold over
@@ -99,7 +104,7 @@ fc2=Linear(in_features=2, out_features=4))
         True
     """
     groups = coupled_channels(block, params, x, state, extras)
-    masks = _given(groups, keep) if isinstance(keep, Mapping) else _chosen(groups, params, keep, importance, scope)
+    masks = _masks(groups, params, keep, importance, scope)
     kept = _positions(groups, masks)
     zeroed = _cut(params, kept["params"], small=False)
     small = _cut(params, kept["params"], small=True), _cut(state, kept["state"], small=True)
@@ -113,39 +118,69 @@ fc2=Linear(in_features=2, out_features=4))
     return PrunedChannels(groups, masks, zeroed, *small, made, reason)
 
 
-def _given(groups: Sequence[ChannelGroup], keep: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a mask for every group from those given."""
-    sizes = {group.name: len(group) for group in groups}
-    for name, mask in keep.items():
-        if name not in sizes:
-            raise ArgumentError(f"channel group {name!r} is unknown{nearest(name, sizes)}: one of {', '.join(sizes)}")
-        if tuple(mask.shape) != (sizes[name],) or not bool(mask.any()):
-            raise ArgumentError(
-                f"mask of {name!r}: {tuple(mask.shape)} with {int(mask.sum())} channels that stay, expected "
-                f"({sizes[name]},) with at least one"
-            )
-    return {name: keep[name].bool().cpu() if name in keep else torch.ones(size).bool() for name, size in sizes.items()}
-
-
-def _chosen(
-    groups: Sequence[ChannelGroup], params: Params, keep: float, importance: str | Importance, scope: str
+def _masks(
+    groups: Sequence[ChannelGroup], params: Params, keep: Any, importance: str | Importance, scope: str
 ) -> dict[str, Tensor]:
-    """Return masks that keep the most important channels, at least one a group; of equal ones the last go first."""
-    if not 0 < keep <= 1:
-        raise ArgumentError(f"prune_channels keep={keep}: expected the part of the channels that stays, in (0, 1]")
+    """Return which channels of each group stay."""
     if scope not in ("group", "global"):
         raise ArgumentError(f"prune_channels scope={scope!r}: expected 'group' or 'global'")
-    scores = [channel_importance(group, params, importance).double().cpu() for group in groups]
-    if scope == "group" or not scores:
-        return {group.name: _largest(score, keep) for group, score in zip(groups, scores, strict=True)}
-    parts = _largest(torch.cat(scores), keep).split([len(score) for score in scores])
-    masks = {}
-    for group, score, mask in zip(groups, scores, parts, strict=True):
-        masks[group.name] = mask if bool(mask.any()) else _largest(score, 1 / len(score))
+    if scope == "global":
+        return _over_all(groups, params, keep, importance)
+    asked = dict(keep) if isinstance(keep, Mapping) else {"*": _part(keep)}
+    masks = {group.name: torch.ones(len(group), dtype=torch.bool) for group in groups}
+    for pattern, wanted in asked.items():
+        found = [group for group in groups if fnmatchcase(group.name, pattern)]
+        if not found and isinstance(keep, Mapping):
+            known = ", ".join(masks) or "there are none"
+            raise ArgumentError(f"no channel group is named {pattern!r}{nearest(pattern, masks)}: one of {known}")
+        for group in found:
+            masks[group.name] = _mask(group, params, wanted, importance)
     return masks
 
 
+def _mask(group: ChannelGroup, params: Params, wanted: Any, importance: str | Importance) -> Tensor:
+    """Return the mask of one group from what was asked for: a mask, or the part that stays."""
+    if not isinstance(wanted, Tensor):
+        return _largest(_scores(group, params, importance), _part(wanted))
+    mask = wanted.detach().bool().cpu()
+    if mask.shape != (len(group),) or not bool(mask.any()):
+        raise ArgumentError(
+            f"mask of {group.name!r}: {tuple(mask.shape)} with {int(mask.sum())} channels that stay, expected "
+            f"({len(group)},) with at least one"
+        )
+    return mask
+
+
+def _over_all(
+    groups: Sequence[ChannelGroup], params: Params, keep: Any, importance: str | Importance
+) -> dict[str, Tensor]:
+    """Return the masks of one threshold over all groups; each keeps one channel at least."""
+    part = _part(keep)
+    scores = {group.name: _scores(group, params, importance) for group in groups}
+    if not scores:
+        return {}
+    masks = _largest(torch.cat(list(scores.values())), part).split([len(score) for score in scores.values()])
+    return {
+        name: mask if bool(mask.any()) else _largest(score, 1 / len(score))
+        for (name, score), mask in zip(scores.items(), masks, strict=True)
+    }
+
+
+def _part(keep: Any) -> float:
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
+        raise ArgumentError(
+            f"prune_channels keep={keep!r}: expected the part of the channels that stays, in (0, 1], or, in the scope "
+            "'group', parts or masks by the groups' names"
+        )
+    return float(keep)
+
+
+def _scores(group: ChannelGroup, params: Params, importance: str | Importance) -> Tensor:
+    return channel_importance(group, params, importance).double().cpu()
+
+
 def _largest(scores: Tensor, keep: float) -> Tensor:
+    """Return a mask of the largest scores, one at least; of equal ones the last go first."""
     count = max(int(keep * len(scores) + 0.5), 1)
     order = torch.argsort(scores, descending=True, stable=True)
     return torch.zeros(len(scores), dtype=torch.bool).scatter(0, order[:count], True)
@@ -179,27 +214,39 @@ def _cut(trees: Any, cut: Cut, *, small: bool) -> Any:
 def _require_equal(
     block: Block, zeroed: Params, state: State, made: Block, params: Params, small: State, x: Any, extras: Any
 ) -> None:
-    """Run both on one random input in float64, and refuse a smaller block that computes something else."""
+    """Run both on random inputs in float64, and refuse a smaller block that computes something else."""
     generator = torch.Generator().manual_seed(0)
 
     def ready(leaf: Any) -> Any:
-        return leaf.detach().cpu() if isinstance(leaf, Tensor) else leaf
+        return tree.cast(leaf.detach().cpu(), torch.float64) if isinstance(leaf, Tensor) else leaf
 
-    if isinstance(x, tuple | list | torch.Size) and all(isinstance(size, int) for size in x):
-        x = torch.randn(tuple(x), generator=generator)
-    before, after = (
-        [tree.cast(tree.tree_map(ready, given), torch.float64) for given in (p, x, s, dict(extras))]
-        for p, s in ((zeroed, state), (params, small))
-    )
-    try:
-        with torch.no_grad():
-            ys, others = tree.leaves(block(*before)), tree.leaves(made(*after))
-    except PureError as error:
-        raise UnsupportedError(f"the smaller block refuses its parameters: {error}") from error
-    for y, other in zip(ys, others, strict=True):
-        scale = float(y.abs().max()) if y.numel() else 0.0
-        if y.shape != other.shape or (y.numel() and float((y - other).abs().max()) > CLOSE * max(scale, 1e-30)):
-            raise UnsupportedError(
-                f"the smaller {type(block).__name__} does not compute what the zeroed one does: some size of it is in "
-                "no leaf: use the zeroed parameters"
-            )
+    def another(leaf: Any) -> Any:
+        """Return other values where the input has a floating type, or the input itself."""
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)
+        return leaf
+
+    example = torch.zeros(tuple(x), dtype=torch.float64) if is_shape(x) else tree.tree_map(ready, x)
+    inputs = [tree.tree_map(another, example) for _ in range(DRAWS)] + ([] if is_shape(x) else [example])
+    shared = tree.tree_map(ready, dict(extras))
+    before, after = (tree.tree_map(ready, given) for given in ((zeroed, state), (params, small)))
+    for given in inputs:
+        try:
+            with torch.no_grad():
+                ys = tree.leaves(block(before[0], given, before[1], shared))
+                others = tree.leaves(made(after[0], given, after[1], shared))
+        except PureError as error:
+            raise UnsupportedError(f"the smaller block refuses its parameters: {error}") from error
+        for y, other in zip(ys, others, strict=True):
+            if y.shape != other.shape or not _close(y, other):
+                raise UnsupportedError(
+                    f"the smaller {type(block).__name__} does not compute what the zeroed one does, because a size of "
+                    "it is in no leaf: use the zeroed parameters, or leave groups whole by keep={'name': part}"
+                )
+
+
+def _close(y: Tensor, other: Tensor) -> bool:
+    """Tell whether two results are the same but for rounding; those that are not finite never are."""
+    if not y.numel():
+        return True
+    return bool((y - other).abs().max() <= CLOSE * y.abs().max().clamp_min(1e-30))

@@ -98,7 +98,7 @@ def coupled_channels(
         ...     print(group)
         3 channels of fc1.weight: fc1.weight[0] writes, fc1.bias[0] follows, fc2.weight[1] reads
     """
-    example = torch.zeros(x) if isinstance(x, tuple | list | torch.Size) and all(map(_is_size, x)) else x
+    example = torch.zeros(tuple(x)) if is_shape(x) else x
     given = tuple(tree.tree_map(_on_meta, part) for part in (params, example, state, dict(extras)))
 
     def evaluated(params: Params, x: Any, state: State, extras: Any) -> list[Any]:
@@ -116,8 +116,9 @@ def coupled_channels(
     return _groups(registry, leaves)
 
 
-def _is_size(value: object) -> bool:
-    return isinstance(value, int)
+def is_shape(x: Any) -> bool:
+    """Tell whether an input was given by its shape alone."""
+    return isinstance(x, tuple | list) and all(isinstance(size, int) for size in x)
 
 
 def _on_meta(leaf: Any) -> Any:

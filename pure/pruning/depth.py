@@ -81,7 +81,7 @@ def remove_blocks(
         threshold: remove every block of `names` whose importance is at most this, leaving those that cannot be.
 
     Raises:
-        ArgumentError: a path that leads to no block, or a threshold without importances.
+        ArgumentError: a path that leads to no block, a threshold without importances, or importances without one.
         UnsupportedError: a block that is not a `Residual` with an identity shortcut, so that nothing simple is left.
 
     Source: Veit et al. 2016 (1605.06431), section 4.1.
@@ -94,12 +94,16 @@ def remove_blocks(
         >>> list(kept)
         ['0', '2']
     """
+    if isinstance(names, str):
+        raise ArgumentError(f"remove_blocks names={names!r}: expected several paths; write [{names!r}]")
+    if threshold is None and isinstance(names, Mapping):
+        raise ArgumentError("remove_blocks of importances: give the threshold too, or a list of the paths to remove")
     if threshold is not None:
         if not isinstance(names, Mapping):
             raise ArgumentError("remove_blocks with a threshold: give the importances, names=block_importance(…)")
         small = [name for name, size in names.items() if size <= threshold]
-        names = [name for name in small if "#" not in name and _removable(block, name)]
-    paths = tuple(dict.fromkeys(tuple(name.split(".")) if name else () for name in names))
+        names = [name for name in small if "#" not in name and _plain(_at(block, _path(name)))]
+    paths = tuple(dict.fromkeys(map(_path, names)))
     for path in paths:
         found = _at(block, path)
         if not _plain(found):
@@ -129,8 +133,8 @@ def _at(block: Block, path: tuple[str, ...]) -> Block:
     return block
 
 
-def _removable(block: Block, name: str) -> bool:
-    return _plain(_at(block, tuple(name.split(".")) if name else ()))
+def _path(name: str) -> tuple[str, ...]:
+    return tuple(name.split(".")) if name else ()
 
 
 def _left(block: Block) -> Block:

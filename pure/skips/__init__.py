@@ -15,7 +15,7 @@ from pure.skips.euler import Euler
 from pure.skips.exits import EarlyExit
 from pure.skips.experts import MixtureOfExperts
 from pure.skips.fixup import FixupNormal, fixup, fixup_basic, fixup_bottleneck
-from pure.skips.fractal import Fractal
+from pure.skips.fractal import Fractal, FractalJoin
 from pure.skips.gated import Highway
 from pure.skips.glu import GLU
 from pure.skips.grn import GatedResidualNetwork
@@ -27,20 +27,20 @@ from pure.skips.laurel import laurel
 from pure.skips.long import LongSkip
 from pure.skips.manifold import ManifoldConnection, sinkhorn
 from pure.skips.momentum import Momentum
-from pure.skips.multi_scale import res2net_block
+from pure.skips.multi_scale import MultiScale, res2net_block
 from pure.skips.norm_free import norm_free_block
 from pure.skips.one_shot import OneShot, one_shot_aggregation
 from pure.skips.placement import (
     deep_norm,
     deep_norm_constants,
     deep_norm_encoder_decoder,
-    parallel,
+    parallel_branches,
     post_norm,
     pre_norm,
     res_post_norm,
     sandwich,
 )
-from pure.skips.preactivation import preact_basic, preact_bottleneck, pyramid_block, pyramid_bottleneck
+from pure.skips.preactivation import PoolPad, preact_basic, preact_bottleneck, pyramid_block, pyramid_bottleneck
 from pure.skips.recurrent_highway import RecurrentHighway
 from pure.skips.residual import Residual
 from pure.skips.reversal import ReversibleStack
@@ -48,7 +48,7 @@ from pure.skips.reversible import Reversible, inverse
 from pure.skips.routing import AdaptiveResidual, HardGate, SkipLayer, gate_head
 from pure.skips.scalar_gate import ScalarGate
 from pure.skips.scaled import Weighted, layer_scale, layer_scale_start, rezero, skip_init, stochastic_depth
-from pure.skips.shake import shake_shake_block
+from pure.skips.shake import Shake, shake_shake_block
 from pure.skips.shortcut import AvgPoolProject, Crop, Identity, Interpolate, Pad, Project, Shortcut
 from pure.skips.slimmable import SlimConv2d, SlimLinear, Slimmable, SwitchableBatchNorm
 from pure.skips.spatial_gating import SpatialGating, gmlp_block
@@ -78,6 +78,7 @@ __all__ = [
     "Expand",
     "FixupNormal",
     "Fractal",
+    "FractalJoin",
     "GRUCellSkip",
     "GatedResidualNetwork",
     "GatedSkip",
@@ -91,9 +92,11 @@ __all__ = [
     "MixtureOfDepths",
     "MixtureOfExperts",
     "Momentum",
+    "MultiScale",
     "OneShot",
     "Pad",
     "PonderNet",
+    "PoolPad",
     "Project",
     "RecurrentHighway",
     "Residual",
@@ -101,6 +104,7 @@ __all__ = [
     "ReversibleStack",
     "ScalarGate",
     "SelectiveKernel",
+    "Shake",
     "Shortcut",
     "SkipLayer",
     "SlimConv2d",
@@ -137,7 +141,7 @@ __all__ = [
     "layer_scale_start",
     "norm_free_block",
     "one_shot_aggregation",
-    "parallel",
+    "parallel_branches",
     "post_norm",
     "pre_norm",
     "preact_basic",

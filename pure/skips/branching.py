@@ -16,24 +16,9 @@ from pure.children import require_keys, run_child
 from pure.composite import Composite
 from pure.errors import ArgumentError
 
-__all__ = ["Branching", "align", "condition", "wide"]
+__all__ = ["Branching", "condition"]
 
 Mode = Literal["select", "branch"]
-
-
-def align(value: Tensor, x: Tensor) -> Tensor:
-    """Return `value` with axes of size 1 behind its own, so that one number a sample meets all of the sample.
-
-    Example:
-        >>> align(torch.ones(2), torch.ones(2, 3, 4)).shape
-        torch.Size([2, 1, 1])
-    """
-    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
-
-
-def wide(x: Tensor) -> Tensor:
-    """Return `x` in its own dtype, or in float32 if that is narrower: decisions are made no coarser."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True, repr=False)

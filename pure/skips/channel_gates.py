@@ -15,6 +15,7 @@ from pure.compose.chain import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError
 from pure.layers.activation import Activation
+from pure.layers.alignment import widen
 from pure.layers.conv import Conv1d, Conv2d
 from pure.layers.norm import BatchNorm
 from pure.tags import tag
@@ -41,13 +42,13 @@ class ECA(Composite):
     Tags: "gate".
 
     Args:
-        kernel: size of w, odd; `ECA.kernel_for(channels)` is the paper's rule.
+        kernel_size: size of w, odd; `ECA.kernel_for(channels)` is the paper's rule.
 
     Raises:
-        ArgumentError: an even kernel.
+        ArgumentError: an even size.
         RankError: x is not (batch, channels, height, width).
 
-    Source: Wang et al. 2019 (1910.03151), equations 5 and 9.
+    Source: Wang et al. 2019 (1910.03151), section 3.2.
 
     Example:
         >>> block = ECA(ECA.kernel_for(64))
@@ -56,11 +57,11 @@ class ECA(Composite):
         torch.Size([1, 64, 2, 2])
     """
 
-    kernel: int = 3
+    kernel_size: int = 3
 
     def __post_init__(self) -> None:
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ArgumentError(f"ECA kernel={self.kernel}: expected an odd number")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ArgumentError(f"ECA kernel_size={self.kernel_size}: expected an odd number")
         super().__post_init__()
 
     @staticmethod
@@ -75,7 +76,7 @@ class ECA(Composite):
 
     def parts(self) -> dict[str, Block]:
         """Return the convolution along the channels."""
-        return {"conv": Conv1d(1, 1, self.kernel, padding=self.kernel // 2, bias=False)}
+        return {"conv": Conv1d(1, 1, self.kernel_size, padding=self.kernel_size // 2, bias=False)}
 
     def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
         """Return the gated channels."""
@@ -100,6 +101,10 @@ class ChannelAttention(Composite):
         RankError: x is not (batch, channels, height, width).
 
     Source: Woo et al. 2018 (1807.06521), equation 2.
+
+    Example:
+        >>> ChannelAttention(16, 2).out_shape((1, 16, 5, 5))
+        (1, 16, 5, 5)
     """
 
     channels: int
@@ -129,25 +134,29 @@ class SpatialAttention(Composite):
     Tags: "gate".
 
     Args:
-        kernel: size of w, odd.
+        kernel_size: size of w, odd.
 
     Raises:
-        ArgumentError: an even kernel.
+        ArgumentError: an even size.
         RankError: x is not (batch, channels, height, width).
 
     Source: Woo et al. 2018 (1807.06521), equation 3; the BatchNorm is that of the authors' code.
+
+    Example:
+        >>> SpatialAttention().out_shape((1, 16, 5, 5))
+        (1, 16, 5, 5)
     """
 
-    kernel: int = 7
+    kernel_size: int = 7
 
     def __post_init__(self) -> None:
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise ArgumentError(f"SpatialAttention kernel={self.kernel}: expected an odd number")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ArgumentError(f"SpatialAttention kernel_size={self.kernel_size}: expected an odd number")
         super().__post_init__()
 
     def parts(self) -> dict[str, Block]:
         """Return the convolution and its norm."""
-        return {"conv": Conv2d(2, 1, self.kernel, padding=self.kernel // 2, bias=False), "norm": BatchNorm(1)}
+        return {"conv": Conv2d(2, 1, self.kernel_size, padding=self.kernel_size // 2, bias=False), "norm": BatchNorm(1)}
 
     def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
         """Return the gated places."""
@@ -155,10 +164,18 @@ class SpatialAttention(Composite):
         return _gated(x, run("norm", run("conv", seen)))
 
 
-def cbam(channels: int, hidden: int, kernel: int = 7) -> Sequential:
+def cbam(channels: int, hidden: int, kernel_size: int = 7) -> Sequential:
     """Return channel attention, then spatial attention; children `channel` and `spatial`.
 
     In a residual block: `Residual(Sequential(f=branch, attention=cbam(channels, channels // 16)))`.
+
+    Args:
+        channels: of the input.
+        hidden: channels between the two layers of the channel attention.
+        kernel_size: of the spatial attention, odd.
+
+    Raises:
+        ArgumentError: an even size.
 
     Source: Woo et al. 2018 (1807.06521), equation 1.
 
@@ -166,7 +183,7 @@ def cbam(channels: int, hidden: int, kernel: int = 7) -> Sequential:
         >>> cbam(16, 2).out_shape((1, 16, 5, 5))
         (1, 16, 5, 5)
     """
-    return Sequential(channel=ChannelAttention(channels, hidden), spatial=SpatialAttention(kernel))
+    return Sequential(channel=ChannelAttention(channels, hidden), spatial=SpatialAttention(kernel_size))
 
 
 @dataclass(frozen=True, repr=False)
@@ -232,6 +249,5 @@ class SelectiveKernel(Composite):
         given = x.chunk(self.paths, 1) if self.split else [x] * self.paths
         u = torch.stack([run(f"path{index}", part) for index, part in enumerate(given)], 1)
         logits = run("select", run("norm", run("reduce", u.sum(1).mean((2, 3), keepdim=True))).relu())
-        wide = torch.promote_types(x.dtype, torch.float32)
-        gates = logits.reshape(-1, self.paths, self.out_channels, 1, 1).to(wide).softmax(1).to(x.dtype)
+        gates = widen(logits.unflatten(1, (self.paths, self.out_channels))).softmax(1).to(x.dtype)
         return (tag(gates, "gate", kind="gate") * u).sum(1)

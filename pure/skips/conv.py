@@ -8,12 +8,22 @@ from pure.block import Block
 from pure.compose import Sequential
 from pure.errors import ArgumentError
 from pure.initializers import Constant, Initializer, KaimingNormal
-from pure.layers import Activation, AvgPool, BatchNorm, Conv2d, DropPath
+from pure.layers import Activation, BatchNorm, Conv2d, DropPath
 from pure.layers.squeeze import SqueezeExcite
 from pure.skips.residual import Residual
-from pure.skips.shortcut import Identity
+from pure.skips.shortcut import AvgPoolProject, Identity, Project, Shortcut
 
-__all__ = ["HE", "StrideIn", "basic_block", "bottleneck", "conv1x1", "conv3x3", "last_norm", "projection"]
+__all__ = [
+    "HE",
+    "StrideIn",
+    "basic_block",
+    "bottleneck",
+    "conv1x1",
+    "conv3x3",
+    "default_shortcut",
+    "last_norm",
+    "projection",
+]
 
 HE: Final[Initializer] = KaimingNormal(mode="fan_out")
 """Normal with variance 2 / fan_out, the rule of every convolution here (He et al. 2015, 1502.01852)."""
@@ -35,32 +45,40 @@ def last_norm(channels: int, zero: bool) -> BatchNorm:
     return BatchNorm(channels, weight_init=Constant(0.0 if zero else 1.0))
 
 
-def projection(in_channels: int, out_channels: int, stride: int = 1, *, pooled: bool = False) -> Block:
-    """Return the shortcut BN(W x) of stride `stride`; `pooled` strides by an average before it, as ResNet-D does.
+def projection(in_channels: int, out_channels: int, stride: int = 1, *, pooled: bool = False) -> Shortcut:
+    """Return the shortcut BN(W x) of stride `stride`, with He's rule for W.
 
     Leaves: `conv` and `norm`; with `pooled` under `project`.
+
+    Args:
+        in_channels: of the stream.
+        out_channels: of the branch.
+        stride: of the shortcut.
+        pooled: stride by an average in front of W, as ResNet-D does.
+
+    Source: He et al. 2015 (1512.03385), section 4.1, option B; He et al. 2018 (1812.01187), figure 2c.
+
+    Example:
+        >>> projection(3, 8, 2).out_shape((1, 3, 6, 6))
+        (1, 8, 3, 3)
     """
-    if not pooled:
-        return Sequential(conv=conv1x1(in_channels, out_channels, stride), norm=BatchNorm(out_channels))
-    project = projection(in_channels, out_channels)
-    if stride == 1:
-        return Sequential(project=project)
-    return Sequential(pool=AvgPool(stride, ceil_mode=True, count_include_pad=False), project=project)
+    if pooled:
+        return AvgPoolProject(in_channels, out_channels, stride, weight_init=HE)
+    return Project(in_channels, out_channels, stride, bias=False, norm=True, weight_init=HE)
+
+
+def default_shortcut(in_channels: int, out_channels: int, stride: int) -> Shortcut:
+    """Return the identity, or a projection with BatchNorm where the shape changes (option B)."""
+    same = stride == 1 and in_channels == out_channels
+    return Identity() if same else projection(in_channels, out_channels, stride)
 
 
 def _block(parts: dict[str, Block], shortcut: Block, squeeze: int | None, out: int, drop_path: float) -> Residual:
     if squeeze is not None:
-        parts["se"] = SqueezeExcite(out, squeeze or None)
+        parts["se"] = SqueezeExcite(out, squeeze or None, weight_init=HE)
     if drop_path:
         parts["drop_path"] = DropPath(drop_path)
     return Residual(Sequential(**parts), shortcut, activation="relu")
-
-
-def _shortcut(in_channels: int, out_channels: int, stride: int, given: Block | None) -> Block:
-    if given is not None:
-        return given
-    same = stride == 1 and in_channels == out_channels
-    return Identity() if same else projection(in_channels, out_channels, stride)
 
 
 def basic_block(
@@ -99,7 +117,7 @@ def basic_block(
         "conv2": conv3x3(out_channels, out_channels),
         "bn2": last_norm(out_channels, zero_gamma),
     }
-    around = _shortcut(in_channels, out_channels, stride, shortcut)
+    around = default_shortcut(in_channels, out_channels, stride) if shortcut is None else shortcut
     return _block(parts, around, squeeze, out_channels, drop_path)
 
 
@@ -155,5 +173,5 @@ def bottleneck(
         "conv3": conv1x1(width, out_channels),
         "bn3": last_norm(out_channels, zero_gamma),
     }
-    around = _shortcut(in_channels, out_channels, stride, shortcut)
+    around = default_shortcut(in_channels, out_channels, stride) if shortcut is None else shortcut
     return _block(parts, around, squeeze, out_channels, drop_path)

@@ -20,7 +20,7 @@ def convnext_block(
     expansion: float = 4,
     layer_scale: float | None = 1e-6,
     response_norm: bool = False,
-    drop_path_rate: float = 0.0,
+    drop_path: float = 0.0,
     eps: float = 1e-6,
     weight_init: Initializer = TruncatedNormal(std=0.02),
 ) -> Block:
@@ -35,7 +35,7 @@ def convnext_block(
         expansion: width of the hidden layer over `channels`.
         layer_scale: every γ at first; None for none.
         response_norm: whether there is an N.
-        drop_path_rate: of the branch, a sample.
+        drop_path: of the branch, a sample.
         eps: of the norms.
         weight_init: rule for every weight; biases start at zero.
 
@@ -68,6 +68,6 @@ def convnext_block(
     parts["first"] = MoveAxis(-1, 1)
     if layer_scale is not None:
         parts["scale"] = Scale(channels, layer_scale, axis=1)
-    if drop_path_rate:
-        parts["drop"] = DropPath(drop_path_rate)
+    if drop_path:
+        parts["drop"] = DropPath(drop_path)
     return Residual(Sequential(**parts))

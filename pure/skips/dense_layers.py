@@ -18,7 +18,7 @@ def dense_layer(
     in_channels: int,
     growth: int,
     bottleneck: int | None = 4,
-    drop_rate: float = 0.0,
+    dropout: float = 0.0,
     *,
     weight_init: Initializer = KaimingNormal(),
 ) -> Block:
@@ -30,7 +30,7 @@ def dense_layer(
         in_channels: channels of the stream.
         growth: channels that the layer adds, k.
         bottleneck: width of the 1×1 convolution over `growth`; None leaves it out.
-        drop_rate: of the new features, a value: after the last convolution alone, as torchvision has it.
+        dropout: of the new features, a value: after the last convolution alone, as torchvision has it.
         weight_init: rule for the convolutions.
 
     Raises:
@@ -51,8 +51,8 @@ def dense_layer(
         parts[f"norm{index}"] = BatchNorm(before)
         parts[f"relu{index}"] = Activation("relu")
         parts[f"conv{index}"] = Conv2d(before, after, kernel, padding=kernel // 2, bias=False, weight_init=weight_init)
-    if drop_rate:
-        parts["drop"] = Dropout(drop_rate)
+    if dropout:
+        parts["drop"] = Dropout(dropout)
     return DenseSkip(Sequential(**parts))
 
 
@@ -61,7 +61,7 @@ def dense_block(
     depth: int,
     growth: int,
     bottleneck: int | None = 4,
-    drop_rate: float = 0.0,
+    dropout: float = 0.0,
     *,
     weight_init: Initializer = KaimingNormal(),
 ) -> Block:
@@ -74,7 +74,7 @@ def dense_block(
         depth: how many layers.
         growth: channels that each adds.
         bottleneck: see `dense_layer`.
-        drop_rate: see `dense_layer`.
+        dropout: see `dense_layer`.
         weight_init: rule for the convolutions.
 
     Source: Huang et al. 2016 (1608.06993), equation 2.
@@ -85,7 +85,7 @@ def dense_block(
     """
     layers = {
         f"denselayer{index + 1}": dense_layer(
-            in_channels + index * growth, growth, bottleneck, drop_rate, weight_init=weight_init
+            in_channels + index * growth, growth, bottleneck, dropout, weight_init=weight_init
         )
         for index in range(depth)
     }

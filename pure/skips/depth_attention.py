@@ -14,6 +14,7 @@ from pure.block import Block, Params, Shape, State
 from pure.composite import Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, check_generator
+from pure.layers.alignment import widen
 from pure.leaf import Leaf, describe
 from pure.skips.streams import Stack
 from pure.tags import tag
@@ -73,7 +74,7 @@ class DepthRead(Leaf):
             raise RuntimeError(f"query {describe(query)}")
         if x.shape[-1] != self.features:
             raise ShapeError(f"{self}: input {describe(x)}, expected {self.features} features on the last axis")
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = widen(x)
         keys = F.rms_norm(wide, (self.features,), None, self.eps)
         logits = self.scale * (keys * query.to(wide.dtype)).sum(-1)
         weights = tag(torch.softmax(logits, 1), "weights", kind="gate")

@@ -13,6 +13,7 @@ from pure import tree
 from pure.block import Block, Params, Shape, State
 from pure.children import extra_keys, refuse, run_child
 from pure.errors import ArgumentError, ShapeError
+from pure.layers.alignment import align
 from pure.skips.branching import condition
 from pure.tags import tag, watching
 
@@ -104,7 +105,7 @@ class Dynamic(Block):
         f = self._run(params, x, state, extras, training, noise, new_state)
         if watching():
             tag(taken.to(x.dtype), "gate", kind="gate")
-        y = torch.where(_columns(taken, x), f, x)
+        y = torch.where(taken if taken.ndim == 0 else align(taken, x), f, x)
         if new_state:
             kept = taken.any()
             new_state = tree.tree_map(lambda new, old: torch.where(kept, new, old), new_state, state)
@@ -178,15 +179,10 @@ class Dynamic(Block):
 
         def run(x: Tensor) -> Tensor:
             f: Tensor = self._run(params, x, state, extras, training, noise, {})
-            return (f if taken.ndim == 0 else torch.where(_columns(taken, x), f, x)).contiguous()
+            return (f if taken.ndim == 0 else torch.where(align(taken, x), f, x)).contiguous()
 
         def skip(x: Tensor) -> Tensor:
             return x.clone(memory_format=torch.contiguous_format)  # torch.cond wants equal strides, and no alias
 
         y = condition(taken if taken.ndim == 0 else taken.any(), run, skip, (x,))
         return tag(y, "stream")
-
-
-def _columns(mask: Tensor, x: Tensor) -> Tensor:
-    """Return the mask with an axis of size 1 for every axis of `x` behind the batch."""
-    return mask.reshape(mask.shape + (1,) * (x.ndim - 1)) if mask.ndim else mask

@@ -12,7 +12,8 @@ from torch import Tensor
 from pure.block import Block, Params, State
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
-from pure.skips.branching import Branching, align, wide
+from pure.layers.alignment import align, widen
+from pure.skips.branching import Branching
 from pure.tags import tag, watching
 
 __all__ = ["EarlyExit"]
@@ -41,7 +42,7 @@ class EarlyExit(Branching):
         ArgumentError: no stages, or another number of heads.
         ShapeError: heads whose outputs differ in shape.
 
-    Source: Huang et al. 2018 (1703.09844), the budgeted exits of MSDNet; the shared head,
+    Source: Huang et al. 2017 (1703.09844), the budgeted exits of MSDNet; the shared head,
     Elhoushi et al. 2024 (2404.16710), section 4.
 
     Example:
@@ -111,7 +112,7 @@ class EarlyExit(Branching):
         return logits
 
     def _sure(self, logits: Tensor) -> Tensor:
-        return torch.softmax(wide(logits), -1).amax(-1) > self.threshold
+        return torch.softmax(widen(logits), -1).amax(-1) > self.threshold
 
     def _taken(self, exits: Tensor) -> Tensor:
         """Return the logits of the first sure exit of (batch, exits, …, classes), else of the last."""

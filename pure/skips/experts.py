@@ -12,9 +12,10 @@ from torch import Tensor
 from pure.block import Block, Params
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
+from pure.layers.alignment import align, widen
 from pure.layers.linear import Linear
 from pure.leaf import describe
-from pure.skips.branching import Branching, align, wide
+from pure.skips.branching import Branching
 from pure.skips.glu import GLU
 from pure.tags import tag, watching
 
@@ -82,7 +83,7 @@ class MixtureOfExperts(Branching):
 
     def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
         """Return the weighted sum of the experts."""
-        logits = wide(run("router", x))
+        logits = widen(run("router", x))
         if logits.shape[-1] != len(self.experts) or logits.ndim > x.ndim:
             raise ShapeError(
                 f"MixtureOfExperts: router {describe(logits)} for input {describe(x)}, expected {len(self.experts)} "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -13,17 +12,16 @@ from pure.block import Block
 from pure.compose.adapt import Rename
 from pure.compose.chain import Sequential
 from pure.errors import ArgumentError
-from pure.initializers import Constant, Device, KaimingNormal
+from pure.initializers import Constant, Device
 from pure.layers.activation import Activation
 from pure.layers.conv import Conv2d
 from pure.layers.scale import Scale
 from pure.layers.shift import Shift
+from pure.skips.conv import HE
 from pure.skips.residual import Residual
 from pure.skips.shortcut import Identity, Project
 
 __all__ = ["FixupNormal", "fixup", "fixup_basic", "fixup_bottleneck"]
-
-HE: Final = KaimingNormal(mode="fan_out")
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,11 @@ class FixupNormal:
         ArgumentError: depth below 1, or fewer than two layers.
 
     Source: Zhang et al. 2019 (1901.09321), section 3, rule 2.
+
+    Example:
+        >>> weight = FixupNormal(depth=16)((64, 64, 3, 3), torch.Generator().manual_seed(0))
+        >>> abs(weight.std() - 16**-0.5 * (2 / (64 * 9)) ** 0.5) < 1e-3
+        tensor(True)
     """
 
     depth: int
@@ -124,6 +127,8 @@ def fixup_basic(
         stride: of the first convolution.
         shortcut: None is the identity, or a 1×1 projection where the shape changes.
 
+    Source: Zhang et al. 2019 (1901.09321), section 3.
+
     Example:
         >>> block = fixup_basic(2, 2, depth=9)
         >>> params, _ = block.init(torch.Generator().manual_seed(0))
@@ -148,6 +153,12 @@ def fixup_bottleneck(
         depth: number of residual branches in the whole network, L.
         stride: of the 3×3 convolution.
         shortcut: None is the identity, or a 1×1 projection where the shape changes.
+
+    Source: Zhang et al. 2019 (1901.09321), section 3.
+
+    Example:
+        >>> fixup_bottleneck(4, 2, 8, depth=9, stride=2).out_shape((1, 4, 6, 6))
+        (1, 8, 3, 3)
     """
     layers = [
         _conv(in_channels, width, 1, 1, depth, 3),

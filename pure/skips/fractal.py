@@ -15,6 +15,7 @@ from pure.composite import Composite, Run
 from pure.errors import ArgumentError, NoiseError, ShapeError
 from pure.initializers import Device, check_generator
 from pure.layers import Activation, BatchNorm
+from pure.layers.alignment import align
 from pure.leaf import Leaf
 from pure.skips.conv import conv3x3
 from pure.tags import tag
@@ -37,7 +38,11 @@ class FractalJoin(Leaf):
         ShapeError: an input of another number of columns.
         NoiseError: training with a positive rate and no noise, or with noise for another batch.
 
-    Source: Larsson et al. 2016 (1605.07648), section 4, local drop-path.
+    Source: Larsson et al. 2016 (1605.07648), section 3.1, local drop-path.
+
+    Example:
+        >>> FractalJoin(2)({}, torch.tensor([[[1.0], [3.0]]]))
+        tensor([[2.]])
     """
 
     columns: int
@@ -91,7 +96,7 @@ class FractalJoin(Leaf):
         if mask.shape != x.shape[:2]:
             raise NoiseError(f"{self}: mask {tuple(mask.shape)} for an input {tuple(x.shape)}: draw it for this one")
         share = mask.to(x.dtype) / mask.sum(1, keepdim=True).to(x.dtype)
-        return (x * share.reshape(share.shape + (1,) * (x.ndim - 2))).sum(1), state
+        return (x * align(share, x)).sum(1), state
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params, State
-from pure.children import expected_keys, require_keys, run_child
+from pure.block import Block, Params
+from pure.compose.chain import Sequential
+from pure.composite import Composite, Run
 from pure.errors import ShapeError
 from pure.initializers import Constant
 from pure.layers.activation import Activation
@@ -20,7 +21,7 @@ __all__ = ["Highway"]
 
 
 @dataclass(frozen=True, repr=False)
-class Highway(Block):
+class Highway(Composite):
     """y = T ⊙ H(x) + (1 − T) ⊙ x with T = σ(gate(x)) the transform gate.
 
     Tags: "gate" (T), "branch" (T ⊙ H(x)), "stream" (y).
@@ -32,7 +33,7 @@ class Highway(Block):
     Raises:
         ShapeError: H(x) or T differs from x in shape.
 
-    Source: Srivastava et al. 2015 (1505.00387), equations 3 and 5; gate bias, section 2.3.
+    Source: Srivastava et al. 2015 (1505.00387), equation 3; gate bias, "Training Deep Highway Networks".
 
     Example:
         >>> block = Highway.dense(8, gate_bias=-2.0)
@@ -43,47 +44,20 @@ class Highway(Block):
 
     transform: Block
     gate: Block
-    _keys: int | None = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_keys", expected_keys(self.children()))
 
     @classmethod
     def dense(cls, features: int, *, gate_bias: float = -2.0, activation: str = "relu") -> Highway:
         """Return the fully connected layer of the paper: H(x) = activation(W x + b), gate(x) = W′ x + gate_bias."""
-        from pure.compose import Sequential
-
         transform = Sequential(linear=Linear(features, features), act=Activation(activation))
         return cls(transform, Linear(features, features, bias_init=Constant(gate_bias)))
 
-    @property
-    def has_params(self) -> bool | None:
-        """Whether transform or gate has."""
-        return None if self._keys is None else self._keys > 0
-
-    def children(self) -> dict[str, Block]:
-        """Return the transform and the gate."""
-        return {"transform": self.transform, "gate": self.gate}
-
-    def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
-        """Return the mix and the new states of transform and gate."""
-        require_keys(self, self._keys, params)
-        new_state: State = {}
-        h = run_child(self, "transform", self.transform, params, x, state, extras, training, noise, new_state)
-        logit = run_child(self, "gate", self.gate, params, x, state, extras, training, noise, new_state)
+    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+        """Return the mix."""
+        h, logit = run("transform", x), run("gate", x)
         if h.shape != x.shape or logit.shape != x.shape:
             raise ShapeError(
                 f"Highway: input {tuple(x.shape)}, transform {tuple(h.shape)}, gate {tuple(logit.shape)}: expected one "
                 "shape: change width before the first highway layer"
             )
         t = tag(torch.sigmoid(logit), "gate", kind="gate")
-        branch = tag(t * h, "branch", kind="branch")
-        return tag(branch + (1 - t) * x, "stream"), new_state
+        return tag(tag(t * h, "branch", kind="branch") + (1 - t) * x, "stream")

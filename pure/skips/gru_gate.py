@@ -13,6 +13,7 @@ from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
 from pure.initializers import Constant, Device
 from pure.layers.linear import Linear
+from pure.skips.streams import owned
 from pure.tags import tag
 
 __all__ = ["GRUCellSkip", "GatedSkip"]
@@ -72,7 +73,7 @@ class GatedSkip(_Gated):
         ArgumentError: an unknown kind.
         ShapeError: f(x) differs from x in shape.
 
-    Source: Parisotto et al. 2019 (1910.06764), section 3.2.
+    Source: Parisotto et al. 2019 (1910.06764), "Gating Layers".
 
     Example:
         >>> from pure.layers import Activation
@@ -104,20 +105,21 @@ class GatedSkip(_Gated):
     def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
         """Return g(x, f(x))."""
         y = self._branch(run, x)
+        bias = 0.0 if self.kind == "input" else owned(self, params, "bias", (self.features,), x.dtype)
         if self.kind == "gru":
             r = torch.sigmoid(run("w_r", y) + run("u_r", x))
-            z = torch.sigmoid(run("w_z", y) + run("u_z", x) - params["bias"])
+            z = torch.sigmoid(run("w_z", y) + run("u_z", x) - bias)
             carried, share, new = (1 - z) * x, z, torch.tanh(run("w_g", y) + run("u_g", r * x))
         elif self.kind == "input":
             share = torch.sigmoid(run("w_g", x))
             tag(share, "gate", kind="gate")
             return tag(share * x + tag(y, "branch", kind="branch"), "stream")
         elif self.kind == "highway":
-            kept = torch.sigmoid(run("w_g", x) + params["bias"])
+            kept = torch.sigmoid(run("w_g", x) + bias)
             carried, share, new = kept * x, 1 - kept, y
         else:
             seen = x if self.kind == "output" else y
-            share = torch.sigmoid(run("w_g", seen) - params["bias"])
+            share = torch.sigmoid(run("w_g", seen) - bias)
             carried, new = x, y if self.kind == "output" else torch.tanh(run("u_g", y))
         branch = tag(tag(share, "gate", kind="gate") * new, "branch", kind="branch")
         return tag(carried + branch, "stream")

@@ -15,10 +15,11 @@ from pure.compose.chain import Sequential
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
 from pure.initializers import Constant
+from pure.layers.alignment import align, widen
 from pure.layers.linear import Linear
 from pure.layers.pool import GlobalAvgPool
 from pure.leaf import describe
-from pure.skips.branching import Branching, align, wide
+from pure.skips.branching import Branching
 from pure.tags import tag, watching
 
 __all__ = ["ACT", "PonderNet", "halting_unit"]
@@ -31,6 +32,12 @@ def halting_unit(features: int, *, bias: float = 1.0, pool: bool = False) -> Blo
         features: of the state.
         bias: initial bias; 1 in the paper.
         pool: whether to average (batch, features, *space) over space first.
+
+    Source: Graves 2016 (1603.08983), section 2.
+
+    Example:
+        >>> halting_unit(4).out_shape((2, 4))
+        (2, 1)
     """
     unit = Linear(features, 1, bias_init=Constant(bias))
     return Sequential(pool=GlobalAvgPool(), linear=unit) if pool else unit
@@ -98,7 +105,7 @@ class Halting(Branching):
                     f"{type(self).__name__}: halt {describe(logit)} for state {describe(after)}, expected one logit "
                     "a sample, (batch, 1), or one a token"
                 )
-            return after, torch.sigmoid(wide(logit)[..., 0])
+            return after, torch.sigmoid(widen(logit)[..., 0])
 
         s, h = advance(x)
         spent, running = torch.zeros_like(h), torch.ones_like(h, dtype=torch.bool)

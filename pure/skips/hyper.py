@@ -110,7 +110,12 @@ class HyperConnection(Composite):
 
 
 def check_streams(block: Block, x: Any, streams: int, features: int | None) -> None:
-    """Raise unless `x` is (batch, streams, …), with that many features last where they are given."""
+    """Check that `x` is (batch, streams, …), with that many features last where they are given.
+
+    Raises:
+        RankError: there is no axis of streams.
+        ShapeError: another number of streams or features.
+    """
     if x.ndim < 3:
         raise RankError(f"{block}: input {describe(x)}, expected (batch, {streams}, …): put Expand({streams}) in front")
     if x.shape[1] != streams or (features is not None and x.shape[-1] != features):
@@ -119,7 +124,11 @@ def check_streams(block: Block, x: Any, streams: int, features: int | None) -> N
 
 
 def write(block: Block, f: Tensor, read: Tensor, beta: Tensor, kept: Tensor) -> Tensor:
-    """Return kept + β ⊗ f with the streams back on axis 1; `kept` has them beside the last axis, `beta` last."""
+    """Return kept + β ⊗ f with the streams back on axis 1; `kept` has them beside the last axis, `beta` last.
+
+    Raises:
+        ShapeError: `f` has another shape than what the branch read.
+    """
     if f.shape != read.shape:
         raise ShapeError(
             f"{block}: the branch gives {tuple(f.shape)} from one stream of {tuple(read.shape)}: expected one shape"
@@ -138,6 +147,8 @@ def hyper_connected(*branches: Block, streams: int = 4, features: int | None = N
         branches: f₁ … f_L, each with its own norm in front.
         streams: n.
         features: size of the last axis, for dynamic weights; None for static ones.
+
+    Source: Zhu et al. 2024 (2409.19606), algorithm 1.
 
     Example:
         >>> from pure import Linear

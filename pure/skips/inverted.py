@@ -5,8 +5,9 @@ from __future__ import annotations
 from pure.block import Block
 from pure.compose import Sequential, Tag
 from pure.errors import ArgumentError
-from pure.initializers import Initializer, KaimingNormal
+from pure.initializers import Initializer
 from pure.layers import BatchNorm, Conv2d
+from pure.skips.conv import HE
 from pure.skips.conv_orders import conv_norm_act
 from pure.skips.residual import Residual
 
@@ -20,7 +21,7 @@ def inverted_residual(
     expand: float = 6,
     *,
     activation: str = "relu6",
-    weight_init: Initializer = KaimingNormal(mode="fan_out"),
+    weight_init: Initializer = HE,
 ) -> Block:
     """Return x + project(depthwise(expand x)); without the x where the stride or the channels change.
 

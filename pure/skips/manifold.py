@@ -14,6 +14,7 @@ from pure.block import Block, Params
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError
 from pure.initializers import Device, Initializer, Normal
+from pure.layers.alignment import widen
 from pure.skips.hyper import check_streams, write
 from pure.skips.streams import owned
 from pure.tags import tag
@@ -122,11 +123,10 @@ class ManifoldConnection(Composite):
     def _weights(self, params: Params, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return h_pre, h_post and H_res transposed, each of every position of (batch, …, n, features)."""
         n, dtype = self.streams, inner.dtype
-        wide = torch.promote_types(dtype, torch.float32)
-        weight = owned(self, params, "weight", (n * (n + 2), n * self.features), dtype).to(wide)
-        parts = owned(self, params, "bias", (n * (n + 2),), dtype).to(wide).split([n, n, n * n])
-        scales = owned(self, params, "scale", (3,), dtype).to(wide)
-        flat = F.rms_norm(inner.flatten(-2).to(wide), (n * self.features,), None, self.norm_eps)
+        weight = widen(owned(self, params, "weight", (n * (n + 2), n * self.features), dtype))
+        parts = widen(owned(self, params, "bias", (n * (n + 2),), dtype)).split([n, n, n * n])
+        scales = widen(owned(self, params, "scale", (3,), dtype))
+        flat = F.rms_norm(widen(inner.flatten(-2)), (n * self.features,), None, self.norm_eps)
         given = F.linear(flat, weight).split([n, n, n * n], -1)
         pre, post, res = (scales[i] * value + bias for i, (value, bias) in enumerate(zip(given, parts, strict=True)))
         gate = tag(torch.sigmoid(pre), "pre", kind="gate")

@@ -14,9 +14,8 @@ from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
 from pure.layers import Activation, AvgPool, BatchNorm
-from pure.skips.conv import conv1x1, conv3x3, projection
+from pure.skips.conv import conv1x1, conv3x3, default_shortcut
 from pure.skips.residual import Residual
-from pure.skips.shortcut import Identity
 
 __all__ = ["MultiScale", "res2net_block"]
 
@@ -92,6 +91,14 @@ def res2net_block(
 ) -> Residual:
     """Return a bottleneck whose middle is `MultiScale`; it restarts where the shape of the stream changes.
 
+    Args:
+        in_channels: of the stream.
+        out_channels: of the branch.
+        stride: of the middle and of the shortcut.
+        width: channels of each scale.
+        scales: how many.
+        groups: of the 3×3 convolutions.
+
     Source: Gao et al. 2019 (1904.01169), figure 2b.
 
     Example:
@@ -107,5 +114,4 @@ def res2net_block(
         conv3=conv1x1(width * scales, out_channels),
         bn3=BatchNorm(out_channels),
     )
-    shortcut = projection(in_channels, out_channels, stride) if changes else Identity()
-    return Residual(branch, shortcut, activation="relu")
+    return Residual(branch, default_shortcut(in_channels, out_channels, stride), activation="relu")

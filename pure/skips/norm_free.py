@@ -81,7 +81,7 @@ def norm_free_block(
         skip_init: end the branch in a learnt scalar that starts at 0; without it the last gain starts at 0.
         drop_path: the probability of dropping a sample's branch in training.
 
-    Source: Brock et al. 2021 (2101.08692), section 3.1; SkipInit, De and Smith 2020 (2002.10444).
+    Source: Brock et al. 2021 (2101.08692), section 4; SkipInit, De and Smith 2020 (2002.10444).
 
     Example:
         >>> norm_free_block(8, 16, stride=2).out_shape((1, 8, 6, 6))

@@ -74,7 +74,7 @@ def one_shot_aggregation(
     depth: int = 5,
     *,
     residual: bool = False,
-    drop_path_rate: float = 0.0,
+    drop_path: float = 0.0,
     activation: str = "relu",
 ) -> Block:
     """Return W[x, f₁(x), f₂(f₁(x)), …], the block of VoVNet; plus x if `residual`.
@@ -87,7 +87,7 @@ def one_shot_aggregation(
         out_channels: channels of W.
         depth: how many fᵢ.
         residual: whether x is added; it needs equal channels.
-        drop_path_rate: of all but that x, a sample.
+        drop_path: of all but that x, a sample.
         activation: of each convolution.
 
     Source: Lee et al. 2019 (1904.09730), section 3.2; the residual form: Lee and Park 2019 (1911.06667), figure 3.
@@ -102,7 +102,7 @@ def one_shot_aggregation(
         "layers": OneShot(Sequential(*chain)),
         "mix": conv_norm_act(sum(widths), out_channels, activation=activation),
     }
-    if drop_path_rate:
-        parts["drop"] = DropPath(drop_path_rate)
+    if drop_path:
+        parts["drop"] = DropPath(drop_path)
     body = Sequential(**parts)
     return Residual(body) if residual else body

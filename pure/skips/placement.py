@@ -21,7 +21,7 @@ __all__ = [
     "deep_norm",
     "deep_norm_constants",
     "deep_norm_encoder_decoder",
-    "parallel",
+    "parallel_branches",
     "post_norm",
     "pre_norm",
     "res_post_norm",
@@ -67,7 +67,7 @@ def pre_norm(
         dropout: rate of dropping single values of f.
         drop_path: rate of dropping the whole branch of a sample.
 
-    Source: Xiong et al. 2020 (2002.04745), section 3.1; Wang et al. 2019 (1906.01787), section 2.
+    Source: Xiong et al. 2020 (2002.04745), table 1; Wang et al. 2019 (1906.01787), section 2.
 
     Example:
         >>> import torch
@@ -251,7 +251,9 @@ def _require_layers(*counts: int) -> None:
         raise ArgumentError(f"layers={', '.join(map(str, counts))}: expected at least 1")
 
 
-def parallel(norm: Block | None, *, scale: Block | float = 1.0, drop_path: float = 0.0, **branches: Block) -> Block:
+def parallel_branches(
+    norm: Block | None, *, scale: Block | float = 1.0, drop_path: float = 0.0, **branches: Block
+) -> Block:
     """Return y = x + scale · Σ fᵢ(norm(x)): all branches read the same normalised stream, as in GPT-J.
 
     Leaves: `branch.norm`, `branch.f.<name>`, `branch.scale`.
@@ -270,7 +272,7 @@ def parallel(norm: Block | None, *, scale: Block | float = 1.0, drop_path: float
     Example:
         >>> import torch
         >>> from pure import LayerNorm, Linear
-        >>> block = parallel(LayerNorm(4), attention=Linear(4, 4), mlp=Linear(4, 4))
+        >>> block = parallel_branches(LayerNorm(4), attention=Linear(4, 4), mlp=Linear(4, 4))
         >>> params, _ = block.init(torch.Generator().manual_seed(0))
         >>> sorted(params["branch"]["f"])
         ['attention', 'mlp']

@@ -13,9 +13,9 @@ from pure.compose import Sequential
 from pure.errors import ArgumentError
 from pure.functional import pad_channels
 from pure.layers import Activation, AvgPool, BatchNorm, Dropout, DropPath
-from pure.skips.conv import conv1x1, conv3x3
+from pure.skips.conv import HE, conv1x1, conv3x3
 from pure.skips.residual import Residual
-from pure.skips.shortcut import Identity, Shortcut
+from pure.skips.shortcut import Identity, Project, Shortcut
 
 __all__ = ["PoolPad", "preact_basic", "preact_bottleneck", "pyramid_block", "pyramid_bottleneck"]
 
@@ -43,7 +43,7 @@ def _shortcut(sizes: tuple[int, int, int], given: Block | None, project: bool | 
     if pooled and stride != 1:
         pool = AvgPool(stride, ceil_mode=True, count_include_pad=False)
         return Sequential(pool=pool, conv=conv1x1(in_channels, out_channels))
-    return Sequential(conv=conv1x1(in_channels, out_channels, stride))
+    return Project(in_channels, out_channels, stride, bias=False, weight_init=HE)
 
 
 def preact_basic(
@@ -118,6 +118,10 @@ def preact_bottleneck(
         ArgumentError: no projection although the shape changes.
 
     Source: He et al. 2016 (1603.05027), figure 1b and section 4.
+
+    Example:
+        >>> preact_bottleneck(8, 16, stride=2).out_shape((1, 8, 6, 6))
+        (1, 16, 3, 3)
     """
     width = out_channels // 4 if hidden is None else hidden
     branch: dict[str, Block] = {
@@ -161,6 +165,11 @@ def pyramid_block(in_channels: int, out_channels: int, stride: int = 1) -> Resid
 
     S pools and appends zero channels, so that no block has a projection.
 
+    Args:
+        in_channels: of the stream.
+        out_channels: of the branch, at least `in_channels`.
+        stride: of the first convolution and of the shortcut.
+
     Source: Han et al. 2016 (1610.02915), figure 6d.
 
     Example:
@@ -181,7 +190,16 @@ def pyramid_block(in_channels: int, out_channels: int, stride: int = 1) -> Resid
 def pyramid_bottleneck(in_channels: int, out_channels: int, stride: int = 1) -> Residual:
     """Return PyramidNet's bottleneck: as `pyramid_block`, with a 1×1, a 3×3 and a 1×1 convolution.
 
+    Args:
+        in_channels: of the stream.
+        out_channels: of the branch, at least `in_channels`; the 3×3 convolution has a quarter of them.
+        stride: of the 3×3 convolution and of the shortcut.
+
     Source: Han et al. 2016 (1610.02915), section 3.3.
+
+    Example:
+        >>> pyramid_bottleneck(4, 8, stride=2).out_shape((1, 4, 6, 6))
+        (1, 8, 3, 3)
     """
     width = out_channels // 4
     branch = Sequential(

@@ -55,7 +55,7 @@ class Reversible(Invertible):
     Raises:
         ShapeError: an odd number of channels, or a branch that changes the shape.
 
-    Source: Gomez et al. 2017 (1707.04585), equations 6 and 7.
+    Source: Gomez et al. 2017 (1707.04585), figure 2.
 
     Example:
         >>> from pure import Linear
@@ -105,6 +105,13 @@ class Reversible(Invertible):
 
 def inverse(block: Block, params: Params, y: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
     """Return the x with `block(params, x, state, extras) = y`, for an invertible block or a `Sequential` of them.
+
+    Args:
+        block: `Reversible`, `ReversibleStack`, `Momentum`, or a `Sequential` of such.
+        params: the block's.
+        y: its output; (x, v) for `Momentum`.
+        state: the block's.
+        extras: what the block was called with.
 
     Raises:
         UnsupportedError: a block that has no inverse.

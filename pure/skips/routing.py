@@ -16,11 +16,12 @@ from pure.composite import Run
 from pure.errors import ArgumentError, NoiseError, ShapeError
 from pure.initializers import Device, Initializer, Normal, check_generator
 from pure.layers.activation import Activation, activation
+from pure.layers.alignment import align, widen
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm
 from pure.layers.pool import GlobalAvgPool
 from pure.leaf import Leaf, describe
-from pure.skips.branching import Branching, align, wide
+from pure.skips.branching import Branching
 from pure.skips.shortcut import Identity, mismatch
 from pure.tags import tag
 
@@ -67,7 +68,7 @@ class HardGate(Leaf):
         ShapeError: the input is not (batch, 2).
         NoiseError: training without the noise, or with noise for another batch.
 
-    Source: Veit and Belongie 2018 (1711.11503), section 3; without noise, Wang et al. 2018 (1711.09485), section 3.
+    Source: Veit and Belongie 2017 (1711.11503), section 3; without noise, Wang et al. 2017 (1711.09485), section 3.
 
     Example:
         >>> HardGate()({}, torch.tensor([[0.0, 1.0], [2.0, 1.0]]))
@@ -115,7 +116,7 @@ class HardGate(Leaf):
         decision = self.forward(params, x)
         if not training:
             return decision, state
-        logits = wide(x)
+        logits = widen(x)
         if self.gumbel:
             if not noise:
                 raise NoiseError(f"{self}: training needs noise: pass noise=block.noise(x.shape, generator)")
@@ -157,7 +158,7 @@ def gate_head(
     Raises:
         ArgumentError: an open rate that is not strictly between 0 and 1.
 
-    Source: Veit and Belongie 2018 (1711.11503), section 3; the norm and the last layer's initial
+    Source: Veit and Belongie 2017 (1711.11503), section 3; the norm and the last layer's initial
     weights, the authors' code.
 
     Example:
@@ -203,7 +204,7 @@ class AdaptiveResidual(Branching):
     Raises:
         ShapeError: S(x) and f(x) differ in shape, or the gate is not (batch,).
 
-    Source: Veit and Belongie 2018 (1711.11503), section 3.
+    Source: Veit and Belongie 2017 (1711.11503), section 3.
 
     Example:
         >>> block = AdaptiveResidual(Linear(4, 4), gate_head(4, pool=False))
@@ -253,7 +254,7 @@ class SkipLayer(Branching):
     Raises:
         ShapeError: F(x) differs from x in shape, or the gate is not (batch,).
 
-    Source: Wang et al. 2018 (1711.09485), equation 1.
+    Source: Wang et al. 2017 (1711.09485), equation 1.
 
     Example:
         >>> block = SkipLayer(Linear(4, 4), gate_head(4, pool=False, gumbel=False))

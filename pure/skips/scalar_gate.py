@@ -13,6 +13,7 @@ from pure.composite import Composite, Run
 from pure.errors import ShapeError
 from pure.initializers import Constant, Device
 from pure.layers.activation import activation
+from pure.skips.streams import owned
 from pure.tags import tag
 
 __all__ = ["ScalarGate"]
@@ -67,4 +68,5 @@ class ScalarGate(Composite):
             raise ShapeError(
                 f"ScalarGate: branch {tuple(f.shape)} for input {tuple(x.shape)}: expected one shape: project before it"
             )
-        return tag(x + tag(activation(self.activation)(params["gate"]) * f, "branch", kind="branch"), "stream")
+        gate = activation(self.activation)(owned(self, params, "gate", (), x.dtype))
+        return tag(x + tag(gate * f, "branch", kind="branch"), "stream")

@@ -24,7 +24,10 @@ def rezero(branch: Block) -> Residual:
 
     Leaves: the branch's under `branch.f`, and `branch.scale.weight` of shape ().
 
-    Source: Bachlechner et al. 2020 (2003.04887), equation 2.
+    Args:
+        branch: f, which keeps the input's shape.
+
+    Source: Bachlechner et al. 2020 (2003.04887), equation 1.
 
     Example:
         >>> import torch
@@ -41,7 +44,18 @@ def skip_init(branch: Block, value: float = 0.0) -> Residual:
 
     The formula of `rezero`; here the branch is one without norms, with a bias in each convolution.
 
-    Source: De and Smith 2020 (2002.10444), section 4.
+    Args:
+        branch: f, which keeps the input's shape.
+        value: a at first.
+
+    Source: De and Smith 2020 (2002.10444), SkipInit.
+
+    Example:
+        >>> import torch
+        >>> from pure.layers import Linear
+        >>> params, _ = skip_init(Linear(2, 2), 0.5).init(torch.Generator().manual_seed(0))
+        >>> params["branch"]["scale"]["weight"]
+        tensor(0.5000)
     """
     return Residual(Sequential(f=branch, scale=Scale(value=value)))
 
@@ -57,13 +71,23 @@ def layer_scale(branch: Block, features: int, value: float = 1e-5, axis: int = -
         value: see `layer_scale_start`.
         axis: −1 for (batch, …, features), 1 for (batch, channels, *space).
 
-    Source: Touvron et al. 2021 (2103.17239), equation 3.
+    Source: Touvron et al. 2021 (2103.17239), equation 4.
+
+    Example:
+        >>> import torch
+        >>> from pure.layers import Linear
+        >>> params, _ = layer_scale(Linear(2, 2), 2, 0.1).init(torch.Generator().manual_seed(0))
+        >>> params["branch"]["scale"]["weight"]
+        tensor([0.1000, 0.1000])
     """
     return Residual(Sequential(f=branch, scale=Scale(features, value, axis)))
 
 
 def layer_scale_start(depth: int) -> float:
     """Return LayerScale's start for a network of `depth` blocks: 0.1 up to 18, 1e-5 up to 24, 1e-6 beyond.
+
+    Args:
+        depth: number of blocks.
 
     Source: Touvron et al. 2021 (2103.17239), section 2, "LayerScale".
 
@@ -79,7 +103,19 @@ def stochastic_depth(branch: Block, rate: float) -> Residual:
     In a stack the rate rises with depth: `Repeat(stochastic_depth(f, 0.0), n, vary={"branch.drop.rate":
     DropPath.linear(rate, n)})`.
 
+    Args:
+        branch: f, which keeps the input's shape.
+        rate: 1 − p, in [0, 1).
+
+    Raises:
+        ArgumentError: a rate outside [0, 1).
+
     Source: Huang et al. 2016 (1603.09382), equation 2; the linear rule, section 3.
+
+    Example:
+        >>> from pure.layers import Linear
+        >>> list(stochastic_depth(Linear(2, 2), 0.1).branch.children())
+        ['f', 'drop']
     """
     return Residual(Sequential(f=branch, drop=DropPath(rate)))
 
@@ -100,7 +136,7 @@ class Weighted(Composite):
         ShapeError: a branch that changes the shape.
         ArgumentError: a branch that is no block.
 
-    Source: `norm_free`: Brock et al. 2021 (2101.08692), section 3; `by_depth`: keeps the variance of the stream at 1 if
+    Source: `norm_free`: Brock et al. 2021 (2101.08692), section 4; `by_depth`: keeps the variance of the stream at 1 if
         every branch keeps its own.
 
     Example:

@@ -14,10 +14,10 @@ from pure.compose import Parallel, Sequential
 from pure.errors import NoiseError, ShapeError
 from pure.initializers import Device, check_generator
 from pure.layers import Activation, BatchNorm
+from pure.layers.alignment import align
 from pure.leaf import Leaf
-from pure.skips.conv import conv3x3, projection
+from pure.skips.conv import conv3x3, default_shortcut
 from pure.skips.residual import Residual
-from pure.skips.shortcut import Identity
 
 __all__ = ["Shake", "shake_shake_block"]
 
@@ -88,7 +88,7 @@ class Shake(Leaf):
                 raise NoiseError(
                     f"Shake: {name} {tuple(share.shape)} for an input {tuple(x.shape)}: draw it for this one"
                 )
-            shares.append(share.to(x.dtype).reshape(share.shape + (1,) * (x.ndim - 1)))
+            shares.append(align(share.to(x.dtype), x))
         alpha, beta = shares
         followed = beta * first + (1 - beta) * second
         return followed + ((alpha - beta) * (first - second)).detach(), state
@@ -119,6 +119,5 @@ def shake_shake_block(
         conv2=conv3x3(out_channels, out_channels),
         bn2=BatchNorm(out_channels),
     )
-    same = stride == 1 and in_channels == out_channels
-    around = shortcut or (Identity() if same else projection(in_channels, out_channels, stride))
+    around = default_shortcut(in_channels, out_channels, stride) if shortcut is None else shortcut
     return Residual(Sequential(paths=Parallel(path, path, join="concat"), mix=Shake()), around)

@@ -17,6 +17,7 @@ from pure.block import Block, Params, Shape, State
 from pure.children import expected_keys, refuse, require_keys, run_child
 from pure.errors import ArgumentError, RankError
 from pure.functional import center_crop, pad_channels, resize
+from pure.initializers import Initializer, KaimingUniform
 from pure.layers.conv import Conv1d, Conv2d, Conv3d
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm
@@ -102,7 +103,13 @@ def run_fitted(
 
 @dataclass(frozen=True, repr=False)
 class Identity(Shortcut):
-    """S(x) = x."""
+    """S(x) = x.
+
+    Example:
+        >>> import torch
+        >>> Identity()({}, torch.ones(1, 2))
+        tensor([[1., 1.]])
+    """
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,6 +119,16 @@ class Pad(Shortcut):
     Args:
         stride: step over the spatial axes.
         where: "append" puts the zeros behind the channels, "centred" on both sides.
+
+    Raises:
+        ShapeError: a branch with fewer channels than the stream.
+
+    Example:
+        >>> import torch
+        >>> Pad(stride=2).fit({}, torch.ones(1, 2, 4), (1, 3, 2), {}, {})[0]
+        tensor([[[1., 1.],
+                 [1., 1.],
+                 [0., 0.]]])
     """
 
     stride: int = 1
@@ -137,9 +154,16 @@ class Project(Shortcut):
         dims: number of spatial axes, 0 (a Linear over the last axis) to 3.
         bias: whether the projection has a bias.
         norm: whether BatchNorm follows.
+        weight_init: rule for the projection's weight.
 
     Raises:
         ArgumentError: `dims` outside 0 to 3, or a stride without spatial axes.
+
+    Source: He et al. 2015 (1512.03385), section 3.3.
+
+    Example:
+        >>> Project(3, 8, stride=2, norm=True).out_shape((1, 3, 6, 6))
+        (1, 8, 3, 3)
     """
 
     in_channels: int
@@ -148,6 +172,7 @@ class Project(Shortcut):
     dims: int = 2
     bias: bool = True
     norm: bool = False
+    weight_init: Initializer = KaimingUniform()
 
     def __post_init__(self) -> None:
         if not 0 <= self.dims <= 3:
@@ -158,11 +183,12 @@ class Project(Shortcut):
 
     def children(self) -> dict[str, Block]:
         """Return the projection and the norm, if there is one."""
-        sizes = self.in_channels, self.out_channels
+        options: dict[str, Any] = {"bias": self.bias, "weight_init": self.weight_init}
         if self.dims == 0:
-            conv: Block = Linear(*sizes, bias=self.bias)
+            conv: Block = Linear(self.in_channels, self.out_channels, **options)
         else:
-            conv = (Conv1d, Conv2d, Conv3d)[self.dims - 1](*sizes, 1, stride=self.stride, bias=self.bias)
+            kind = (Conv1d, Conv2d, Conv3d)[self.dims - 1]
+            conv = kind(self.in_channels, self.out_channels, 1, stride=self.stride, **options)
         return {"conv": conv, "norm": BatchNorm(self.out_channels)} if self.norm else {"conv": conv}
 
 
@@ -184,7 +210,15 @@ class Crop(_Spatial):
     Args:
         channels: the shortcut that then changes the channels; `Identity` keeps them.
 
+    Raises:
+        ShapeError: a branch that is larger than the stream.
+
     Source: Ronneberger et al. 2015 (1505.04597), section 2, where the long skips are cropped.
+
+    Example:
+        >>> import torch
+        >>> Crop().fit({}, torch.arange(5.0)[None, None], (1, 1, 3), {}, {})[0]
+        tensor([[[1., 2., 3.]]])
     """
 
     def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -199,6 +233,11 @@ class Interpolate(_Spatial):
     Args:
         channels: the shortcut that then changes the channels; `Identity` keeps them.
         mode: "nearest" or "linear" (bilinear in two dimensions).
+
+    Example:
+        >>> import torch
+        >>> Interpolate(mode="nearest").fit({}, torch.tensor([[[1.0, 2.0]]]), (1, 1, 4), {}, {})[0]
+        tensor([[[1., 1., 2., 2.]]])
     """
 
     mode: Literal["nearest", "linear"] = "linear"
@@ -217,18 +256,28 @@ class AvgPoolProject(Shortcut):
         out_channels: channels of the branch's output.
         stride: size and step of the pooling window; odd borders are pooled over what is there.
         norm: whether BatchNorm follows the projection, which then has no bias.
+        weight_init: rule for the projection's weight.
+
+    Raises:
+        RankError: the input is not (batch, channels, height, width).
 
     Source: He et al. 2018 (1812.01187), figure 2c, ResNet-D.
+
+    Example:
+        >>> AvgPoolProject(3, 8).out_shape((1, 3, 5, 5))
+        (1, 8, 3, 3)
     """
 
     in_channels: int
     out_channels: int
     stride: int = 2
     norm: bool = True
+    weight_init: Initializer = KaimingUniform()
 
     def children(self) -> dict[str, Block]:
         """Return the projection."""
-        return {"project": Project(self.in_channels, self.out_channels, bias=not self.norm, norm=self.norm)}
+        sizes = self.in_channels, self.out_channels
+        return {"project": Project(*sizes, bias=not self.norm, norm=self.norm, weight_init=self.weight_init)}
 
     def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """Return the pooled stream."""

@@ -38,7 +38,7 @@ class SpatialGating(Composite):
         RankError: x is not (batch, tokens, features).
         ShapeError: other sizes than `tokens` and `features`.
 
-    Source: Liu et al. 2021 (2105.08050), section 2.1, equation 2.
+    Source: Liu et al. 2021 (2105.08050), section 2.1.
 
     Example:
         >>> import torch

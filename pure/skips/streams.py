@@ -12,6 +12,7 @@ from torch import Tensor
 from pure.block import Block, Params, Shape, check_params
 from pure.composite import Composite
 from pure.errors import ArgumentError, DtypeError, RankError
+from pure.layers.alignment import align
 from pure.leaf import Leaf, describe
 
 __all__ = ["Collapse", "Expand", "Stack", "owned", "weighted_sum"]
@@ -136,4 +137,4 @@ def weighted_sum(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
     tensor([3., 3.])
     """
     stacked = torch.stack(list(values))
-    return (stacked * weights.reshape(-1, *(1,) * (stacked.ndim - 1))).sum(0)
+    return (stacked * align(weights, stacked)).sum(0)

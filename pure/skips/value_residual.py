@@ -90,7 +90,7 @@ class ValueResidual(_KeepsShape):
     Raises:
         ArgumentError: fewer than one layer, or an `attention` that is no `Attention`.
 
-    Source: Zhou et al. 2024 (2410.17897), section 3.1, ResFormer with λ₁ = λ₂ = ½.
+    Source: Zhou et al. 2024 (2410.17897), ResFormer with λ₁ = λ₂ = ½.
 
     Example:
         >>> from pure.layers import RMSNorm

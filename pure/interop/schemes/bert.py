@@ -29,7 +29,7 @@ MODEL = Scheme(
         *(Rule(f"layers.{{i}}.{o}.{{leaf}}", f"encoder.layer.{{i}}.{t}.{{leaf}}") for o, t in LAYER.items()),
         Rule("pooler.dense.{leaf}", "pooler.dense.{leaf}"),
     ),
-    ignored=(r"embeddings\.(position_ids|token_type_ids)",),
+    ignored=(r"(bert\.)?embeddings\.(position_ids|token_type_ids)",),
 )
 
 SCHEMES: Final[tuple[Scheme, ...]] = (

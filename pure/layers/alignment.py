@@ -1,0 +1,47 @@
+"""How a tensor of fewer axes, or of a narrow dtype, meets another: the reshapes and the cast that many blocks share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["align", "along", "widen"]
+
+
+def align(value: Tensor, x: Tensor) -> Tensor:
+    """Return `value` with axes of size 1 behind its own, so that one number a sample meets all of the sample.
+
+    Args:
+        value: of the first axes of `x`.
+        x: what it is to be multiplied with.
+
+    Example:
+        >>> align(torch.ones(2), torch.ones(2, 3, 4)).shape
+        torch.Size([2, 1, 1])
+    """
+    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
+
+
+def along(vector: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Return `vector` in a shape that broadcasts along one axis of `x`.
+
+    Args:
+        vector: (x.shape[axis],).
+        x: what it is to be combined with.
+        axis: of `x`.
+
+    Example:
+        >>> along(torch.ones(3), torch.ones(2, 3, 4), 1).shape
+        torch.Size([3, 1])
+    """
+    return vector.reshape(vector.shape + (1,) * (x.ndim - 1 - axis % x.ndim))
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return `x` in its own dtype, or in float32 if that is narrower: statistics and decisions are made no coarser.
+
+    Example:
+        >>> widen(torch.ones(1, dtype=torch.bfloat16)).dtype, widen(torch.ones(1, dtype=torch.float64)).dtype
+        (torch.float32, torch.float64)
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
