@@ -236,7 +236,9 @@ def test_what_is_no_network_is_refused(checkpoint: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "ignore", ["fc", "fc.", "fc.*", ("fc",), ["fc.weight", "fc.bias"], {"fc"}, iter(["fc"])], ids=str
+    "ignore",
+    ["fc", "fc.", "fc.*", ("fc",), ["fc.weight", "fc.bias"], {"fc"}, iter(["fc"])],
+    ids=["name", "dot", "glob", "tuple", "list", "set", "iterator"],
 )
 def test_what_is_ignored_can_be_said_in_many_ways(checkpoint: Any, ignore: Any) -> None:
     params, _ = interop.from_state_dict(nets.create("resnet18", num_classes=3), checkpoint, ignore=ignore)

@@ -15,15 +15,15 @@ from pure.nets.cifar import (
     cifar_pyramidnet,
     cifar_resnet,
     cifar_wide_resnet,
-    preresnet1001,
     preresnet110,
     preresnet164,
-    resnet110,
-    resnet1202,
+    preresnet1001,
     resnet20,
     resnet32,
     resnet44,
     resnet56,
+    resnet110,
+    resnet1202,
     wrn28_10,
 )
 from pure.nets.convnext import (
@@ -39,33 +39,33 @@ from pure.nets.convnext import (
 )
 from pure.nets.densenet import (
     densenet,
+    densenet40_12,
     densenet121,
     densenet161,
     densenet169,
     densenet201,
-    densenet40_12,
     densenet_bc100_12,
     densenet_cifar,
 )
 from pure.nets.digits import dense_mlp, highway_mlp, plain_mlp, skip_mlp
-from pure.nets.fixup import fixup_resnet, fixup_resnet110, fixup_resnet20
+from pure.nets.fixup import fixup_resnet, fixup_resnet20, fixup_resnet110
 from pure.nets.gpt2 import gpt2, gpt2_block, gpt2_medium
 from pure.nets.llama import llama, llama_block
 from pure.nets.mobilenet import mobilenet_v2
 from pure.nets.nf_resnet import nf_resnet50, norm_free_resnet
 from pure.nets.resnet import (
-    resnet101,
-    resnet152,
     resnet18,
     resnet18d,
     resnet34,
     resnet50,
     resnet50d,
+    resnet101,
+    resnet152,
     resnet_v1,
     resnext50_32x4d,
     seresnet50,
-    wide_resnet101_2,
     wide_resnet50_2,
+    wide_resnet101_2,
 )
 from pure.nets.resnetv2 import resnet_v2, resnetv2_50
 from pure.nets.transformer import transformer_block
@@ -112,17 +112,17 @@ __all__ = [
     "create",
     "dense_mlp",
     "densenet",
+    "densenet40_12",
     "densenet121",
     "densenet161",
     "densenet169",
     "densenet201",
-    "densenet40_12",
     "densenet_bc100_12",
     "densenet_cifar",
     "dynamic_net",
     "fixup_resnet",
-    "fixup_resnet110",
     "fixup_resnet20",
+    "fixup_resnet110",
     "gpt2",
     "gpt2_block",
     "gpt2_medium",
@@ -134,16 +134,12 @@ __all__ = [
     "nf_resnet50",
     "norm_free_resnet",
     "plain_mlp",
-    "preresnet1001",
     "preresnet110",
     "preresnet164",
+    "preresnet1001",
     "residual_block",
     "residual_mlp",
     "residual_mlp_block",
-    "resnet101",
-    "resnet110",
-    "resnet1202",
-    "resnet152",
     "resnet18",
     "resnet18d",
     "resnet20",
@@ -153,6 +149,10 @@ __all__ = [
     "resnet50",
     "resnet50d",
     "resnet56",
+    "resnet101",
+    "resnet110",
+    "resnet152",
+    "resnet1202",
     "resnet_v1",
     "resnet_v2",
     "resnetv2_50",
@@ -175,8 +175,8 @@ __all__ = [
     "vit_large_patch16_224",
     "vit_small_patch16_224",
     "vit_tiny_patch16_224",
-    "wide_resnet101_2",
     "wide_resnet50_2",
+    "wide_resnet101_2",
     "wrn28_10",
 ]
 
