@@ -25,7 +25,7 @@ from export import sessions
 from export.arguments import take_apart
 from export.errors import ArgumentError
 from export.lowering import TABLE
-from export.lowering.builder import ONNX_TYPES
+from export.lowering.builder import ONNX_TYPES, dtype_name
 from export.onnx import DEFAULT_OPSET, baked_positions, count_nodes, translate
 from export.purity import graphs
 from export.signature import function_name
@@ -267,12 +267,9 @@ class Jitted:
             for i, (name, leaf) in enumerate(zip(arguments.leaf_names, arguments.leaves, strict=True))
             if name in given
         ]
-        examples = [node.meta["val"] for node in next(iter(traced.graph.graph.find_nodes(op="output"))).args[0]]
-        outputs = [(n, e.dtype, tuple(e.shape)) for n, e in zip(traced.out_names, examples, strict=True)]
-        kinds = {
-            n: f"{str(arguments.leaves[i].dtype).removeprefix('torch.')}{list(arguments.leaves[i].shape)}"
-            for i, n, _ in inputs
-        }
+        outputs = [(n, e.dtype, tuple(e.shape)) for n, e in zip(traced.out_names, traced.outputs, strict=True)]
+        given_leaves = ((name, arguments.leaves[i]) for i, name, _ in inputs)
+        kinds = {name: f"{dtype_name(leaf.dtype)}{list(leaf.shape)}" for name, leaf in given_leaves}
         report = Compilation(kinds, inside, count_nodes(proto.graph), traced_at - start, done - traced_at, self.device)
         return _Program(
             session,

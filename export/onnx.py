@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnx_ir as ir
-import torch
 
 from export import writing
 from export.errors import ArgumentError, UnsupportedOpError, WriteError
@@ -178,8 +177,7 @@ def translate(
         g.values[placeholder] = value
         inputs.append(value)
     results = lower_nodes(g, traced.graph)
-    output_node = next(iter(traced.graph.graph.find_nodes(op="output")))
-    examples = [item.meta["val"] if isinstance(item, torch.fx.Node) else item for item in output_node.args[0]]
+    examples = traced.outputs
     outputs = _name_outputs(g, inputs, results, traced.out_names, examples)
     nodes = swept(g.scopes[0].nodes, outputs)
     used = {value for node in nodes for value in _reads(node)}

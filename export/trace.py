@@ -61,6 +61,12 @@ class Traced:
     out_names: tuple[str, ...]
     constants: dict[int, str]
 
+    @property
+    def outputs(self) -> list[Any]:
+        """The recorded values of the output's leaves, with their dtypes and (symbolic) shapes."""
+        (node,) = self.graph.graph.find_nodes(op="output")
+        return [item.meta["val"] if isinstance(item, torch.fx.Node) else item for item in node.args[0]]
+
 
 def trace(
     fn: Callable[..., Any], args: Sequence[Any], dynamic: Sequence[Any] | None = None, whole: Collection[Any] = ()

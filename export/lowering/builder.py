@@ -223,6 +223,17 @@ class Builder:
             return int(expression) if expression.is_Integer else None
         return int(size)
 
+    def fixed(self, sizes: Sequence[Any], reason: str) -> list[int]:
+        """Return sizes as numbers.
+
+        Raises:
+            UnsupportedOpError: One of them is dynamic; ``reason`` says why it may not be.
+        """
+        numbers = [self.static(size) for size in sizes]
+        if None in numbers:
+            raise self.unsupported(reason)
+        return [number for number in numbers if number is not None]
+
     def same_size(self, a: Any, b: Any) -> bool:
         """Tell whether two sizes are the same number or formula."""
         a, b = (x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in (a, b))

@@ -35,7 +35,7 @@ def convolution(
         "pads": [*padding, *padding],
         "dilations": dilation,
         "group": groups,
-        "kernel_shape": _kernel(g, weight),
+        "kernel_shape": g.fixed(g.shape_of(weight)[2:], "the kernel's sizes must not be dynamic"),
     }
     inputs = [g.tensor(x), g.tensor(weight)] + ([g.tensor(bias)] if bias is not None else [])
     unbatched = len(g.shape_of(x)) == rank + 1
@@ -49,16 +49,10 @@ def convolution(
     return g.op("Squeeze", result, g.constant([0])) if unbatched else result
 
 
-def spread(values: Sequence[int], rank: int) -> list[int]:
-    """Return one number a dimension from a list of one or of all."""
-    return list(values) if len(values) == rank else [values[0]] * rank
-
-
-def _kernel(g: Builder, weight: Any) -> list[int]:
-    sizes = [g.static(size) for size in g.shape_of(weight)[2:]]
-    if None in sizes:
-        raise g.unsupported("the kernel's sizes must not be dynamic")
-    return [size for size in sizes if size is not None]
+def spread(values: int | Sequence[int], rank: int) -> list[int]:
+    """Return one number a dimension from one number, or from a list of one or of all."""
+    numbers = [values] if isinstance(values, int) else list(values)
+    return numbers if len(numbers) == rank else numbers[:1] * rank
 
 
 TABLE: dict[Any, Rule] = {aten.convolution.default: convolution}

@@ -58,10 +58,8 @@ def convolution_backward(
 
 def _sizes(g: Builder, arg: Any, what: str) -> list[int]:
     """Return the spatial sizes of a node, which must be fixed."""
-    sizes = [g.static(size) for size in g.shape_of(arg)[2:]]
-    if None in sizes:
-        raise g.unsupported(f"the derivative of a strided convolution needs fixed spatial sizes of the {what}")
-    return [size for size in sizes if size is not None]
+    reason = f"the derivative of a strided convolution needs fixed spatial sizes of the {what}"
+    return g.fixed(g.shape_of(arg)[2:], reason)
 
 
 def _spread_back(

@@ -11,13 +11,9 @@ import torch
 from torch.fx import Node
 
 from export.lowering.builder import Builder, Rule
+from export.lowering.conv import spread
 
 aten: Any = torch.ops.aten
-
-
-def _spread(values: Any, rank: int) -> list[int]:
-    values = [values] if isinstance(values, int) else list(values)
-    return values if len(values) == rank else values * rank
 
 
 def _batched(g: Builder, x: Any, rank: int) -> tuple[ir.Value, bool]:
@@ -39,23 +35,21 @@ def max_pool(rank: int) -> Rule:
         dilation: Any = 1,
         ceil_mode: bool = False,
     ) -> tuple[ir.Value, ir.Value | None]:
-        sizes = _spread(kernel, rank)
-        pads = _spread(padding, rank)
+        sizes = spread(kernel, rank)
+        pads = spread(padding, rank)
         value, lone = _batched(g, x, rank)
         attributes: dict[str, Any] = {
             "kernel_shape": sizes,
-            "strides": _spread(stride, rank) if stride else sizes,
+            "strides": spread(stride, rank) if stride else sizes,
             "pads": [*pads, *pads],
-            "dilations": _spread(dilation, rank),
+            "dilations": spread(dilation, rank),
             "ceil_mode": int(ceil_mode),
         }
         positions = None
         if any(user.args[1] == 1 for user in node.users if user.op == "call_function" and len(user.args) == 2):
-            area = [g.static(size) for size in g.shape_of(x)[-rank:]]
-            if None in area:
-                raise g.unsupported("the positions of the largest values need fixed spatial sizes")
+            area = g.fixed(g.shape_of(x)[-rank:], "the positions of the largest values need fixed spatial sizes")
             result, flat = g.ops("MaxPool", value, count=2, dtypes=[None, torch.int64], **attributes)
-            positions = g.op("Mod", flat, g.constant(math.prod(size for size in area if size is not None)))
+            positions = g.op("Mod", flat, g.constant(math.prod(area)))
             positions = g.op("Squeeze", positions, g.constant([0])) if lone else positions
         else:
             result = g.op("MaxPool", value, **attributes)
@@ -78,8 +72,8 @@ def avg_pool(rank: int) -> Rule:
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> ir.Value:
-        sizes = _spread(kernel, rank)
-        pads = _spread(padding, rank)
+        sizes = spread(kernel, rank)
+        pads = spread(padding, rank)
         if divisor_override and ceil_mode:
             raise g.unsupported("divisor_override with ceil_mode has no ONNX form")
         value, lone = _batched(g, x, rank)
@@ -87,7 +81,7 @@ def avg_pool(rank: int) -> Rule:
             "AveragePool",
             value,
             kernel_shape=sizes,
-            strides=_spread(stride, rank) if stride else sizes,
+            strides=spread(stride, rank) if stride else sizes,
             pads=[*pads, *pads],
             ceil_mode=int(ceil_mode),
             count_include_pad=int(count_include_pad or bool(divisor_override)),

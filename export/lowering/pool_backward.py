@@ -11,6 +11,7 @@ import torch
 from torch.fx import Node
 
 from export.lowering.builder import Builder, Rule
+from export.lowering.conv import spread
 
 aten: Any = torch.ops.aten
 
@@ -59,8 +60,8 @@ def avg_pool_backward(rank: int) -> Rule:
     ) -> ir.Value:
         shape = g.shape_of(x)
         inner, outer = _fixed(g, x, rank), _fixed(g, grad, rank)
-        sizes, pads = _spread(kernel, rank), _spread(padding, rank)
-        steps = _spread(stride, rank) if stride else sizes
+        sizes, pads = spread(kernel, rank), spread(padding, rank)
+        steps = spread(stride, rank) if stride else sizes
         value = g.tensor(grad)
         dtype = g.dtypes[value]
         counts = _counts(outer, inner, sizes, steps, pads, count_include_pad, divisor_override)
@@ -68,7 +69,7 @@ def avg_pool_backward(rank: int) -> Rule:
         value = g.op("Reshape", value, g.constant([-1, 1, *outer]))
         reached = [(o - 1) * s + k - p for o, s, k, p in zip(outer, steps, sizes, pads, strict=True)]
         behind = [least - size for least, size in zip(reached, inner, strict=True)]
-        spread = g.op(
+        whole = g.op(
             "ConvTranspose",
             value,
             g.tensor_constant(torch.ones(1, 1, *sizes, dtype=dtype)),
@@ -77,22 +78,14 @@ def avg_pool_backward(rank: int) -> Rule:
             pads=[*pads, *(max(size, 0) for size in behind)],
             output_padding=[max(-size, 0) for size in behind] if min(behind) < 0 else None,
         )
-        return g.reshape(spread, shape)
+        return g.reshape(whole, shape)
 
     return rule
 
 
 def _fixed(g: Builder, arg: Any, rank: int) -> list[int]:
     """Return the spatial sizes of a node, which must be fixed."""
-    sizes = [g.static(size) for size in g.shape_of(arg)[-rank:]]
-    if None in sizes:
-        raise g.unsupported("the derivative of pooling needs fixed spatial sizes")
-    return [size for size in sizes if size is not None]
-
-
-def _spread(values: Any, rank: int) -> list[int]:
-    values = [values] if isinstance(values, int) else list(values)
-    return values if len(values) == rank else values * rank
+    return g.fixed(g.shape_of(arg)[-rank:], "the derivative of pooling needs fixed spatial sizes")
 
 
 def _counts(

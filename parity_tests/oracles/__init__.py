@@ -1,35 +1,12 @@
-"""What each row of the catalogue is held against: {row name: Oracle}, one file a section of the catalogue."""
+"""What each row of the catalogue is held against: {row name: Oracle}, one file for each section of the catalogue."""
 
-from parity_tests.oracles import (
-    additive,
-    basic,
-    convolutional,
-    dynamic,
-    gated,
-    layers,
-    placement,
-    resnets,
-    reversible,
-    scaled,
-    streams,
-    transformer,
-    tutorial,
-)
+from importlib import import_module
+
 from parity_tests.oracles.oracle import Oracle
+from pure import catalogue
 
-SECTIONS = (
-    layers,
-    basic,
-    additive,
-    convolutional,
-    scaled,
-    gated,
-    placement,
-    streams,
-    resnets,
-    reversible,
-    dynamic,
-    transformer,
-    tutorial,
-)
-ORACLES: dict[str, Oracle] = {name: oracle for section in SECTIONS for name, oracle in section.ORACLES.items()}
+ORACLES: dict[str, Oracle] = {
+    name: oracle
+    for section in catalogue.SECTIONS
+    for name, oracle in import_module(f"{__name__}.{section.__name__.rpartition('.')[2]}").ORACLES.items()
+}
