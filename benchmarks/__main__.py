@@ -6,12 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import blocks
+from benchmarks import blocks, compilers, exporters
 from benchmarks.environment import environment
-from benchmarks.harness import QUICK, Budget, measure
 from benchmarks.report import print_measurement, write_json
 
-SUITES = {blocks.NAME: blocks.comparisons}
+SUITES = {
+    blocks.NAME: blocks.measurements,
+    compilers.NAME: compilers.measurements,
+    exporters.NAME: exporters.measurements,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.print(", ".join(f"{name} {value}" for name, value in surroundings["versions"].items()))
     measurements = []
     for name in [options.name] if options.name else SUITES:
-        for comparison in SUITES[name](options.quick):
-            measurement = measure(comparison, QUICK if options.quick else Budget())
+        for measurement in SUITES[name](options.quick):
             print_measurement(measurement, console)
             measurements.append(measurement)
+            if options.json:  # after each, since a suite may take an hour
+                write_json(measurements, surroundings, options.json)
     if options.json:
-        write_json(measurements, surroundings, options.json)
         console.print(f"wrote {options.json}")
 
 

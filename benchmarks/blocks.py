@@ -12,7 +12,7 @@ from torch import nn
 
 import pure
 from benchmarks.agreement import same_leaves
-from benchmarks.harness import Comparison, Contender
+from benchmarks.harness import QUICK, Budget, Comparison, Contender, Measurement, measure
 from parity_tests.modules import ResidualMLP, SimpleBlockWithSkip, TutorialResNet
 from pure import Block, Repeat, nets, tree
 
@@ -60,6 +60,12 @@ CASES = (
     residual_mlp(256, 128),
     Case("tutorial ResNet, 32×32, batch 1", nets.tutorial_resnet, TutorialResNet, (1, 3, 32, 32)),
 )
+
+
+def measurements(quick: bool = False) -> Iterator[Measurement]:
+    """Every comparison, measured."""
+    for comparison in comparisons(quick):
+        yield measure(comparison, QUICK if quick else Budget())
 
 
 def comparisons(quick: bool = False) -> Iterator[Comparison]:

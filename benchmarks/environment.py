@@ -8,7 +8,10 @@ from pathlib import Path
 
 import torch
 
-DISTRIBUTIONS = ("pure-export", "torch", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+DISTRIBUTIONS = (
+    *("pure-export", "torch", "torchvision", "numpy"),
+    *("onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
+)
 
 
 def environment() -> dict[str, object]:

@@ -53,11 +53,13 @@ class Budget:
         rounds: Timed rounds; in each, every contender is timed once.
         sample_seconds: The least time of one timed sample, reached by calling a fast function several times.
         warm_up_seconds: How long each contender runs before timing.
+        warm_up_calls: How many calls of each come before timing, at least.
     """
 
     rounds: int = 40
     sample_seconds: float = 0.01
     warm_up_seconds: float = 0.3
+    warm_up_calls: int = 3
 
 
 QUICK = Budget(rounds=7, sample_seconds=0.001, warm_up_seconds=0.01)
@@ -148,7 +150,7 @@ def measure(comparison: Comparison, budget: Budget) -> Measurement:
 def warm_up(contender: Contender, budget: Budget) -> int:
     """Run the contender for the warm-up time, and return how many calls fill one sample."""
     calls, start = 0, time.perf_counter()
-    while calls < 3 or time.perf_counter() - start < budget.warm_up_seconds:
+    while calls < budget.warm_up_calls or time.perf_counter() - start < budget.warm_up_seconds:
         contender.call()
         calls += 1
     if contender.finish is not None:

@@ -1,21 +1,28 @@
-"""`python -m benchmarks.readme` draws the README's speed table from the committed results file."""
+"""`python -m benchmarks.readme` draws the README's tables from the committed results files."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path("benchmarks/results/blocks.json")
-START, END = "<!-- speed table: python -m benchmarks.readme -->", "<!-- end of speed table -->"
+RESULTS = Path("benchmarks/results")
 
 
-def table(data: dict[str, Any]) -> str:
-    """One row a contender of each comparison, with the environment above."""
+def surroundings(data: dict[str, Any], file: str, *names: str) -> str:
+    """Where and with what the numbers were measured."""
     environment = data["environment"]
-    versions = ", ".join(f"{name} {environment['versions'][name]}" for name in ("torch", "numpy"))
-    lines = [
+    versions = ", ".join(f"{name} {environment['versions'][name]}" for name in names)
+    return (
         f"Measured on {environment['date'][:10]}: {environment['cpu']}, {environment['torch_threads']} threads, "
-        f"Python {environment['python']}, {versions} (`{RESULTS}`). Ratios are to the first row of each comparison, "
+        f"Python {environment['python']}, {versions} (`{RESULTS / file}`)."
+    )
+
+
+def speed(data: dict[str, Any]) -> str:
+    """One row a contender of each comparison, with the environment above."""
+    lines = [
+        f"{surroundings(data, 'blocks.json', 'torch', 'numpy')} Ratios are to the first row of each comparison, "
         "with a 95 % interval.",
         "",
         "| comparison | contender | median | ratio | interval |",
@@ -31,17 +38,85 @@ def table(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def drawn(readme: str, data: dict[str, Any]) -> str:
-    """The README's text with the table between its markers."""
-    head, _, rest = readme.partition(START)
-    _, _, tail = rest.partition(END)
-    return f"{head}{START}\n\n{table(data)}\n\n{END}{tail}"
+def compilers(data: dict[str, Any]) -> str:
+    """One row a cell: time of a call by each, the ratio of the two compilers, and what compiling took."""
+    lines = [
+        f"{surroundings(data, 'compilers.json', 'torch', 'onnxruntime-gpu')} Milliseconds a call, weights as "
+        "arguments; the ratio is `export.jit` to `torch.compile`, with a 95 % interval; seconds of the first call.",
+        "",
+        "| cell | eager | torch.compile | export.jit | ratio | compile: torch.compile | export.jit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for measurement in data["measurements"]:
+        notes, timings = measurement["notes"], {timing["name"]: timing for timing in measurement["timings"]}
+        if "cells" in notes:
+            low, high = notes["its 95 % interval"]
+            lines.append(
+                f"| **geometric mean of {notes['cells']} cells** |  |  |  | "
+                f"**{notes['run time, geometric mean of the ratios']:.2f}** [{low:.2f}, {high:.2f}] |  | "
+                f"**{notes['compile time, geometric mean of the ratios']:.3f}** of torch.compile's |"
+            )
+            continue
+        ms = [f"{timings[n]['median_seconds'] * 1e3:.3g}" if n in timings else "–" for n in CONTENDERS]
+        ratio = "–"
+        if set(CONTENDERS[1:]) <= timings.keys():
+            low, high = timings["export.jit"]["ratio_interval_95"]
+            ratio = f"{timings['export.jit']['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+        seconds = [
+            f"{notes[f'seconds to compile, {n}']:.3g}" if f"seconds to compile, {n}" in notes else "fails"
+            for n in CONTENDERS[1:]
+        ]
+        if "stopped" in notes:
+            seconds = [notes["stopped"], "–"]
+        lines.append(f"| {' | '.join([measurement['name'], *ms, ratio, *seconds])} |")
+    return "\n".join(lines)
+
+
+CONTENDERS = ("eager", "torch.compile", "export.jit")
+
+
+def exporters(data: dict[str, Any]) -> str:
+    """One row a comparison of the two exporters."""
+    lines = [
+        f"{surroundings(data, 'exporters.json', 'torch', 'torchvision', 'onnxruntime-gpu')} Ours to "
+        "`torch.onnx.export(dynamo=True)`, with a 95 % interval.",
+        "",
+        "| comparison | torch.onnx.export | ours | ratio | interval |",
+        "|---|---|---|---|---|",
+    ]
+    for measurement in data["measurements"]:
+        theirs, ours = measurement["timings"]
+        low, high = ours["ratio_interval_95"]
+        lines.append(
+            f"| {measurement['name']} | {theirs['median_seconds']:.3g} s | {ours['median_seconds']:.3g} s | "
+            f"{ours['ratio']:.2f} | {low:.2f} – {high:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "speed": speed,
+    "compilers": compilers,
+    "exporters": exporters,
+}
+FILES = {"speed": "blocks.json", "compilers": "compilers.json", "exporters": "exporters.json"}
+
+
+def drawn(readme: str, name: str, data: dict[str, Any]) -> str:
+    """The README's text with one table between its markers."""
+    start, end = f"<!-- {name} table: python -m benchmarks.readme -->", f"<!-- end of {name} table -->"
+    head, _, rest = readme.partition(start)
+    _, _, tail = rest.partition(end)
+    return f"{head}{start}\n\n{TABLES[name](data)}\n\n{end}{tail}"
 
 
 def main() -> None:
-    """Write the table into README.md."""
+    """Write the tables into README.md."""
     readme = ROOT / "README.md"
-    readme.write_text(drawn(readme.read_text(), json.loads((ROOT / RESULTS).read_text())))
+    text = readme.read_text(encoding="utf-8")
+    for name, file in FILES.items():
+        text = drawn(text, name, json.loads((ROOT / RESULTS / file).read_text(encoding="utf-8")))
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

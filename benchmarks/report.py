@@ -24,9 +24,19 @@ def digits(seconds: float, name: str) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
+def written(value: object) -> str:
+    """A note's value, numbers with fractions to three digits."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(written, value)) + "]"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def print_measurement(measurement: Measurement, console: Console) -> None:
     """One table: median, quartiles and ratio of each contender."""
-    notes = ", ".join(f"{name} {value}" for name, value in measurement.notes.items())
+    notes = ", ".join(f"{name} {written(value)}" for name, value in measurement.notes.items())
+    if not measurement.timings:
+        console.print(f"{measurement.name}: {notes}", markup=False)
+        return
     table = Table(title=measurement.name, caption=notes or None, title_justify="left", caption_justify="left")
     for heading in ("contender", "median", "quartiles", "ratio", "95 % interval"):
         table.add_column(heading, justify="left" if heading == "contender" else "right", no_wrap=True)

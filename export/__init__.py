@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from export import errors, runtime
     from export.jit import Jitted, jit
     from export.onnx import Exported, to_onnx
+    from export.quantization import Quantized, quantize
+    from export.quantizing.degradation import QuantizationVerdict
+    from export.quantizing.quantized import verify_quantized
     from export.runtime import Loaded, load
     from export.verdict import Verdict
     from export.verify import verify
+    from export.weights import replace_weights, weights
 
 _HOMES = {
     "to_onnx": "export.onnx",
@@ -26,12 +30,35 @@ _HOMES = {
     "Loaded": "export.runtime",
     "verify": "export.verify",
     "Verdict": "export.verdict",
+    "quantize": "export.quantization",
+    "Quantized": "export.quantization",
+    "verify_quantized": "export.quantizing.quantized",
+    "QuantizationVerdict": "export.quantizing.degradation",
     "jit": "export.jit",
     "Jitted": "export.jit",
+    "weights": "export.weights",
+    "replace_weights": "export.weights",
 }
 _MODULES = ("errors", "runtime")
 
-__all__ = ["Exported", "Jitted", "Loaded", "Verdict", "errors", "jit", "load", "runtime", "to_onnx", "verify"]
+__all__ = [
+    "Exported",
+    "Jitted",
+    "Loaded",
+    "QuantizationVerdict",
+    "Quantized",
+    "Verdict",
+    "errors",
+    "jit",
+    "load",
+    "quantize",
+    "replace_weights",
+    "runtime",
+    "to_onnx",
+    "verify",
+    "verify_quantized",
+    "weights",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command ``pure-export``: list, flow, onnx, verify, report, reference, doctor.
+"""The command ``pure-export``: list, flow, onnx, verify, weights, quantize, report, reference, doctor.
 
 Nothing heavy is imported before a command needs it, so that ``--help`` is quick.
 """
@@ -122,7 +122,7 @@ def flow(
 
 def _save(found: Any, path: Path) -> None:
     """Draw a measurement into a file, which appears whole or not at all."""
-    from export import writing
+    from export.files import writing
 
     kind = path.suffix.removeprefix(".") or "png"
     figure = found.plot()
@@ -139,6 +139,9 @@ def onnx(
     dynamic: Annotated[bool, typer.Option("--dynamic/--static", help="Let the batch have any size.")] = True,
     bake: Annotated[bool, typer.Option("--bake/--inputs", help="Fix the parameters in the file.")] = False,
     opset: Annotated[int | None, typer.Option(help="The ONNX opset, 18 to 23; 20 unless given.")] = None,
+    external: Annotated[
+        bool, typer.Option("--external", help="Put large tensors into a data file beside it; needed above 2 GB.")
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
@@ -150,11 +153,12 @@ def onnx(
 
     ready = examples.call(catalogue.case(name), seed=seed)
     fixed = ready.positions("params", "state") if bake else ()
+    free = ready.dynamic if dynamic else None
     exported = export.to_onnx(
-        ready.fn, ready.args, path, bake=fixed, dynamic=ready.dynamic if dynamic else None, opset=opset
+        ready.fn, ready.args, path, bake=fixed, dynamic=free, opset=opset, external=external or None
     )
     if as_json:
-        emit({**vars(exported), "path": str(exported.path)})
+        emit({**vars(exported), "path": str(exported.path), "data": exported.data and str(exported.data)})
         return
     left = ", ".join(word for i, word in enumerate(ready.names) if i not in fixed)
     stdout().print(str(exported), soft_wrap=True)
@@ -211,6 +215,86 @@ def verify(
         raise typer.Exit(FAILED)
     if refused:
         raise typer.Exit(console.REFUSED)
+
+
+@app.command(short_help="List the tensors inside a file, or replace them.")
+def weights(
+    path: Annotated[Path, typer.Argument(help="An .onnx file with its parameters inside.")],
+    new: Annotated[Path | None, typer.Argument(help="A .safetensors file with other tensors, by dotted name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The .onnx file to write.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the tensors inside a file; with a checkpoint and --out, write the file again with the checkpoint's tensors.
+
+    Names are those of the list; the argument's name in front may be left out where only one argument is inside.
+    """
+    import export
+    import pure
+    from export.files import stored, wire
+    from export.weights import complete
+
+    if (new is None) != (out is None):
+        raise ArgumentError("a checkpoint and --out go together: weights MODEL.onnx NEW.safetensors --out OUT.onnx")
+    header = wire.read_header(path)
+    inside = {name: t for name, t in stored.find(path, header).items() if not name.startswith(stored.CONSTANT)}
+    if new is not None and out is not None:
+        found = pure.flatten(pure.load(new))
+        export.replace_weights(path, complete(path, found), out)
+        if as_json:
+            emit({"path": str(out), "replaced": len(found)})
+        else:
+            stdout().print(f"{out}: {path} with the {len(found)} tensors of {new}", soft_wrap=True)
+    elif as_json:
+        emit([{"name": t.name, "dtype": t.dtype, "shape": t.shape, "file": t.location} for t in inside.values()])
+    else:
+        rows = [[t.name, t.dtype, " × ".join(map(str, t.shape)), t.location] for t in inside.values()]
+        console.table(["name", "dtype", "shape", "data file"], rows)
+
+
+@app.command(short_help="Make a file 8-bit, and judge what that lost.")
+def quantize(
+    path: Annotated[Path, typer.Argument(help="The float .onnx file, with its parameters inside.")],
+    data: Annotated[Path, typer.Argument(help="An .npz file: arrays named as the inputs, and `labels` if there are.")],
+    out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
+    calibration: Annotated[int, typer.Option(help="The first so many samples calibrate; the rest judge.", min=1)] = 256,
+    batch: Annotated[int, typer.Option(help="Samples a batch.", min=1)] = 32,
+    method: Annotated[
+        Literal["minmax", "entropy", "percentile"], typer.Option(help="How ranges are chosen.")
+    ] = "minmax",
+    exclude: Annotated[list[str] | None, typer.Option(help="A node or block that stays float; several times.")] = None,
+    scores: Annotated[str | None, typer.Option(help="The output with the classes' scores.")] = None,
+    min_sqnr: Annotated[float | None, typer.Option(help="The least SQNR in dB; 25.84 unless given.")] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="The least lower end of the agreement's interval; 0.95 unless given.")
+    ] = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Also measure calls of both files.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Quantise a file by ONNX Runtime, and judge it on held-out samples; exit code 1 if the verdict fails."""
+    import export
+    from export.quantizing import samples
+
+    calibrating, _ = samples.read(data, path, batch, stop=calibration)
+    judging, labels = samples.read(data, path, batch, start=calibration)
+    export.quantize(path, out, calibrating, method=method, exclude=exclude or ())
+    verdict = export.verify_quantized(
+        out,
+        path,
+        judging,
+        labels,
+        scores=scores,
+        min_sqnr_db=min_sqnr,
+        min_agreement=min_agreement,
+        latency=latency,
+    )
+    if as_json:
+        emit(verdict.to_dict())
+    else:
+        stdout().print(verdict.table(), soft_wrap=True)
+    if not verdict:
+        raise typer.Exit(FAILED)
 
 
 @app.command(short_help="Write the report on real digits and photographs.")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 __all__ = [
     "ArgumentError",
+    "DataFileError",
     "ExportError",
     "LoadError",
     "MutationError",
@@ -142,6 +143,13 @@ class LoadError(ExportError):
     """ONNX Runtime refused the file for a reason that no narrower error describes."""
 
 
+class DataFileError(LoadError):
+    """The file that holds a model's large tensors is missing, cut short, or not beside the model.
+
+    Fails after ``mv net.onnx elsewhere/``. Fix: move ``net.onnx.<digest>.data`` along; the message has its full name.
+    """
+
+
 class NotAnOnnxFileError(LoadError):
     """The path does not hold an ONNX model.
 
@@ -158,7 +166,7 @@ class ProviderError(LoadError):
 
 
 class WriteError(ExportError, OSError):
-    """The file cannot be written, or would be larger than a single ONNX file may be (2 GB).
+    """The file cannot be written, or may not grow beyond what a single ONNX file can hold (2 GB).
 
     Fails: ``export.to_onnx(fn, args, "/proc/model.onnx")``. Fix: give a path in a folder that you can write to.
     """

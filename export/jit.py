@@ -7,7 +7,6 @@ allocate the results.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 import weakref
@@ -22,21 +21,19 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from export import sessions
-from export.arguments import take_apart
 from export.errors import ArgumentError
+from export.kinds import ambient, walk
 from export.lowering import TABLE
-from export.lowering.builder import ONNX_TYPES, dtype_name
+from export.lowering.builder import dtype_name
 from export.onnx import DEFAULT_OPSET, baked_positions, count_nodes, translate
-from export.purity import graphs
-from export.signature import function_name
-from export.structure import Structure, rebuild
+from export.program import Compilation, Program, Watched
 from export.trace import Traced, record
+from export.tracing.arguments import take_apart
+from export.tracing.purity import graphs
+from export.tracing.signature import function_name
 from pure.tree import tree_flatten
 
 __all__ = ["Compilation", "Jitted", "jit"]
-
-Watched = tuple[Callable[[], Tensor | None], int, int]
-"""A captured tensor by a weak reference, its version and its address when it was compiled in."""
 
 _TRACING = threading.RLock()
 """One function is traced at a time: PyTorch's tracer patches what all threads share."""
@@ -75,49 +72,6 @@ def jit(fn: Callable[..., Any], bake: Sequence[int] = (), device: str = "auto", 
     return Jitted(fn, bake, device, cache_size)
 
 
-@dataclasses.dataclass(frozen=True)
-class Compilation:
-    """What was compiled for one kind of arguments.
-
-    Attributes:
-        arguments: Dtypes and shapes of the tensors that are given, by dotted name.
-        baked: Names of the tensors that are compiled in, captured ones included.
-        nodes: ONNX nodes, before ONNX Runtime's own optimisation.
-        trace_seconds: Time for recording and translating.
-        session_seconds: Time for ONNX Runtime's optimisation.
-        device: "cpu" or "cuda".
-    """
-
-    arguments: dict[str, str]
-    baked: tuple[str, ...]
-    nodes: int
-    trace_seconds: float
-    session_seconds: float
-    device: str
-
-
-@dataclasses.dataclass
-class _Program:
-    """A session with all that a call needs to know."""
-
-    session: Any
-    inputs: list[tuple[int, str, Any]]
-    outputs: list[tuple[str, torch.dtype, tuple[int, ...]]]
-    structure: Structure
-    captured: list[Watched]
-    baked: frozenset[int]
-    compilation: Compilation
-    somewhere: Tensor  # an address for tensors without values, which have none
-
-    def stale(self) -> bool:
-        """Tell whether a tensor that the function captured was changed in place since, or got other memory."""
-        found = ((find(), version, address) for find, version, address in self.captured)
-        return any(
-            leaf is not None and (leaf._version != version or leaf.data_ptr() != address)
-            for leaf, version, address in found
-        )
-
-
 class Jitted:
     """A compiled function; see ``jit``."""
 
@@ -132,7 +86,7 @@ class Jitted:
         self._place = torch.device("cuda", 0) if self.device == "cuda" else torch.device("cpu")
         self._alive: dict[int, weakref.ref[Tensor]] = {}
         self._gone: deque[int] = deque()
-        self._programs: OrderedDict[Hashable, _Program] = OrderedDict()
+        self._programs: OrderedDict[Hashable, Program] = OrderedDict()
         self._lock = threading.Lock()
         self.__wrapped__ = fn
 
@@ -148,29 +102,28 @@ class Jitted:
             ArgumentError: If a tensor requires grad, is inside a ``torch.func`` transform, or lies on another device.
             ExportError: At a first call, if the function cannot be compiled; see ``to_onnx``.
         """
-        leaves, spec = tree_flatten(args)
+        baked = self._baked(args) if self._bake else frozenset()
+        tensors: list[Tensor] = []
+        parts: list[Hashable] = [ambient(self.device)]
+        walk(args, self._place, baked, tensors, parts)
         if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
-            self._refuse_watched(leaves)
-        baked = self._baked(args)
-        key = (spec, _ambient(self.device), *[_kind(leaf, id(leaf) in baked) for leaf in leaves])
+            self._refuse_watched(tensors)
+        key = tuple(parts)
         try:
-            hash(key)
-        except TypeError:
+            with self._lock:
+                program = self._programs.get(key)
+                if program is not None:
+                    self._programs.move_to_end(key)
+        except TypeError:  # a part that has no hash
             take_apart(self.fn, args, None)  # which says what the argument is
             raise
-        with self._lock:
-            program = self._programs.get(key)
-            if program is not None:
-                self._programs.move_to_end(key)
         if program is None or program.stale():
-            self._refuse(leaves)
+            self._refuse(tensors)
             program = self._compile(key, args, baked)
-        return self._run(program, leaves)
+        return program.run(tensors)
 
     def _baked(self, args: tuple[Any, ...]) -> frozenset[int]:
         """Return the identities of the baked tensors, and forget what was compiled with tensors that are gone."""
-        if not self._bake:
-            return frozenset()
         while self._gone:
             identity = self._gone.popleft()
             known = self._alive.get(identity)
@@ -197,10 +150,9 @@ class Jitted:
             for key in [key for key, program in self._programs.items() if identity in program.baked]:
                 del self._programs[key]
 
-    def _refuse_watched(self, leaves: Sequence[Any]) -> None:
+    def _refuse_watched(self, tensors: Sequence[Tensor]) -> None:
         """Raise where someone follows the operations, of which compiled code shows none."""
         name = function_name(self.fn)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if get_proxy_mode() is not None or any(isinstance(leaf, FakeTensor) for leaf in tensors):
             raise ArgumentError(
                 f"jit({name}) was called while another function is traced, which cannot see into compiled code; trace "
@@ -209,12 +161,10 @@ class Jitted:
         if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(leaf).tangent is not None for leaf in tensors):
             raise ArgumentError(f"jit({name}) has no tangents; compile them, jit(lambda x, t: jvp({name}, (x,), (t,)))")
 
-    def _refuse(self, leaves: Sequence[Any]) -> None:
+    def _refuse(self, tensors: Sequence[Tensor]) -> None:
         """Raise for tensors that a compiled function cannot take."""
         name = function_name(self.fn)
-        for leaf in leaves:
-            if not isinstance(leaf, Tensor):
-                continue
+        for leaf in tensors:
             if torch._C._functorch.is_functorch_wrapped_tensor(leaf):
                 raise ArgumentError(
                     f"jit({name}) was called inside a torch.func transform, which cannot see into compiled code; "
@@ -236,7 +186,7 @@ class Jitted:
                     f"{leaf.device}; move it with .to('{self._place}'){other}"
                 )
 
-    def _compile(self, key: Hashable, args: tuple[Any, ...], identities: frozenset[int]) -> _Program:
+    def _compile(self, key: Hashable, args: tuple[Any, ...], identities: frozenset[int]) -> Program:
         with _TRACING:
             with self._lock:
                 program = self._programs.get(key)
@@ -249,7 +199,7 @@ class Jitted:
                     self._programs.popitem(last=False)
         return program
 
-    def _build(self, args: tuple[Any, ...], identities: frozenset[int]) -> _Program:
+    def _build(self, args: tuple[Any, ...], identities: frozenset[int]) -> Program:
         start = time.perf_counter()
         arguments = take_apart(self.fn, args, None)
         traced = record(self.fn, arguments, TABLE)
@@ -257,30 +207,17 @@ class Jitted:
         if not traced.out_names:
             raise ArgumentError(f"jit({function_name(self.fn)}): the function returns no tensor")
         baked = baked_positions(self._bake, len(args))
-        proto, inside = translate(traced, baked, DEFAULT_OPSET, check=False)
+        proto, inside = translate(traced, baked, DEFAULT_OPSET, check=False, tuned=self.device == "cpu")
         traced_at = time.perf_counter()
         session = sessions.open_session(proto.SerializeToString(), self._choice)
         done = time.perf_counter()
         given = {value.name for value in session.get_inputs()}
-        inputs = [
-            (i, name, int(ONNX_TYPES[leaf.dtype]))
-            for i, (name, leaf) in enumerate(zip(arguments.leaf_names, arguments.leaves, strict=True))
-            if name in given
-        ]
-        outputs = [(n, e.dtype, tuple(e.shape)) for n, e in zip(traced.out_names, traced.outputs, strict=True)]
-        given_leaves = ((name, arguments.leaves[i]) for i, name, _ in inputs)
-        kinds = {name: f"{dtype_name(leaf.dtype)}{list(leaf.shape)}" for name, leaf in given_leaves}
+        leaves = arguments.leaves
+        inputs = [(i, name) for i, name in enumerate(arguments.leaf_names) if name in given]
+        outputs = [(name, example.dtype) for name, example in zip(traced.out_names, traced.outputs, strict=True)]
+        kinds = {name: f"{dtype_name(leaves[i].dtype)}{list(leaves[i].shape)}" for i, name in inputs}
         report = Compilation(kinds, inside, count_nodes(proto.graph), traced_at - start, done - traced_at, self.device)
-        return _Program(
-            session,
-            inputs,
-            outputs,
-            traced.out_structure,
-            captured,
-            identities,
-            report,
-            torch.empty(1, device=self._place),
-        )
+        return Program(session, inputs, leaves, outputs, traced.out_structure, captured, identities, report)
 
     def _captured(self, traced: Traced) -> list[Watched]:
         """Return the tensors that the function captured, as they are now."""
@@ -296,31 +233,6 @@ class Jitted:
                         )
                     found.append((weakref.ref(value), value._version, value.data_ptr()))
         return found
-
-    def _run(self, program: _Program, leaves: Sequence[Any]) -> Any:
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        session, device = program.session, self.device
-        somewhere = program.somewhere.data_ptr()
-        binding = session.io_binding()
-        kept = []
-        for position, name, kind in program.inputs:
-            leaf = tensors[position]
-            if leaf.is_neg() or not leaf.is_contiguous():
-                leaf = leaf.detach().resolve_neg().contiguous()
-                kept.append(leaf)
-            binding.bind_input(name, device, 0, kind, tuple(leaf.shape), leaf.data_ptr() or somewhere)
-        results = []
-        for name, dtype, shape in program.outputs:
-            result = torch.empty(shape, dtype=dtype, device=self._place)
-            results.append(result)
-            binding.bind_output(name, device, 0, int(ONNX_TYPES[dtype]), shape, result.data_ptr() or somewhere)
-        if device == "cuda":  # what PyTorch has queued comes first: ONNX Runtime has a stream of its own
-            torch.cuda.current_stream(self._place).synchronize()
-        try:
-            session.run_with_iobinding(binding)
-        except sessions._ERRORS as error:
-            raise sessions.translated(error, None) from error
-        return rebuild(program.structure, results)
 
     def compilations(self) -> list[Compilation]:
         """Return what is compiled now, the one used last at the end."""
@@ -349,23 +261,6 @@ class Jitted:
 
     def __repr__(self) -> str:
         return f"jit({function_name(self.fn)})"
-
-
-def _kind(leaf: Any, baked: bool) -> Hashable:
-    """Return what a leaf's compilation depends on."""
-    if not isinstance(leaf, Tensor):
-        return type(leaf), leaf.hex() if type(leaf) is float else leaf  # −0.0 equals 0.0, and nan not even itself
-    wants_grad = leaf.requires_grad and torch.is_grad_enabled()
-    if baked:
-        return id(leaf), leaf._version, leaf.data_ptr(), wants_grad
-    inside = torch._C._functorch.is_functorch_wrapped_tensor(leaf)
-    return leaf.dtype, leaf.shape, leaf.device, leaf.layout, inside, wants_grad
-
-
-def _ambient(device: str) -> Hashable:
-    """Return what a compilation depends on beside the arguments."""
-    cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    return torch.get_default_dtype(), cast
 
 
 def _noting(gone: deque[int], identity: int) -> Callable[[object], None]:

@@ -7,6 +7,8 @@ the values of the same operations as additional outputs. A node's metadata says 
 from __future__ import annotations
 
 import math
+import operator
+import os
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -17,11 +19,16 @@ import onnx
 import torch
 from torch.fx import GraphModule, Interpreter, Node
 
-from export import forcing, isolation, runtime, truth
-from export.arguments import Arguments
+from export import runtime
 from export.errors import ExportError
+from export.files import stored, wire
+from export.functions.inlining import inline
+from export.judging import forcing, truth
 from export.lowering import TABLE
 from export.trace import Traced, record
+from export.tracing import isolation
+from export.tracing.arguments import Arguments
+from export.tracing.scan_operator import looped, scan_op
 from export.verdict import Divergence
 
 OBVIOUS = 8.0
@@ -49,7 +56,7 @@ print("first different node:", DIVERGENCE)
 
 
 class _Values(Interpreter):
-    """Runs a recorded graph and keeps every node's value; conditions are taken as plain choices."""
+    """Runs a recorded graph and keeps every node's value; conditions and loops are run in Python."""
 
     def __init__(self, module: GraphModule) -> None:
         super().__init__(module, garbage_collect_values=False)
@@ -61,10 +68,12 @@ class _Values(Interpreter):
         return self.kept[n.name]
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call an operator; run the branch of a condition."""
+        """Call an operator; run the branch of a condition, and the steps of a loop."""
         if target is torch.ops.higher_order.cond:
             pred, yes, no, operands = args
             return _Values(yes if bool(pred) else no).run(*operands)
+        if target is scan_op:
+            return looped(_Values(args[0]).run, *args[1:])
         return super().call_function(target, args, kwargs)
 
 
@@ -96,23 +105,19 @@ def localise(
         traced = record(fn, arguments, TABLE)
     except ExportError:
         return None
-    model = onnx.load(file)
+    model = inline(onnx.load(file, load_external_data=False))
     probes = _probes(model, traced)
     own = _interpreted(traced, leaves, None)
     exact = _interpreted(traced, leaves, torch.float64)
     args = [arg for i, arg in enumerate(arguments.rebuild(leaves)) if i not in baked]
     folder.mkdir(parents=True, exist_ok=True)
-    probed = folder / "probed.onnx"
-    names = [node.output[0] for node, _ in probes]
+    names = [output for _, output, _ in probes]
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
-    onnx.save(forcing.with_outputs(model, names, [kinds[name] for name in names]), probed)
-    try:
-        with torch.no_grad():
-            values = runtime.load(probed, device=device).inner_values(names, *args)
-    finally:
-        probed.unlink()
+    probed = forcing.with_outputs(model, names, [kinds[name] for name in names]).SerializeToString()
+    with torch.no_grad():
+        values = runtime.open_file(file, device, variant=probed).inner_values(names, *args)
     found = None
-    for (node, name), value in zip(probes, values, strict=True):
+    for (node, _, name), value in zip(probes, values, strict=True):
         ratio = _ratio(value, own[name], exact[name])
         if ratio > OBVIOUS:
             found = (node, ratio)
@@ -122,17 +127,27 @@ def localise(
     return divergence
 
 
-def _probes(model: onnx.ModelProto, traced: Traced) -> list[tuple[onnx.NodeProto, str]]:
-    """The ONNX nodes that give recorded operations' values, with those operations' names, in order."""
+def _probes(model: onnx.ModelProto, traced: Traced) -> list[tuple[onnx.NodeProto, str, str]]:
+    """The ONNX nodes and outputs that are recorded operations' values, with those operations' names, in order."""
     known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
-    examples = {node.name: node.meta.get("val") for node in traced.graph.graph.nodes}
-    last: dict[str, onnx.NodeProto] = {}
+    nodes = traced.graph.graph.nodes
+    examples = {node.name: node.meta.get("val") for node in nodes}
+    picked = {(node.args[0].name, node.args[1]): node.name for node in nodes if node.target is operator.getitem}
+    last: dict[str, tuple[onnx.NodeProto, str]] = {}
     for node in model.graph.node:
-        origin = next((entry.value for entry in node.metadata_props if entry.key == "fx"), "")
-        if isinstance(examples.get(origin), torch.Tensor) and len(node.output) == 1 and node.output[0] in known:
-            last[origin] = node
-    chosen = {id(node): origin for origin, node in last.items()}
-    return [(node, chosen[id(node)]) for node in model.graph.node if id(node) in chosen]
+        notes = {entry.key: entry.value for entry in node.metadata_props}
+        origin = notes.get("fx", "")
+        if node.op_type == "Scan":
+            results = zip(notes.get("results", "").split(), node.output, strict=True)
+            found = {picked.get((origin, int(i)), ""): output for i, output in results}
+        else:
+            found = {origin: node.output[0]} if len(node.output) == 1 else {}
+        for name, output in found.items():
+            if isinstance(examples.get(name), torch.Tensor) and output in known:
+                last[name] = node, output
+    order = {id(node): position for position, node in enumerate(model.graph.node)}
+    chosen = sorted(last.items(), key=lambda item: order[id(item[1][0])])
+    return [(node, output, name) for name, (node, output) in chosen]
 
 
 def _interpreted(traced: Traced, leaves: Sequence[torch.Tensor], to: torch.dtype | None) -> dict[str, Any]:
@@ -159,6 +174,16 @@ def _ratio(value: np.ndarray[Any, Any], own: torch.Tensor, exact: torch.Tensor) 
     return rmse / yardstick if yardstick else (math.inf if rmse else 0.0)
 
 
+def _linked(source: Path, target: Path) -> None:
+    """Give a data file, whose name tells its content, a second name; copy it where the system cannot."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _described(found: tuple[onnx.NodeProto, float] | None, model: onnx.ModelProto, folder: Path) -> Divergence:
     if found is None:
         # All operations agree, so the outputs are wrong: swapped, missing or renamed.
@@ -181,6 +206,8 @@ def _reproduce(
 ) -> None:
     """Write model.onnx, inputs.npz, expected.npz and reproduce.py."""
     shutil.copyfile(file, folder / "model.onnx")
+    for data in stored.data_files(file, stored.find(file, wire.read_header(file))):
+        _linked(data, folder / data.name)
     half = (torch.bfloat16,)
     inputs = {
         name: (leaf.float() if leaf.dtype in half else leaf).detach().cpu().numpy()

@@ -13,8 +13,13 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnx_ir as ir
 
-from export import writing
-from export.errors import ArgumentError, UnsupportedOpError, WriteError
+from export.errors import ArgumentError, UnsupportedOpError
+from export.files import datafile, saving, writing
+from export.files.checking import check as check_model
+from export.files.datafile import DataFile
+from export.functions.calls import DOMAIN
+from export.functions.inlining import is_constant
+from export.functions.outline import outline
 from export.lowering import TABLE, lower_nodes
 from export.lowering.builder import ONNX_TYPES, Builder, dtype_name
 from export.trace import Traced, trace
@@ -39,9 +44,11 @@ class Exported:
         inputs: Names of the graph's inputs, in order.
         outputs: Names of its outputs, in order.
         fixed: Names of the tensors that are inside the file: baked arguments and captured tensors.
-        nodes: Number of ONNX nodes, those of branches included.
+        nodes: Number of ONNX nodes, those of branches included, and those of a function for each of its calls.
         opset: The ONNX opset.
-        size: Bytes of the file.
+        size: Bytes of the file, and of the data file if there is one.
+        data: The data file beside it that holds its large tensors, None if there is none.
+        functions: Names of the ONNX functions that stand for repeated blocks.
     """
 
     path: Path
@@ -51,6 +58,8 @@ class Exported:
     nodes: int
     opset: int
     size: int
+    data: Path | None = None
+    functions: tuple[str, ...] = ()
 
     def load(self, device: str = "auto") -> Loaded:
         """Load the file; see ``export.load``."""
@@ -72,6 +81,9 @@ def to_onnx(
     bake: Sequence[int] = (),
     dynamic: Sequence[Any] | None = None,
     opset: int | None = None,
+    *,
+    functions: bool = True,
+    external: bool | int | None = None,
 ) -> Exported:
     """Write a pure function as an ONNX file.
 
@@ -84,13 +96,17 @@ def to_onnx(
         dynamic: One entry an argument in the style of vmap's ``in_dims``: None, ``{axis: name}`` for all of its leaves,
             or a pytree prefix of such. The same name means the same size.
         opset: The ONNX opset, 18 to 23; 20 by default.
+        functions: Whether repeated blocks become ONNX functions, each called once a block.
+        external: Whether large tensors go into a data file beside the model, ``model.onnx.<digest>.data``: None where
+            the model would exceed 2 GB, which no ONNX file may; True for tensors from 1 KiB on; a number for tensors
+            of at least so many bytes; False never. Both files belong together; move them together.
 
     Returns:
         What was written.
 
     Raises:
-        ArgumentError: If ``args``, ``bake``, ``dynamic`` or ``opset`` do not fit.
-        WriteError: If the path cannot be written, or the file would exceed 2 GB.
+        ArgumentError: If ``args``, ``bake``, ``dynamic``, ``opset`` or ``external`` do not fit.
+        WriteError: If the path cannot be written, or the file would exceed 2 GB with ``external=False``.
         TracingError: If the function depends on tensor values in Python.
         SpecialisedSizeError: If it works for one value of a dynamic size only.
         MutationError: If it changes an argument.
@@ -106,18 +122,25 @@ def to_onnx(
         ...     exported.inputs, exported.outputs
         (('x',), ('out.twice',))
     """
-    with writing.replacing(path) as file:
-        proto, fixed = build(fn, args, bake=bake, dynamic=dynamic, opset=opset)
+    with datafile.beside(path) as data, writing.replacing(path) as file:
+        proto, fixed = build(
+            fn, args, bake=bake, dynamic=dynamic, opset=opset, functions=functions, data=data, external=external
+        )
         content = proto.SerializeToString()
         file.write(content)
+        if data.path is not None:
+            file.flush()
+            check_model(proto, file.name)
     return Exported(
         path=Path(path),
         inputs=tuple(value.name for value in proto.graph.input),
         outputs=tuple(value.name for value in proto.graph.output),
         fixed=fixed,
-        nodes=count_nodes(proto.graph),
+        nodes=count_nodes(proto.graph, proto.functions),
+        functions=tuple(function.name for function in proto.functions),
         opset=proto.opset_import[0].version,
-        size=len(content),
+        size=len(content) + data.size,
+        data=data.path,
     )
 
 
@@ -128,13 +151,21 @@ def build(
     bake: Sequence[int] = (),
     dynamic: Sequence[Any] | None = None,
     opset: int | None = None,
+    functions: bool = True,
+    data: DataFile | None = None,
+    external: bool | int | None = None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Trace, translate and check a function; return the model and the names of the tensors inside it."""
+    """Trace, translate and check a function; return the model and the names of the tensors inside it.
+
+    A model with a data file is not checked here, because the checker wants to see both as files.
+    """
+    saving.threshold(external)
     opset = DEFAULT_OPSET if opset is None else opset
     if opset not in OPSETS:
         raise ArgumentError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
     baked = baked_positions(bake, len(args) if isinstance(args, (tuple, list)) else 0)
-    return translate(trace(fn, args, dynamic, TABLE), baked, opset)
+    traced = trace(fn, args, dynamic, TABLE)
+    return translate(traced, baked, opset, functions=functions, data=data, external=external)
 
 
 def baked_positions(bake: Sequence[int], count: int) -> frozenset[int]:
@@ -147,11 +178,19 @@ def baked_positions(bake: Sequence[int], count: int) -> frozenset[int]:
 
 
 def translate(
-    traced: Traced, baked: frozenset[int], opset: int, *, check: bool = True
+    traced: Traced,
+    baked: frozenset[int],
+    opset: int,
+    *,
+    check: bool = True,
+    tuned: bool = False,
+    functions: bool = False,
+    data: DataFile | None = None,
+    external: bool | int | None = False,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Turn a recorded function into an ONNX model, which the checker accepts."""
     arguments = traced.arguments
-    g = Builder(traced.sizes, opset)
+    g = Builder(traced.sizes, opset, tuned)
     g.reserve([*arguments.leaf_names, *traced.out_names])
     g.captured_names = traced.constants
     placeholders = traced.graph.graph.find_nodes(op="placeholder")
@@ -181,23 +220,22 @@ def translate(
     outputs = _name_outputs(g, inputs, results, traced.out_names, examples)
     nodes = swept(g.scopes[0].nodes, outputs)
     used = {value for node in nodes for value in _reads(node)}
-    initializers = [value for value in g.initializers.values() if value in used]
-    if (
-        sum(value.const_value.nbytes for value in initializers if value.const_value is not None)
-        > writing.LARGEST - 2**24
-    ):
-        raise WriteError(
-            "the tensors inside the file exceed 2 GB, the most that one ONNX file can hold; bake fewer arguments"
-        )
+    kept = set(fixed_names.values())  # a file is a checkpoint: baked tensors that nothing reads stay as well
+    initializers = [value for name, value in g.initializers.items() if value in used or name in kept]
     graph = ir.Graph(
         inputs, outputs, nodes=nodes, initializers=initializers, opset_imports={"": opset}, name=traced.name
     )
     model = ir.Model(graph, ir_version=10, producer_name="pure-export", producer_version=_version("pure-export"))
     call = _call(traced, baked, examples, g)
     model.metadata_props[CALL_KEY] = json.dumps(call, separators=(",", ":"))
+    if data is not None:
+        saving.move_out(model, data, external)
+    saving.check_size(model)
     proto = ir.to_proto(model)
-    if check:
-        onnx.checker.check_model(proto, full_check=True)
+    if functions:
+        outline(proto, arguments.leaf_names)
+    if check and (data is None or data.path is None):
+        check_model(proto)
     return proto, tuple(value.name or "" for value in initializers if not (value.name or "").startswith("constant."))
 
 
@@ -282,7 +320,13 @@ def _version(distribution: str) -> str:
         return "unknown"
 
 
-def count_nodes(graph: onnx.GraphProto) -> int:
-    """Count nodes, those of branches included."""
-    inner = (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
-    return len(graph.node) + sum(count_nodes(branch) for branch in inner)
+def count_nodes(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = ()) -> int:
+    """Count nodes, those of branches included, and those of a function for each of its calls."""
+    bodies = {function.name: function for function in functions}
+    count = 0
+    for node in graph.node:
+        body = bodies[node.op_type].node if node.domain == DOMAIN else [node]
+        for inner in body:
+            count += not is_constant(inner)
+            count += sum(count_nodes(attribute.g) for attribute in inner.attribute if attribute.HasField("g"))
+    return count

@@ -6,7 +6,6 @@ numpy in, numpy out; torch in, torch out (recognised without importing it).
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from export import sessions, structure, wire
-from export.errors import ArgumentError, LoadError, listed, nearest
-from export.leaves import Leaf, check_leaves, element, sizes
-from export.values import Kind, as_array, from_array, to_ortvalue
-
-CALL_KEY = "pure_export.call"
-FORMAT = 1
+from export import sessions
+from export.errors import ArgumentError, listed, nearest
+from export.files import splicing, stored, structure, wire
+from export.files.leaves import Leaf, check_leaves, element, sizes
+from export.files.values import Kind, as_array, from_array, to_ortvalue
+from export.files.wire import CALL_KEY, read_call
+from export.weights import matched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,45 +32,84 @@ class _Argument:
     leaves: tuple[int, ...]
 
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> Loaded:
+def load(path: str | os.PathLike[str], device: str = "auto", *, weights: Mapping[str, Any] | None = None) -> Loaded:
     """Load an ONNX file as a function.
 
     Args:
         path: A file that ``to_onnx`` wrote, or any other ONNX file (which takes and gives tensors by name).
         device: "cpu", "cuda" (raises if it cannot be had) or "auto" (CUDA where it loads; ``f.describe()`` says why).
+        weights: Other tensors in place of those inside the file, which itself stays: {argument: tree} for baked
+            arguments, as for ``replace_weights``. They are copied.
 
     Returns:
         The function: ``f(*args)`` with the pytrees of the export, baked arguments left out.
 
     Raises:
+        ArgumentError: If ``weights`` do not fit.
         LoadError: If there is no such file, or ONNX Runtime refuses it.
+        DataFileError: If the file that holds its large tensors is missing or cut short.
         NotAnOnnxFileError: If it is not an ONNX model.
         ProviderError: If CUDA was asked for and something is missing.
         UnsupportedOpError: If ONNX Runtime lacks an operator in the file's dtype on that device.
     """
-    return open_file(path, device)
+    return open_file(path, device, weights=weights)
 
 
-def open_file(path: str | os.PathLike[str], device: str, *, spinning: bool = True) -> Loaded:
-    """Load a file as ``load`` does; without ``spinning`` its threads leave the processor to others between calls."""
+def open_file(
+    path: str | os.PathLike[str],
+    device: str,
+    *,
+    spinning: bool = True,
+    weights: Mapping[str, Any] | None = None,
+    variant: bytes | None = None,
+) -> Loaded:
+    """Load a file as ``load`` does.
+
+    Args:
+        path: The file.
+        device: As for ``load``.
+        spinning: Whether its threads wait actively; without it they leave the processor to others between calls.
+        weights: As for ``load``.
+        variant: A changed model, serialised, to run in the file's place with the file's data beside it.
+    """
     header = wire.read_header(path)
+    call = read_call(header, path)
+    tensors = stored.find(path, header)
+    stored.check(path, tensors.values())
     choice = sessions.choose(device)
-    session = sessions.open_session(path, choice, spinning=spinning)
-    return Loaded(Path(path), session, choice, read_call(header, path))
+    if weights is not None:
+        new = matched(path, call, tensors, weights)
+        read = stored.read_by_nodes(path, header)  # ONNX Runtime drops the others at once, and would not find them
+        values = {name: value for name, value in new.items() if name in read}
+        session = _with_weights(path, tensors, values, choice, spinning)
+    elif variant is not None:
+        session = sessions.open_session(variant, choice, spinning=spinning, path=path)
+    else:
+        session = sessions.open_session(path, choice, spinning=spinning)
+    return Loaded(Path(path), session, choice, call)
 
 
-def read_call(header: wire.Header, path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the metadata that ``to_onnx`` wrote, or None for a file from elsewhere."""
-    text = header.metadata.get(CALL_KEY)
-    if text is None:
-        return None
-    call: dict[str, Any] = json.loads(text)
-    if call["format"] > FORMAT:
-        raise LoadError(
-            f"{os.fspath(path)} was written by a newer pure-export (format {call['format']}); "
-            "pip install -U pure-export"
-        )
-    return call
+def _with_weights(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, stored.Stored],
+    given: Mapping[str, Any],
+    choice: sessions.Choice,
+    spinning: bool,
+) -> onnxruntime.InferenceSession:
+    """Open a session of the file's graph with other tensors, which go into memory instead of a copy of the file."""
+    values = {
+        name: to_ortvalue(np.array(as_array(value, tensors[name].dtype)), tensors[name].dtype, "cpu")
+        for name, value in given.items()
+    }
+    with wire.mapped(path) as data:
+        absent = {
+            name: splicing.message(data, tensors[name], splicing.outside("given at load", 0, tensors[name].nbytes))
+            for name in given
+        }
+        model = b"".join(chunk for piece in splicing.spliced(data, tensors, absent) for chunk in piece.chunks())
+    session = sessions.open_session(model, choice, spinning=spinning, path=path, weights=values)
+    session.given_weights = values  # ONNX Runtime does not keep them alive
+    return session
 
 
 class Loaded:
@@ -150,8 +188,18 @@ class Loaded:
             return dict(zip(self._out_names, results, strict=True))
         return structure.rebuild(self._call["out"]["structure"], results)
 
+    def feed(self, *args: Any) -> dict[str, np.ndarray[Any, Any]]:
+        """Return what ``f(*args)`` would hand to ONNX Runtime, {input name: array}, checked as the call checks it.
+
+        Raises:
+            ArgumentError: If anything does not fit, as for the call.
+        """
+        found = self._trees(args)
+        self._check(found)
+        return {self._names[i]: as_array(value, self._leaves[i].dtype) for i, value in found.items()}
+
     def inner_values(self, names: list[str], *args: Any) -> list[np.ndarray[Any, Any]]:
-        """Return values of the graph by name, which must be among its outputs (see ``export.forcing.with_outputs``)."""
+        """Return values of the graph by name, which must be among its outputs (see ``forcing.with_outputs``)."""
         found = self._trees(args)
         self._check(found)
         feed = {

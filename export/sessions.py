@@ -8,15 +8,15 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from export import wire
 from export.errors import ArgumentError, LoadError, ProviderError, UnsupportedOpError
+from export.functions.calls import read_calls
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 DEVICES = ("auto", "cpu", "cuda")
@@ -171,6 +171,8 @@ def open_session(
     optimise: bool = True,
     tf32: bool = False,
     spinning: bool = True,
+    path: str | os.PathLike[str] | None = None,
+    weights: Mapping[str, Any] | None = None,
 ) -> onnxruntime.InferenceSession:
     """Create a session.
 
@@ -180,6 +182,8 @@ def open_session(
         optimise: Whether ONNX Runtime may rewrite the graph.
         tf32: Whether CUDA may use TF32.
         spinning: Whether idle threads wait actively: faster calls, but in the way of other threads.
+        path: The file that a serialised model comes from, with its data file beside it.
+        weights: Values, which have to live as long as the session, for tensors that the model says are in a data file.
 
     Raises:
         UnsupportedOpError: If the provider lacks an operator in the dtype that the file uses.
@@ -194,6 +198,11 @@ def open_session(
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if isinstance(model, bytes) and path is not None:
+        folder = str(Path(path).absolute().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    if weights:  # put in before the graph is optimised; add_initializer, by contrast, comes after constants are folded
+        options.add_external_initializers(list(weights), list(weights.values()))
     providers: list[Any] = [CPU]
     if choice.device == "cuda":
         providers.insert(0, (CUDA, {"use_tf32": "1" if tf32 else "0"}))
@@ -201,21 +210,23 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)
     except _ERRORS as error:
-        raise translated(error, None if isinstance(model, bytes) else model) from error
+        raise translated(error, path if isinstance(model, bytes) else model) from error
+    file = path if isinstance(model, bytes) else model
+    session.readable = read_calls(file).readable if file is not None else str
     if choice.device == "cuda":
         _check_placement(session)
     return session
 
 
 def placement(session: onnxruntime.InferenceSession) -> dict[str, str]:
-    """Return {node name: execution provider} for the nodes that the session runs."""
+    """Return {node name: execution provider} for the nodes that the session runs, named as in the file."""
     return {name: provider for name, _, provider in _assigned(session)}
 
 
 def _assigned(session: onnxruntime.InferenceSession) -> list[tuple[str, str, str]]:
     found = []
     for part in session.get_provider_graph_assignment_info():
-        found += [(node.name, node.op_type, part.ep_name) for node in part.get_nodes()]
+        found += [(session.readable(node.name), node.op_type, part.ep_name) for node in part.get_nodes()]
     return found
 
 
@@ -241,12 +252,12 @@ def translated(
     found = re.search(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'", text)
     if found:
         kind, _, name = found.groups()
-        node = wire.find_node(path, name) if path is not None else None
-        metadata = node.metadata if node else {}
+        node = read_calls(path).find(name) if path is not None else None
+        name, metadata = (node.name, node.metadata) if node else (name, {})
         dtype = metadata.get("dtype", "an unknown dtype")
         return UnsupportedOpError(
             f"ONNX Runtime {onnxruntime.__version__} has no {kind} for {dtype} on this device (node {name!r}); "
-            "export in another dtype (float32 has every operator), or choose another device",
+            "cast the arguments, pure.cast(tree, torch.float32): float32 has every operator; or choose another device",
             op=kind,
             dtype=dtype,
             source=metadata.get("source", ""),

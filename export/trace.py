@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -27,16 +26,16 @@ from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-from export import conditional, isolation, recording
-from export.arguments import Arguments, is_tensor, take_apart
-from export.branches import check_branches, outside_modes
-from export.decompose import decompositions, without_views
 from export.errors import ArgumentError, ExportError, RandomOpError, SpecialisedSizeError, TracingError
-from export.purity import check_purity, graphs, mutates, random_message, uses
-from export.signature import closed_over, function_name
-from export.sources import line_of, user_line
-from export.structure import Structure, describe
-from export.symbols import Sizes, fake_leaves, sizes_of, watched
+from export.files.structure import Structure, describe
+from export.tracing import arrays, conditional, dispatching, isolation, recording, scan
+from export.tracing.arguments import Arguments, is_tensor, take_apart
+from export.tracing.branches import check_branches, outside_modes
+from export.tracing.decompose import decompositions, without_views
+from export.tracing.purity import check_purity, graphs, mutates, random_message, uses
+from export.tracing.signature import closed_over, function_name
+from export.tracing.sources import line_of, user_line
+from export.tracing.symbols import Sizes, fake_leaves, sizes_of, watched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,25 +132,28 @@ def _trace(
             raise TracingError(f"{function_name(fn)} must return a pytree of tensors; {error}") from error
         return found
 
-    with isolation.tracing_lock, isolation.restored(), torch.no_grad():
+    # Autograd takes a written view's derivative by the view itself then, not by memory strides.
+    replayed = torch.autograd.grad_mode._force_original_view_tracking(True)
+    with isolation.tracing_lock, isolation.restored(), torch.no_grad(), replayed:
         mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
         cond = functools.partial(conditional.traced_cond, symbols=tuple(sizes.named.values()))
         table = decompositions(frozenset(whole))
         # PyTorch's composite operators in C++ ask for sizes as numbers; their Python versions keep them symbolic.
-        dispatcher = enable_python_dispatcher() if hints and python else contextlib.nullcontext()
-        with mode, dispatcher, recording.recording(), watched(sizes), warnings.catch_warnings():
+        dispatcher = dispatching.installed() if hints and python else contextlib.nullcontext()
+        with mode, dispatcher, recording.recording(), watched(sizes), arrays.watched(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
-            with conditional.replaced(cond):
+            with conditional.replaced(cond), scan.recorded(tuple(sizes.named.values())):
                 graph = _recorded(fn, arguments, flat, fakes, without_views(table))
             check_purity(graph, fakes)
-            replay = recording.Replay(graph).run
             if mutates(graph):
-                graph = make_fx(dispatch_functionalize(replay), decomposition_table=table)(*fakes)
-            elif uses(graph, table):
+                replay = dispatch_functionalize(recording.FunctionalReplay(graph).run)
                 graph = make_fx(replay, decomposition_table=table)(*fakes)
+            elif uses(graph, table):
+                graph = make_fx(recording.Replay(graph).run, decomposition_table=table)(*fakes)
         sizes.raise_if_pinned()
         check_branches(fn, arguments, graph, sizes, hints)
-        graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+        for module in graphs(graph):
+            module.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     return Traced(
         name=function_name(fn),
         arguments=arguments,

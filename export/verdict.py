@@ -24,7 +24,7 @@ class Row:
         yardstick: The same of eager, never below the floor.
         limit: The largest ratio that passes.
         status: "pass", "fail", "skipped" or "ambiguous".
-        reason: Why it did not pass.
+        reason: Why it did not pass; or that it did by a yardstick with ONNX Runtime's own elementary functions.
     """
 
     leaf: str
@@ -55,6 +55,41 @@ class Predicate:
     rounding: float | None
     source: str
     status: Status
+
+
+@dataclasses.dataclass(frozen=True)
+class Kink:
+    """An operation that decides by value (relu's derivative, max pooling), where file and float64 took other sides.
+
+    It is looked at only on inputs where a leaf would fail otherwise, or where eager itself left the float64 side.
+
+    Attributes:
+        op: The recorded operator.
+        path: The dotted path of the block it belongs to.
+        source: The line of the function's source.
+        compared: How many decisions were looked at.
+        followed: How many of them lie within rounding of the jump; the truth was computed on the file's side of these.
+        clear: How many lie clear of it; there the truth kept its side.
+        margin: The largest distance from the jump that was followed, in units of the operand's rounding.
+        status: "fail" if the file decides otherwise at a clear margin, else "ambiguous".
+    """
+
+    op: str
+    path: str
+    source: str
+    compared: int
+    followed: int
+    clear: int
+    margin: float
+    status: Status
+
+    def __str__(self) -> str:
+        where = ", ".join(text for text in (self.path and f"block {self.path}", self.source) if text)
+        return (
+            f"{self.op} ({where or 'no source line'}): of {self.compared} decisions {self.followed} differ within "
+            f"rounding and were followed (margin at most {self.margin:.2g} roundings), {self.clear} differ at a clear "
+            f"margin: {self.status}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +134,7 @@ class Verdict:
         floor_ulp: The floor of the yardstick, in ULP of the leaf's root mean square.
         divergence: The first node that differs, if something failed.
         seconds: How long the verdict took.
+        kinks: Operations whose derivative jumps, where the file was judged on the side that it took; see ``Kink``.
     """
 
     path: str
@@ -110,6 +146,7 @@ class Verdict:
     floor_ulp: float
     divergence: Divergence | None
     seconds: float
+    kinks: tuple[Kink, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -159,6 +196,7 @@ class Verdict:
                 f"  If at {predicate.source or '?'}: takes {predicate.taken}, margin {_short(predicate.margin)}, "
                 f"rounding {_short(predicate.rounding)}: {predicate.status}"
             )
+        lines += [f"  kink: {kink}" for kink in self.kinks]
         lines += [f"  lifted to float64 for the truth: {line}" for line in self.lifted]
         if self.divergence is not None:
             lines.append(f"  {self.divergence}")

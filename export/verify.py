@@ -5,6 +5,11 @@ the ratio is RMSE(file - T) / yardstick, where the yardstick is RMSE(eager - T) 
 never below a floor of ``measure.FLOOR_ULP`` ULP of the leaf's root mean square. A leaf that is float64 itself has no
 better truth; its yardstick is the float32 function's error times 2⁻²⁹, which is what the same roundings cost in
 float64. Fixed tolerances are used nowhere.
+
+Where the function decides by value, as a derivative of relu or max pooling does, an operand within rounding of the jump
+leaves either side open. A file is judged on the side that it took (``judging.kinks``), and the verdict lists these in
+``verdict.kinks``; at a clear margin the other side is an error. ``judging.elementary`` says how ONNX Runtime's tanh and
+logistic function, which are coarser than PyTorch's, count towards the yardstick.
 """
 
 from __future__ import annotations
@@ -17,9 +22,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from export.judge import Judge
+from export.judging.judge import Judge
+from export.judging.measure import FLOOR_ULP
 from export.localise import localise
-from export.measure import FLOOR_ULP
 from export.onnx import to_onnx
 from export.verdict import Divergence, Verdict
 
@@ -85,6 +90,7 @@ def verify(
         floor_ulp=FLOOR_ULP,
         divergence=divergence,
         seconds=time.perf_counter() - began,
+        kinks=judge.found_kinks(),
     )
 
 

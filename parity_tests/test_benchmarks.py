@@ -13,12 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import readme
+from benchmarks import compilers, readme
 from benchmarks.__main__ import main
 from benchmarks.agreement import same_leaves
 from benchmarks.environment import environment
-from benchmarks.harness import QUICK, Comparison, Contender, measure, paired_ratio
+from benchmarks.harness import QUICK, Comparison, Contender, Measurement, Timing, measure, paired_ratio
 from benchmarks.report import digits, print_measurement, unit, write_json
+from pure import tree
 
 X = torch.arange(1.0, 9.0)
 TIMING_KEYS = {
@@ -116,7 +117,39 @@ def test_the_command_runs_and_writes_its_file(tmp_path: Path, capsys: pytest.Cap
     assert [name.partition(":")[0] for name in names] == ["call", "gradient", "floor of func.grad"]
 
 
-def test_the_readme_shows_the_committed_results(root: Path) -> None:
-    text = (root / "README.md").read_text()
-    data = json.loads((root / readme.RESULTS).read_text())
-    assert readme.drawn(text, data) == text, "draw it again: python -m benchmarks.readme"
+@pytest.mark.parametrize("name", readme.TABLES)
+def test_the_readme_shows_the_committed_results(name: str, root: Path) -> None:
+    text = (root / "README.md").read_text(encoding="utf-8")
+    data = json.loads((root / readme.RESULTS / readme.FILES[name]).read_text(encoding="utf-8"))
+    assert readme.drawn(text, name, data) == text, "draw it again: python -m benchmarks.readme"
+
+
+def timed(name: str, *seconds: float) -> Timing:
+    return Timing(name, seconds, 1, 1.0, (1.0, 1.0))
+
+
+def test_the_mean_of_the_compilers_leaves_out_what_only_one_can_run() -> None:
+    notes = {"seconds to compile, export.jit": 1.0, "seconds to compile, torch.compile": 10.0}
+    twice = Measurement("a", notes, (timed("torch.compile", 2.0, 2.0), timed("export.jit", 1.0, 1.0)))
+    eighth = Measurement("b", notes, (timed("torch.compile", 8.0, 8.0), timed("export.jit", 1.0, 1.0)))
+    alone = Measurement("c", {"torch.compile fails": "no"}, (timed("eager", 1.0), timed("export.jit", 1.0)))
+    (mean,) = compilers.summary([twice, eighth, alone])
+    assert mean.notes["cells"] == 2
+    assert mean.notes["left out"] == ["c"]
+    assert mean.notes["run time, geometric mean of the ratios"] == pytest.approx(1 / 4)
+    assert mean.notes["compile time, geometric mean of the ratios"] == pytest.approx(1 / 10)
+    assert compilers.from_dict(twice.to_dict()) == twice
+    assert not list(compilers.summary([alone]))
+
+
+@pytest.mark.parametrize("network", compilers.NETWORKS)
+def test_the_transforms_of_a_cell_are_those_that_they_are_called(network: str) -> None:
+    found = {name: compilers.cell(network, name) for name in ("forward", "gradient", "jvp")}
+    (run, args), (slope, _), (push, pushed) = (found[name] for name in ("forward", "gradient", "jvp"))
+    params, x = args
+    gradient = slope(*tree.cast((params, x[:1]), torch.float64))
+    direction = tree.cast(pushed[1], torch.float64)
+    y, moved = push(*tree.cast((params, direction, x[:1]), torch.float64))
+    torch.testing.assert_close(y, run(*tree.cast((params, x[:1]), torch.float64)))
+    by_gradient = sum((g * d).sum() for g, d in zip(tree.leaves(gradient), tree.leaves(direction), strict=True))
+    torch.testing.assert_close((2 * y * moved).mean(), by_gradient, rtol=1e-9, atol=0)

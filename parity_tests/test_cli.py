@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert not {"torch", "pure", "onnx", "onnxruntime", "sklearn", "matplotlib"}.intersection(done.stdout.split())
     shown = run("--help")
     assert shown.exit_code == 0
-    for command in ("list", "reference", "flow", "onnx", "verify", "report", "doctor"):
+    for command in ("list", "reference", "flow", "onnx", "verify", "weights", "quantize", "report", "doctor"):
         assert f"\n  {command} " in shown.stdout
         assert "--json" in run(command, "--help").stdout
 
@@ -209,3 +209,29 @@ def test_cuda_is_never_replaced_silently() -> None:
         assert data("verify", "linear", "--device", "cuda")["verdicts"]["linear"]["device"] == "cuda"
     else:
         assert "device='cuda' cannot be had" in refused("verify", "linear", "--device", "cuda")
+
+
+def test_weights_lists_and_replaces_the_tensors_inside_a_file(tmp_path: Path) -> None:
+    import torch
+
+    import export
+    import pure
+
+    model, checkpoint, out = tmp_path / "f.onnx", tmp_path / "new.safetensors", tmp_path / "out.onnx"
+    written = data("onnx", "linear", model, "--bake", "--external")
+    assert data("weights", model) == [
+        {"name": "params.weight", "dtype": "float32", "shape": [3, 6], "file": ""},
+        {"name": "params.bias", "dtype": "float32", "shape": [3], "file": ""},
+    ]
+    assert written["data"] is None, "nothing in it is large"
+    assert "params.weight  float32  3 × 6" in run("weights", model).stdout
+    new = {"weight": torch.full((3, 6), 2.0), "bias": torch.arange(3.0)}
+    for tree in (new, {"params": new}):
+        pure.save(tree, checkpoint)
+        assert data("weights", model, checkpoint, "--out", out) == {"path": str(out), "replaced": 2}
+        assert export.load(out)(torch.ones(1, 6)).tolist() == [[12.0, 13.0, 14.0]]
+    pure.save({"weight": new["weight"], "bais": new["bias"]}, checkpoint)
+    result = run("weights", model, checkpoint, "--out", out)
+    assert result.exit_code == 2
+    assert "params.bias: missing (nearest: 'params.bais')" in result.stderr
+    assert "go together" in refused("weights", model, checkpoint)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import export
-from export import writing
+from export.files import writing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,14 +39,13 @@ moment = sys.argv[2]
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 if moment == "half written":
-    real = os.fdopen
     class Half:
         def __init__(self, file): self.file = file
         def __enter__(self): return self
         def __exit__(self, *_): return None
         def write(self, content):
             self.file.write(content[: len(content) // 2]); self.file.flush(); die()
-    os.fdopen = lambda *a: Half(real(*a))
+    writing.open = lambda *a: Half(open(*a))
 elif moment == "before fsync": os.fsync = die
 elif moment == "before replace": os.replace = die
 elif moment == "after replace": writing._sync_folder = die
@@ -125,8 +124,9 @@ def test_a_path_that_cannot_be_written_fails_before_the_function_runs(name: str,
 
 def test_a_file_above_the_limit_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "LARGEST", 2**24 + 1000)
+    args = (torch.ones(20, 20), torch.ones(2, 20))
     with pytest.raises(export.errors.WriteError, match="exceed 2 GB"):
-        export.to_onnx(lambda w, x: x @ w, (torch.ones(20, 20), torch.ones(2, 20)), tmp_path / "f.onnx", bake=(0,))
+        export.to_onnx(lambda w, x: x @ w, args, tmp_path / "f.onnx", bake=(0,), external=False)
     assert os.listdir(tmp_path) == []
 
 

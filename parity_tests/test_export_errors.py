@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 import export
-from export import errors, isolation
+from export import errors
+from export.tracing import isolation
 
 X = torch.linspace(-1, 1, 12).reshape(4, 3)
 BATCH = ({0: "batch"},)

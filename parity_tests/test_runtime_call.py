@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -223,6 +225,90 @@ assert not {{"torch", "onnx", "pure"}} & set(sys.modules), sorted(sys.modules)
     assert shape == "(2, 4)"
     assert float(total) == pytest.approx(expected, rel=1e-5)
     assert done.stderr == "", "loading on the CPU must be quiet"
+
+
+Point = collections.namedtuple("Point", "place size")
+
+ALONE = """
+import json, sys
+class Forbidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "pure", "onnx", "onnx_ir", "onnxscript"):
+            raise ImportError(f"{name} is forbidden here")
+sys.meta_path.insert(0, Forbidden())
+import numpy as np
+import export
+path, given, found = sys.argv[1:]
+given = np.load(given)
+f = export.load(path)
+out = {}
+def put(name, value):
+    if isinstance(value, dict):
+        for key in value: put(f"{name}.{key}", value[key])
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value): put(f"{name}.{i}", item)
+    elif isinstance(value, np.ndarray):
+        out[name] = value
+    else:
+        out[name] = np.array(repr(value))
+x = given["x"]
+rest = [{"point": given["point"], "steps": [3, None]}] if "point" in given else []
+for count in (1, len(x)):
+    put(str(count), f(*rest, x[:count]))
+put("tree", export.weights(path))
+np.savez(found, **out)
+print(json.dumps([f.signature, [str(leaf) for leaf in f.inputs], type(f(*rest, x)).__name__]))
+"""
+
+
+def alone(path: Path, **given: torch.Tensor) -> tuple[list[Any], dict[str, np.ndarray[Any, Any]]]:
+    """Call a file in a process that can import neither torch, pure nor onnx."""
+    np.savez(path.with_suffix(".given.npz"), **{name: value.numpy() for name, value in given.items()})
+    files = [str(path), str(path.with_suffix(".given.npz")), str(path.with_suffix(".found.npz"))]
+    done = subprocess.run([sys.executable, "-c", ALONE, *files], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout), dict(np.load(files[2]))
+
+
+@pytest.mark.parametrize("external", [False, 1], ids=["inside", "beside"])
+def test_every_structure_and_all_weights_come_from_the_file_alone(external: Any, tmp_path: Path) -> None:
+    shift = torch.linspace(0, 1, 3)
+    params = {"fc": [PARAMS["fc1"]["weight"], (PARAMS["fc1"]["bias"],)], "idle": torch.arange(5)}
+
+    def fn(params: Any, settings: Any, x: torch.Tensor) -> Any:
+        h = (x + shift) @ params["fc"][0].T * settings["steps"][0] + params["fc"][1][0]
+        return Point({"h": h, "nothing": None}, [h.sum(), settings["point"] * 2, (x.shape[1], "text")])
+
+    point = torch.tensor([1.5, 2.5])
+    settings = {"point": point, "steps": [3, None]}
+    exported = export.to_onnx(
+        fn, (params, settings, X), tmp_path / "f.onnx", bake=(0,), dynamic=(None, None, {0: "n"}), external=external
+    )
+    (signature, inputs, kind), found = alone(exported.path, point=point, x=X)
+    assert signature == "f(settings, x)"
+    assert inputs == ["settings.point: float32[2]", "x: float32[n, 3]"]
+    assert kind == "Point"
+    for count in (1, 5):
+        expected = fn(params, settings, X[:count])
+        np.testing.assert_allclose(found[f"{count}.0.h"], expected.place["h"].numpy(), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found[f"{count}.1.0"], expected.size[0].numpy(), rtol=1e-5)
+        assert found[f"{count}.1.1"].tolist() == [3, 5]
+        assert [str(found[f"{count}.{name}"]) for name in ("0.nothing", "1.2.0", "1.2.1")] == ["None", "3", "'text'"]
+    stored = {name: value for name, value in found.items() if name.startswith("tree.")}
+    assert set(stored) == {f"tree.{name}" for name in ("params.fc.0", "params.fc.1.0", "params.idle", "closure.shift")}
+    assert stored["tree.params.fc.0"].tobytes() == PARAMS["fc1"]["weight"].numpy().tobytes()
+    assert stored["tree.params.idle"].tolist() == [0, 1, 2, 3, 4]
+    assert stored["tree.closure.shift"].tobytes() == shift.numpy().tobytes()
+
+
+def test_a_gradient_comes_from_the_file_alone(tmp_path: Path) -> None:
+    slope = torch.func.grad(lambda params, x: network(params, x)["h"].square().mean())
+    exported = export.to_onnx(slope, (PARAMS, X), tmp_path / "g.onnx", bake=(0,), dynamic=(None, {0: "n"}))
+    (signature, _, kind), found = alone(exported.path, x=X)
+    assert (signature, kind) == ("f(x)", "dict")
+    for count in (1, 5):
+        for name, value in slope(PARAMS, X[:count])["fc1"].items():
+            np.testing.assert_allclose(found[f"{count}.fc1.{name}"], value.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_namedtuples_come_back_without_their_module(tmp_path: Path) -> None:

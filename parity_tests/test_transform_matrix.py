@@ -1,6 +1,7 @@
 """The matrix of transforms: its cells are judged as any export is, and a refused cell leaves the process as it was."""
 
 import pytest
+import torch
 
 from parity_tests import transform_matrix
 
@@ -25,8 +26,23 @@ def test_the_gradient_of_a_whole_resnet_runs_in_onnx_runtime() -> None:
     assert cell.outcome == "right", cell.message
 
 
-def test_a_refused_cell_says_why() -> None:
-    cell = transform_matrix.measure("Hessian-vector", "dynamic", "MLP")
+def test_a_refused_cell_names_the_line_and_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fixed(name: str) -> transform_matrix.Built:
+        network, params, x = transform_matrix.prepared(name)
+        return lambda p, x: network(p, x) + torch.ones(4, 1), (params, x), (None, transform_matrix.BATCH)
+
+    monkeypatch.setitem(transform_matrix.TRANSFORMS, "grad by params", fixed)
+    cell = transform_matrix.measure("grad by params", "dynamic", "MLP")
     assert cell.outcome == "refused"
     assert cell.message.startswith("SpecialisedSizeError: dynamic size 'batch'")
-    assert transform_matrix.plain_export_passes()
+    assert "test_transform_matrix.py" in cell.message
+    assert transform_matrix.next_export_passes()
+
+
+@pytest.mark.parametrize(("outcomes", "status"), [("right " * 9 + "refused", 0), ("right refused", 1), ("wrong", 1)])
+def test_the_exit_status_tells_a_wrong_cell_and_too_few_right_ones(
+    outcomes: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [transform_matrix.Cell("vjp", "static", "MLP", word, 1.0, "", 0.0) for word in outcomes.split()]
+    monkeypatch.setattr(transform_matrix, "measured", lambda names, workers: iter(cells))
+    assert transform_matrix.main("--only", "vjp, static, MLP") == status

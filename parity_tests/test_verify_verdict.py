@@ -19,8 +19,9 @@ from onnx import helper, numpy_helper
 
 import export
 import pure
-from export import errors, truth
-from export.arguments import take_apart
+from export import errors
+from export.judging import truth
+from export.tracing.arguments import take_apart
 from pure import tags
 
 DYNAMIC = (None, {0: "batch"})
@@ -148,10 +149,13 @@ def wrong_structure(model: onnx.ModelProto) -> None:
 def frozen_batch(model: onnx.ModelProto) -> None:
     """A mean whose divisor is the example's batch: right at 5 rows only."""
     node = next(node for node in model.graph.node if "out.loss" in node.output)
-    assert node.op_type == "ReduceMean"
-    model.graph.initializer.append(numpy_helper.from_array(np.array(40, np.float32), "forty"))
-    node.op_type, node.output[0] = "ReduceSum", "total"
-    model.graph.node.append(helper.make_node("Div", ["total", "forty"], ["out.loss"]))
+    node.output[0] = "mean"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(5, np.float32), "five"))
+    model.graph.node.append(helper.make_node("Shape", ["x"], ["size"], start=0, end=1))
+    model.graph.node.append(helper.make_node("Cast", ["size"], ["row"], to=onnx.TensorProto.FLOAT))
+    model.graph.node.append(helper.make_node("ReduceSum", ["row"], ["rows"], keepdims=0))
+    model.graph.node.append(helper.make_node("Mul", ["mean", "rows"], ["total"]))
+    model.graph.node.append(helper.make_node("Div", ["total", "five"], ["out.loss"]))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from pure.layers import (
     RMSNorm,
     Scale,
 )
+from pure.scan import scan
 from pure.skips import (
     GLU,
     AvgPoolProject,
@@ -107,6 +108,7 @@ __all__ = [
     "partition",
     "pruning",
     "save",
+    "scan",
     "skips",
     "stack",
     "summary",

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 __all__ = [
     "ArgumentError",
     "CaptureError",
+    "CarryError",
     "DeviceError",
     "DtypeError",
     "NoiseError",
@@ -89,6 +90,13 @@ class CaptureError(PureError, ValueError):
     """A tag or a capture that cannot be honoured, such as an unknown kind.
 
     Fails: `tag(x, "h", kind="activation")`. Fix: use one of "stream", "branch", "gate", "loss".
+    """
+
+
+class CarryError(PureError, ValueError):
+    """A scan whose step returns another structure, shape or dtype of carry than it was given.
+
+    Fails: `scan(lambda c, x: (c + x, None), torch.zeros(()), torch.ones(3, 2))`. Fix: start with `torch.zeros(2)`.
     """
 
 

@@ -16,7 +16,19 @@ import torch
 
 from pure.errors import CaptureError
 
-__all__ = ["KINDS", "Kind", "Tagged", "capture", "current_path", "observe", "scope", "tag", "tracing", "watching"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Tagged",
+    "capture",
+    "capturing",
+    "current_path",
+    "observe",
+    "scope",
+    "tag",
+    "tracing",
+    "watching",
+]
 
 Kind = Literal["stream", "branch", "gate", "loss"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -77,6 +89,16 @@ def _current() -> _Watcher | None:
 def watching() -> bool:
     """Return whether anything in this process captures or traces."""
     return bool(WATCHERS)
+
+
+def capturing() -> bool:
+    """Return whether this thread captures values, rather than only following which block runs."""
+    watcher = WATCHERS.get(_thread()) if WATCHERS else None
+    while watcher is not None:
+        if watcher.kinds:
+            return True
+        watcher = watcher.parent
+    return False
 
 
 def tag(x: T, name: str, kind: Kind = "stream") -> T:

@@ -22,17 +22,21 @@ from export.lowering import (
     elementwise,
     fallback,
     index,
+    integers,
     matmul,
     norm,
     pool,
     pool_backward,
     reduce,
+    resize,
+    scan,
     shape,
 )
 from export.lowering.builder import Builder, Rule
 
 TABLE: dict[Any, Rule] = {
     **elementwise.TABLE,
+    **integers.TABLE,
     **activation.TABLE,
     **matmul.TABLE,
     **conv.TABLE,
@@ -42,9 +46,11 @@ TABLE: dict[Any, Rule] = {
     **pool_backward.TABLE,
     **reduce.TABLE,
     **shape.TABLE,
+    **resize.TABLE,
     **index.TABLE,
     **create.TABLE,
     **control.TABLE,
+    **scan.TABLE,
 }
 """Every operator that this package translates itself."""
 

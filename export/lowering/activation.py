@@ -110,9 +110,10 @@ def softmax(kind: str) -> Rule:
 
 
 def logsigmoid(g: Builder, node: Node, x: Any) -> tuple[ir.Value, ir.Value]:
-    """-softplus(-x), and the buffer that PyTorch's backward keeps."""
-    result = g.op("Neg", g.op("Softplus", g.op("Neg", g.tensor(x))))
-    return result, result
+    """-softplus(-x), and exp(-|x|), which PyTorch keeps for the derivative."""
+    value = g.tensor(x)
+    result = g.op("Neg", g.op("Softplus", g.op("Neg", value)))
+    return result, g.op("Exp", g.op("Neg", g.op("Abs", value)))
 
 
 TABLE: dict[Any, Rule] = {

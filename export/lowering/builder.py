@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 
 from export.errors import UnsupportedOpError
-from export.symbols import Sizes
+from export.tracing.symbols import Sizes
 
 Rule = Callable[..., Any]
 """Builds ONNX nodes for one operator: rule(builder, node, *args, **kwargs) -> value, or a tuple of values."""
@@ -54,11 +54,13 @@ class Builder:
     Args:
         sizes: The trace's symbolic sizes.
         opset: The ONNX opset to write.
+        tuned: Whether to prefer forms that ONNX Runtime's CPU kernels run faster, where they hide an operator's kind.
     """
 
-    def __init__(self, sizes: Sizes, opset: int) -> None:
+    def __init__(self, sizes: Sizes, opset: int, tuned: bool = False) -> None:
         self.sizes = sizes
         self.opset = opset
+        self.tuned = tuned
         self.values: dict[torch.fx.Node, Any] = {}
         self.initializers: dict[str, ir.Value] = {}
         self.scopes: list[Scope] = [Scope([], {})]
@@ -105,7 +107,8 @@ class Builder:
         """Add a node with ``count`` outputs, or find an equal one."""
         given = {name: value for name, value in attributes.items() if value is not None}
         plain = not any(isinstance(value, ir.Graph) for value in given.values())
-        key = (kind, tuple(id(value) for value in inputs), count, repr(sorted(given.items()))) if plain else None
+        content = {name: _content(value) for name, value in given.items()}
+        key = (kind, tuple(id(value) for value in inputs), count, repr(sorted(content.items()))) if plain else None
         if key is not None:
             for scope in self.scopes:
                 if key in scope.computed:
@@ -119,6 +122,7 @@ class Builder:
         chosen = [dtype or first for dtype in (dtypes or [None] * count)]
         props = {"path": path, "source": meta.get("source") or "", "fx": self.prefix + getattr(self.origin, "name", "")}
         props["dtype"] = dtype_name(first)
+        props["derivative"] = meta.get("derivative", "")
         props["aten"] = str(getattr(self.origin, "target", ""))
         node = ir.node(
             kind,
@@ -140,6 +144,8 @@ class Builder:
 
     def constant(self, value: Any, dtype: torch.dtype = torch.int64) -> ir.Value:
         """Return an initializer holding a number or a nested list."""
+        if isinstance(value, int) and not dtype.is_floating_point:  # modulo 2ⁿ, as PyTorch takes 300 for an uint8
+            return self.tensor_constant(torch.tensor(value, dtype=torch.int64).to(dtype))
         return self.tensor_constant(torch.tensor(value, dtype=dtype))
 
     def tensor_constant(self, tensor: torch.Tensor, name: str | None = None) -> ir.Value:
@@ -316,14 +322,28 @@ class Builder:
 
 
 def to_ir_tensor(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
-    """Wrap a torch tensor's memory as an ONNX tensor."""
-    tensor = tensor.detach().cpu().contiguous()
+    """Wrap a torch tensor's memory as an ONNX tensor; what has to be copied is copied when it is written."""
+    tensor = tensor.detach()
+    kind = ONNX_TYPES[tensor.dtype]
+    if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.is_neg():
+        shape = ir.Shape(list(tensor.shape))
+        return ir.LazyTensor(lambda: _in_memory(tensor.cpu().resolve_neg().contiguous(), name), kind, shape, name=name)
+    return _in_memory(tensor, name)
+
+
+def _in_memory(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
     kind = ONNX_TYPES[tensor.dtype]
     if tensor.dtype == torch.bfloat16:
         array = tensor.view(torch.uint16).numpy().view(kind.numpy())
     else:
         array = np.ascontiguousarray(tensor.numpy()).reshape(tuple(tensor.shape))
     return ir.Tensor(array, dtype=kind, name=name)
+
+
+def _content(value: Any) -> Any:
+    """Return what tells an attribute from others: a tensor's bytes, as its text is shortened."""
+    held = value.value if isinstance(value, ir.Attr) else value
+    return held.tobytes() if isinstance(held, ir.TensorProtocol) else value
 
 
 def node_dtype(node: torch.fx.Node) -> torch.dtype:

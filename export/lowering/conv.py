@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
+from export.lowering import windows
 from export.lowering.builder import Builder, Rule
 
 aten: Any = torch.ops.aten
@@ -30,6 +32,10 @@ def convolution(
     """``aten.convolution``: Conv, or ConvTranspose. ONNX lists all pads at the front, then all at the end."""
     rank = len(g.shape_of(weight)) - 2
     stride, padding, dilation, extra = (spread(v, rank) for v in (stride, padding, dilation, output_padding))
+    if g.tuned and not transposed and groups == 1 and len(g.shape_of(x)) == rank + 2:
+        found = windows.windows(g, x, node, weight, stride, padding, dilation)
+        if found is not None and math.prod(found.coarse) <= windows.FEW and g.static(g.shape_of(x)[0]) != 1:
+            return _product(g, node, x, weight, bias, found)
     attributes: dict[str, Any] = {
         "strides": stride,
         "pads": [*padding, *padding],
@@ -47,6 +53,15 @@ def convolution(
     else:
         result = g.op("Conv", *inputs, **attributes)
     return g.op("Squeeze", result, g.constant([0])) if unbatched else result
+
+
+def _product(g: Builder, node: Node, x: Any, weight: Any, bias: Any, found: windows.Windows) -> ir.Value:
+    """The convolution as one product for the batch."""
+    many, few = g.shape_of(weight)[:2]
+    flat = g.reshape(g.tensor(weight), [many, few * found.taps])
+    shift = [g.reshape(g.tensor(bias), [many, 1])] if bias is not None else []
+    result = g.op("Gemm", flat, windows.columns(g, g.tensor(x), few, found), *shift)
+    return windows.across(g, g.reshape(result, [many, g.shape_of(x)[0], *found.coarse]), found.rank)
 
 
 def spread(values: int | Sequence[int], rank: int) -> list[int]:

@@ -7,6 +7,7 @@ convolution x and ∂y change places.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +15,15 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
+from export.lowering import windows
 from export.lowering.builder import REDUCED, Builder, Rule
 from export.lowering.conv import spread
 from export.lowering.reduce import added
 
 aten: Any = torch.ops.aten
+
+ENOUGH = 8
+"""Channels from which the derivative by the weight is one product; with fewer, taking the windows out costs more."""
 
 
 def convolution_backward(
@@ -74,6 +79,13 @@ def _spread_back(
 ) -> ir.Value:
     """Return the derivative of a convolution by its input: the transposed convolution, as large as the input."""
     kernel = _sizes(g, weight, "weight")
+    found = windows.windows(g, x, grad, weight, stride, padding, dilation) if groups == 1 else None
+    if found is not None and math.prod(found.coarse) <= windows.FEW:
+        many, few = g.shape_of(weight)[:2]
+        flat = g.reshape(g.tensor(weight), [many, few * found.taps])
+        sums = g.reshape(windows.across(g, g.tensor(grad), found.rank), [many, -1])
+        product = g.op("Gemm", flat, sums, transA=1)
+        return windows.spread_back(g, product, few, g.shape_of(x)[0], found)
     extra = [0] * len(kernel)
     if any(step > 1 for step in stride):  # of several inputs with one output size, which one it was
         inner, outer = _sizes(g, x, "input"), _sizes(g, grad, "output")
@@ -141,6 +153,9 @@ def _by_weight(
     """
     rank, few = len(stride), int(g.shape_of(weight)[1])
     spatial = list(range(2, 2 + rank))
+    found = windows.windows(g, fine, coarse, weight, stride, padding, dilation) if few >= ENOUGH else None
+    if found is not None:
+        return _by_weight_product(g, fine, coarse, int(g.shape_of(weight)[0]), few, groups, found)
     image, filters = g.tensor(fine), g.transpose(g.tensor(coarse), [1, 0, *spatial])
     if groups == 1:
         image = g.transpose(image, [1, 0, *spatial])
@@ -163,6 +178,22 @@ def _by_weight(
     if any(step > 1 for step in stride):  # inputs that no window reached are left over
         result = _cut(g, result, _sizes(g, weight, "weight"))
     return g.transpose(result, [1, 0, *spatial])
+
+
+def _by_weight_product(
+    g: Builder, fine: Any, coarse: Any, many: int, few: int, groups: int, found: windows.Windows
+) -> ir.Value:
+    """The same as one product a group, summed over batch and positions."""
+    batch, spatial = g.shape_of(coarse)[0], [axis + 3 for axis in range(found.rank)]
+    order = [1, 2, 0, *spatial]
+    sums = windows.grouped(g, g.tensor(coarse), batch, groups, many // groups, found.coarse, order)
+    patches = windows.rows(g, g.tensor(fine), batch, groups, few, found)
+    if groups == 1:
+        product = g.op("Gemm", g.reshape(sums, [many, -1]), g.reshape(patches, [-1, found.taps * few]))
+    else:
+        product = g.op("MatMul", g.reshape(sums, [groups, many // groups, -1]), patches)
+    product = g.transpose(g.reshape(product, [many, found.taps, few]), [0, 2, 1])
+    return g.reshape(product, [many, few, *found.kernel])
 
 
 def _cut(g: Builder, value: ir.Value, sizes: Sequence[int]) -> ir.Value:

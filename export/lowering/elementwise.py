@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
+from export.lowering import integers
 from export.lowering.builder import REDUCED, Builder, Rule, node_dtype
 
 aten: Any = torch.ops.aten
@@ -84,18 +85,30 @@ def div(g: Builder, node: Node, x: Any, y: Any, rounding_mode: str | None = None
     dtype = node_dtype(node)
     if rounding_mode is None:
         return g.op("Div", g.tensor(x, dtype), g.tensor(y, dtype))
+    left, right = g.tensor(x, dtype), g.tensor(y, dtype)
     if not dtype.is_floating_point:
-        left, right = g.tensor(x, dtype), g.tensor(y, dtype)
         quotient = g.op("Div", left, right)  # truncates
         if rounding_mode == "trunc":
             return quotient
         rest = g.op("Sub", left, g.op("Mul", quotient, right))
-        zero = g.constant(0, dtype)
-        inexact = g.op("Not", g.op("Equal", rest, zero, dtype=torch.bool))
-        opposite = g.op("Xor", g.op("Less", rest, zero, dtype=torch.bool), g.op("Less", right, zero, dtype=torch.bool))
-        return g.op("Sub", quotient, g.cast(g.op("And", inexact, opposite), dtype))
-    quotient = g.op("Div", g.tensor(x, dtype), g.tensor(y, dtype))
-    return g.op("Floor", quotient) if rounding_mode == "floor" else truncated(g, quotient)
+        return g.op("Sub", quotient, g.cast(_opposed(g, rest, right), dtype))
+    quotient = g.op("Div", left, right)
+    if rounding_mode == "trunc":
+        return truncated(g, quotient)
+    # By what is left over, as in PyTorch: 6 // 0.1 is 59, though 6 / 0.1 rounds to 60.
+    rest = g.op("Mod", left, right, fmod=1)
+    whole = g.op("Div", g.op("Sub", left, rest), right)
+    lower = g.op("Where", _opposed(g, rest, right), g.op("Sub", whole, g.constant(1.0, dtype)), whole, dtype=dtype)
+    by_zero = g.op("Equal", right, g.constant(0.0, dtype), dtype=torch.bool)
+    return g.op("Where", by_zero, quotient, g.op("Round", lower), dtype=dtype)
+
+
+def _opposed(g: Builder, rest: ir.Value, divisor: ir.Value) -> ir.Value:
+    """Tell where something is left over of the other sign than the divisor."""
+    zero = g.constant(0, g.dtypes[rest])
+    signs = [g.op("Less", value, zero, dtype=torch.bool) for value in (rest, divisor)]
+    left_over = g.op("Not", g.op("Equal", rest, zero, dtype=torch.bool))
+    return g.op("And", left_over, g.op("Xor", *signs))
 
 
 def truncated(g: Builder, x: ir.Value) -> ir.Value:
@@ -114,7 +127,8 @@ def remainder(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
     left, right = g.tensor(x, dtype), g.tensor(y, dtype)
     if not dtype.is_floating_point:
         return g.op("Mod", left, right)
-    return g.op("Sub", left, g.op("Mul", g.op("Floor", g.op("Div", left, right)), right))
+    rest = g.op("Mod", left, right, fmod=1)
+    return g.op("Where", _opposed(g, rest, right), g.op("Add", rest, right), rest, dtype=dtype)
 
 
 def fmod(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
@@ -126,6 +140,10 @@ def fmod(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
 def power(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
     """Power; squares, roots and reciprocals by the exact cheap operator."""
     dtype = node_dtype(node)
+    if not dtype.is_floating_point:
+        whole = _integer_power(g, dtype, x, y)
+        if whole is not None:
+            return whole
     if isinstance(x, Node) and not isinstance(y, Node):
         base = g.tensor(x, dtype)
         cheap = {0.5: "Sqrt", -1.0: "Reciprocal"}.get(float(y)) if dtype.is_floating_point else None
@@ -140,6 +158,13 @@ def power(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
         if y == -0.5 and dtype.is_floating_point:
             return g.op("Reciprocal", g.op("Sqrt", base))
     return g.op("Pow", g.tensor(x, dtype), g.tensor(y, dtype))
+
+
+def _integer_power(g: Builder, dtype: torch.dtype, x: Any, y: Any) -> ir.Value | None:
+    """An exact power of integers: of two, or by a number; None for what ONNX has exactly."""
+    if not isinstance(x, Node) and x == 2:
+        return integers.power_of_two(g, g.tensor(y, dtype), torch.iinfo(dtype).bits)
+    return None if dtype == torch.bool else integers.power(g, g.tensor(x, dtype), y)
 
 
 def square(g: Builder, node: Node, x: Any) -> ir.Value:
@@ -263,20 +288,29 @@ def isfinite(g: Builder, node: Node, x: Any) -> ir.Value:
 
 
 def atan2(g: Builder, node: Node, y: Any, x: Any) -> ir.Value:
-    """The angle of (x, y), from Atan and the quadrant."""
+    """The angle of (x, y), from Atan and the quadrant; zeros have signs and infinities directions, as in C."""
     dtype = node_dtype(node)
     up, right, zero = g.tensor(y, dtype), g.tensor(x, dtype), g.constant(0.0, dtype)
-    angle = g.op("Atan", g.op("Div", up, right))
-    left = g.op("Less", right, zero, dtype=torch.bool)
-    below = g.op("Less", up, zero, dtype=torch.bool)
-    turn = g.op("Where", below, g.constant(-math.pi, dtype), g.constant(math.pi, dtype), dtype=dtype)
-    turned = g.op("Where", left, g.op("Add", angle, turn), angle, dtype=dtype)
-    both = g.op("And", g.op("Equal", up, zero, dtype=torch.bool), g.op("Equal", right, zero, dtype=torch.bool))
-    return g.op("Where", both, zero, turned, dtype=dtype)
+    far = [g.op("IsInf", value, dtype=torch.bool) for value in (up, right)]
+    nil = [g.op("Equal", value, zero, dtype=torch.bool) for value in (up, right)]
+    quotient = g.op("Div", up, right)
+    signs = g.op("Div", g.op("Sign", up), g.op("Sign", right))
+    angle = g.op("Atan", g.op("Where", g.op("And", *far), signs, quotient, dtype=dtype))
+    angle = g.op("Where", g.op("And", *nil), up, angle, dtype=dtype)
+    turn = g.op("Where", _minus(g, up), g.constant(-math.pi, dtype), g.constant(math.pi, dtype), dtype=dtype)
+    return g.op("Where", _minus(g, right), g.op("Add", angle, turn), angle, dtype=dtype)
+
+
+def _minus(g: Builder, x: ir.Value) -> ir.Value:
+    """Tell where the sign is minus, that of a zero by its reciprocal."""
+    zero = g.constant(0.0, g.dtypes[x])
+    below = g.op("Less", x, zero, dtype=torch.bool)
+    inverse = g.op("Less", g.op("Reciprocal", x), zero, dtype=torch.bool)
+    return g.op("Or", below, g.op("And", g.op("Equal", x, zero, dtype=torch.bool), inverse))
 
 
 TABLE: dict[Any, Rule] = {
-    aten.abs.default: unary("Abs"), aten.neg.default: unary("Neg"), aten.exp.default: unary("Exp"),
+    aten.abs.default: unary("Abs"), aten.exp.default: unary("Exp"),
     aten.log.default: unary("Log"), aten.sqrt.default: unary("Sqrt"), aten.sin.default: unary("Sin"),
     aten.cos.default: unary("Cos"), aten.tan.default: unary("Tan"), aten.asin.default: unary("Asin"),
     aten.acos.default: unary("Acos"), aten.atan.default: unary("Atan"), aten.sinh.default: unary("Sinh"),
@@ -291,7 +325,8 @@ TABLE: dict[Any, Rule] = {
     aten.sub.Scalar: scaled("Sub"), aten.rsub.Tensor: rsub, aten.rsub.Scalar: rsub,
     aten.mul.Tensor: mul, aten.mul.Scalar: mul, aten.div.Tensor: div, aten.div.Scalar: div,
     aten.div.Tensor_mode: div, aten.div.Scalar_mode: div,
-    aten.remainder.Tensor: remainder, aten.remainder.Scalar: remainder, aten.fmod.Tensor: fmod, aten.fmod.Scalar: fmod,
+    aten.remainder.Tensor: remainder, aten.remainder.Scalar: remainder,
+    aten.remainder.Scalar_Tensor: remainder, aten.fmod.Tensor: fmod, aten.fmod.Scalar: fmod,
     aten.pow.Tensor_Tensor: power, aten.pow.Tensor_Scalar: power, aten.pow.Scalar: power, aten.atan2.default: atan2,
     aten.maximum.default: binary("Max"), aten.minimum.default: binary("Min"),
     aten.eq.Tensor: compare("Equal"), aten.eq.Scalar: compare("Equal"),
@@ -303,7 +338,9 @@ TABLE: dict[Any, Rule] = {
     aten.logical_and.default: logical("And"), aten.logical_or.default: logical("Or"),
     aten.logical_xor.default: logical("Xor"), aten.bitwise_and.Tensor: logical("And"),
     aten.bitwise_or.Tensor: logical("Or"), aten.bitwise_xor.Tensor: logical("Xor"),
-    aten.bitwise_and.Scalar: logical("And"),
+    aten.bitwise_and.Scalar: logical("And"), aten.bitwise_xor.Scalar: logical("Xor"),
+    aten.bitwise_and.Scalar_Tensor: logical("And"), aten.bitwise_or.Scalar_Tensor: logical("Or"),
+    aten.bitwise_xor.Scalar_Tensor: logical("Xor"),
     aten.bitwise_or.Scalar: logical("Or"), aten.logical_not.default: logical_not, aten.bitwise_not.default: logical_not,
     aten.isnan.default: test("IsNaN"), aten.isinf.default: test("IsInf"), aten.isfinite.default: isfinite,
     aten.clamp.default: clamp, aten.clamp.Tensor: clamp,

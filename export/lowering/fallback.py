@@ -71,6 +71,8 @@ def lower(g: Builder, node: Node) -> Any:
         _adopt(g, node, recorded, given)
     results = tuple(results) if isinstance(results, (list, tuple)) else results
     examples = node.meta["val"] if isinstance(results, tuple) else (node.meta["val"],)
+    if any(isinstance(example, torch.Tensor) and example.dtype not in ONNX_TYPES for example in examples):
+        raise g.unsupported("an exported file cannot hold complex numbers; write it with real and imaginary parts")
     for value, example in zip(results if isinstance(results, tuple) else (results,), examples, strict=False):
         g.dtypes[value] = example.dtype
         value.type = ir.TensorType(ONNX_TYPES[example.dtype])

@@ -25,17 +25,62 @@ def scatter(reduction: str | None) -> Rule:
     """Write or add along an axis."""
 
     def rule(g: Builder, node: Node, x: Any, dim: int, index: Any, source: Any, **_: Any) -> ir.Value:
-        dtype = node_dtype(node)
-        value = g.tensor(source, dtype)
-        if not isinstance(source, Node):
-            value = g.op("Expand", value, g.runtime_shape(index))
-        elif [*map(str, g.shape_of(source))] != [*map(str, g.shape_of(index))]:
-            count = len(g.shape_of(index))
-            ends = g.runtime_shape(index)
-            value = g.op("Slice", value, g.constant([0] * count), ends, g.constant(list(range(count))))
+        if not g.shape_of(x):
+            raise g.unsupported("a tensor without axes; use x.reshape(1)")
+        value = _source(g, source, index, node_dtype(node))
         return g.op("ScatterElements", g.tensor(x), g.tensor(index), value, axis=dim, reduction=reduction)
 
     return rule
+
+
+def _source(g: Builder, source: Any, index: Any, dtype: torch.dtype) -> ir.Value:
+    """Return what is scattered, cut to the positions' shape, as PyTorch ignores the rest."""
+    value = g.tensor(source, dtype)
+    if not isinstance(source, Node):
+        return g.op("Expand", value, g.runtime_shape(index))
+    if [*map(str, g.shape_of(source))] == [*map(str, g.shape_of(index))]:
+        return value
+    count = len(g.shape_of(index))
+    return g.op("Slice", value, g.constant([0] * count), g.runtime_shape(index), g.constant(list(range(count))))
+
+
+_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "mean": "add"}
+
+
+def scatter_reduce(
+    g: Builder, node: Node, x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
+) -> ir.Value:
+    """Reduce what goes to one position; without the old value, positions that get some start from the neutral one."""
+    dtype = node_dtype(node)
+    if not g.shape_of(x):
+        raise g.unsupported("a tensor without axes; use x.reshape(1)")
+    places, value, start = g.tensor(index), _source(g, source, index, dtype), g.tensor(x)
+
+    def scattered(target: ir.Value, updates: ir.Value, reduction: str | None) -> ir.Value:
+        return g.op("ScatterElements", target, places, updates, axis=dim, reduction=reduction)
+
+    def everywhere(number: float) -> ir.Value:
+        return g.op("Expand", g.constant(number, dtype), g.runtime_shape(index))
+
+    if not include_self:
+        start = scattered(start, everywhere(_neutral(reduce, dtype)), None)
+    total = scattered(start, value, _REDUCTIONS[reduce])
+    if reduce != "mean":
+        return total
+    ones = g.op("Expand", g.constant(1, dtype), g.runtime_shape(x))
+    counts = scattered(ones if include_self else scattered(ones, everywhere(0), None), everywhere(1), "add")
+    if dtype.is_floating_point:
+        return g.op("Div", total, counts)
+    return g.op("Div", g.op("Sub", total, g.op("Mod", total, counts)), counts)
+
+
+def _neutral(reduce: str, dtype: torch.dtype) -> float:
+    """Return the number that changes nothing when it is reduced with another."""
+    if reduce in ("amax", "amin"):
+        lowest = -float("inf") if dtype.is_floating_point else torch.iinfo(dtype).min
+        highest = float("inf") if dtype.is_floating_point else torch.iinfo(dtype).max
+        return lowest if reduce == "amax" else highest
+    return 1 if reduce == "prod" else 0
 
 
 def index_select(g: Builder, node: Node, x: Any, dim: int, index: Any) -> ir.Value:
@@ -130,17 +175,24 @@ def topk(
     g: Builder, node: Node, x: Any, k: Any, dim: int = -1, largest: bool = True, order: bool = True
 ) -> tuple[ir.Value, ...]:
     """The k largest or smallest, with positions."""
-    count = g.size(k)
-    return g.ops(
-        "TopK",
-        g.tensor(x),
-        count,
-        count=2,
-        dtypes=[None, torch.int64],
-        axis=dim,
-        largest=int(largest),
-        sorted=int(order),
-    )
+    return _ordered(g, g.tensor(x), g.size(k), dim, largest, order)
+
+
+def _ordered(
+    g: Builder, value: ir.Value, count: ir.Value, dim: int, largest: bool, order: bool = True
+) -> tuple[ir.Value, ...]:
+    """TopK by value, with NaN as the largest; small integers and booleans by way of int32."""
+    dtype = g.dtypes[value]
+    narrow = dtype in (torch.bool, torch.uint8, torch.int8, torch.int16)
+    key = g.cast(value, torch.int32) if narrow else value
+    if dtype.is_floating_point:
+        infinite = g.constant(float("inf"), dtype)
+        key = g.op("Where", g.op("IsNaN", value, dtype=torch.bool), infinite, value, dtype=dtype)
+    options: dict[str, Any] = {"axis": dim, "largest": int(largest), "sorted": int(order)}
+    values, positions = g.ops("TopK", key, count, count=2, dtypes=[None, torch.int64], **options)
+    if dtype.is_floating_point:
+        values = g.op("GatherElements", value, positions, axis=dim)
+    return g.cast(values, dtype), positions
 
 
 def sort(g: Builder, node: Node, x: Any, dim: int = -1, descending: bool = False) -> tuple[ir.Value, ...]:
@@ -148,16 +200,9 @@ def sort(g: Builder, node: Node, x: Any, dim: int = -1, descending: bool = False
     value = g.tensor(x)
     if not g.shape_of(x):
         return value, g.constant(0)
-    return g.ops(
-        "TopK",
-        value,
-        g.dim(value, dim) if g.static(g.shape_of(x)[dim]) is None else g.size(g.shape_of(x)[dim]),
-        count=2,
-        dtypes=[None, torch.int64],
-        axis=dim,
-        largest=int(descending),
-        sorted=1,
-    )
+    size = g.shape_of(x)[dim]
+    count = g.dim(value, dim % len(g.shape_of(x))) if g.static(size) is None else g.size(size)
+    return _ordered(g, value, count, dim, descending)
 
 
 def stable_sort(
@@ -172,6 +217,7 @@ TABLE: dict[Any, Rule] = {
     aten.scatter.src: scatter(None),
     aten.scatter.value: scatter(None),
     aten.scatter_add.default: scatter("add"),
+    aten.scatter_reduce.two: scatter_reduce,
     aten.index_select.default: index_select,
     aten.embedding.default: embedding,
     aten.index.Tensor: index,

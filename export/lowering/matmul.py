@@ -73,21 +73,44 @@ def matmul(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
     return g.op("MatMul", g.tensor(a), g.tensor(b))
 
 
+def bmm(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
+    """A product a batch entry. Outer products, as per-sample gradients of one row are, go faster as plain products."""
+    kind = "Mul" if g.static(g.shape_of(a)[2]) == 1 else "MatMul"
+    return g.op(kind, g.tensor(a), g.tensor(b))
+
+
+def mv(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
+    """Matrix times vector, as a column: ONNX Runtime 1.31 fuses a transpose into a product with a vector wrongly."""
+    left, swap = untransposed(a)
+    column = g.unsqueeze(g.tensor(b), 1)
+    if swap and node_dtype(node) in _GEMM:
+        product = g.op("Gemm", g.tensor(left), column, transA=1)
+    else:
+        product = g.op("MatMul", g.tensor(a), column)
+    return g.op("Squeeze", product, g.constant([1]))
+
+
 def addmv(g: Builder, node: Node, bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> ir.Value:
     """beta·bias + alpha·a@vector."""
     dtype = node_dtype(node)
-    return _affine(g, dtype, g.tensor(bias, dtype), g.op("MatMul", g.tensor(a), g.tensor(b)), beta, alpha)
+    return _affine(g, dtype, g.tensor(bias, dtype), mv(g, node, a, b), beta, alpha)
+
+
+def det(g: Builder, node: Node, x: Any) -> tuple[ir.Value, None, None]:
+    """The determinant; the factors that PyTorch keeps for its derivative have no ONNX form."""
+    return g.op("Det", g.tensor(x)), None, None
 
 
 TABLE: dict[Any, Rule] = {
     aten.mm.default: mm,
     aten.addmm.default: addmm,
-    aten.bmm.default: matmul,
+    aten.bmm.default: bmm,
     aten.baddbmm.default: baddbmm,
     aten.matmul.default: matmul,
-    aten.mv.default: matmul,
+    aten.mv.default: mv,
     aten.dot.default: matmul,
     aten.vdot.default: matmul,
     aten.addmv.default: addmv,
+    aten._linalg_det.default: det,
 }
 """Matrix products."""

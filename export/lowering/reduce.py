@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
+from export.lowering import integers
 from export.lowering.builder import REDUCED, Builder, Rule, node_dtype
 
 aten: Any = torch.ops.aten
@@ -53,7 +54,20 @@ def reduction(kind: str) -> Rule:
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> ir.Value:
         result = node_dtype(node)
         inner = torch.float32 if result in REDUCED else result
-        return g.cast(reduce(g, kind, x, g.tensor(x, inner), _axes(g, x, dim), keepdim), result)
+        value, axes = g.tensor(x, inner), _axes(g, x, dim)
+        sizes = [g.static(g.shape_of(x)[axis]) for axis in axes]
+        if kind == "ReduceSum" and axes and x.meta["val"].dtype == torch.int64:
+            return integers.summed(g, value, axes, keepdim)
+        if kind == "ReduceProd" and x.meta["val"].dtype == torch.int64:
+            for axis, size in zip(axes, sizes, strict=True):
+                value = integers.multiplied(g, value, axis, size)
+            if 0 not in sizes:
+                return value if keepdim or not axes else g.op("Squeeze", value, g.constant(axes))
+        if kind == "ReduceMean" and (None in sizes or 0 in sizes):  # ONNX Runtime's mean of nothing is 0, not NaN
+            count = g.op("ReduceProd", g.op("Gather", g.op("Shape", value, dtype=torch.int64), g.constant(axes)))
+            count = g.op("Reshape", count, g.constant([], torch.int64))
+            return g.cast(g.op("Div", added(g, "ReduceSum", x, value, axes, keepdim), g.cast(count, inner)), result)
+        return g.cast(reduce(g, kind, x, value, axes, keepdim), result)
 
     return rule
 
@@ -63,13 +77,34 @@ def reduced_product(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[i
     return reduced(g, kind, value, axes, keepdim)
 
 
+def with_unknown(g: Builder, value: ir.Value, result: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
+    """Put NaN where one was among the values: ONNX Runtime's extremes lose it, PyTorch's keep it."""
+    dtype = g.dtypes[value]
+    if not dtype.is_floating_point or not axes:
+        return result
+    unknown = g.cast(g.op("IsNaN", value, dtype=torch.bool), torch.int32)
+    found = g.cast(g.op("ReduceMax", unknown, g.constant(axes), keepdims=int(keepdim)), torch.bool)
+    return g.op("Where", found, g.constant(float("nan"), dtype), result, dtype=dtype)
+
+
+def position(g: Builder, kind: str, value: ir.Value, axis: int, keepdim: bool) -> ir.Value:
+    """Where the largest or smallest is, a NaN before all."""
+    if g.dtypes[value].is_floating_point:
+        extreme = g.constant(float("inf") if kind == "ArgMax" else -float("inf"), g.dtypes[value])
+        unknown = g.op("IsNaN", value, dtype=torch.bool)
+        found = g.cast(g.op("ReduceMax", g.cast(unknown, torch.int32), g.constant([axis]), keepdims=1), torch.bool)
+        marks = g.op("Where", unknown, extreme, g.op("Neg", extreme), dtype=g.dtypes[value])
+        value = g.op("Where", found, marks, value, dtype=g.dtypes[value])
+    return g.op(kind, value, dtype=torch.int64, axis=axis, keepdims=int(keepdim))
+
+
 def extreme(kind: str) -> Rule:
     """Largest and smallest; booleans by way of int32."""
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False) -> ir.Value:
         dtype = node_dtype(node)
-        value = g.tensor(x, torch.int32 if dtype == torch.bool else None)
-        return g.cast(reduced(g, kind, value, _axes(g, x, dim), keepdim), dtype)
+        value, axes = g.tensor(x, torch.int32 if dtype == torch.bool else None), _axes(g, x, dim)
+        return g.cast(with_unknown(g, value, reduced(g, kind, value, axes, keepdim), axes, keepdim), dtype)
 
     return rule
 
@@ -82,7 +117,8 @@ def extreme_dim(kind: str, index: str) -> Rule:
         if not g.shape_of(x):
             return value, g.constant(0)
         values = g.op(kind, value, g.constant([dim]), keepdims=int(keepdim))
-        return values, g.op(index, value, dtype=torch.int64, axis=dim, keepdims=int(keepdim))
+        values = with_unknown(g, value, values, [dim], keepdim)
+        return values, position(g, index, value, dim, keepdim)
 
     return rule
 
@@ -97,40 +133,44 @@ def arg_extreme(kind: str) -> Rule:
             return g.constant(0)
         if dim is None:
             flat = g.op("Reshape", value, g.constant([-1]))
-            found = g.op(kind, flat, dtype=torch.int64, axis=0, keepdims=0)
+            found = position(g, kind, flat, 0, False)
             return g.op("Reshape", found, g.constant([1] * rank)) if keepdim else found
-        return g.op(kind, value, dtype=torch.int64, axis=dim, keepdims=int(keepdim))
+        return position(g, kind, value, dim, keepdim)
 
     return rule
 
 
-def truth(kind: str) -> Rule:
-    """any and all: the largest or smallest of 0 and 1."""
+def truth(everything: bool) -> Rule:
+    """any and all by counting, which is right for no values as well."""
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False) -> ir.Value:
         value = g.tensor(x)
         if g.dtypes[value] != torch.bool:
             value = g.op("Not", g.op("Equal", value, g.constant(0, g.dtypes[value]), dtype=torch.bool))
-        number = g.cast(value, torch.int32)
-        return g.cast(reduced(g, kind, number, _axes(g, x, dim), keepdim), torch.bool)
+        value = g.op("Not", value) if everything else value
+        found = g.cast(reduced(g, "ReduceSum", g.cast(value, torch.int32), _axes(g, x, dim), keepdim), torch.bool)
+        return g.cast(g.op("Not", found) if everything else found, node_dtype(node))
 
     return rule
 
 
 def norm(g: Builder, node: Node, x: Any, order: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> ir.Value:
-    """Vector norms of order 1, 2 and infinity."""
+    """Vector norms of any order; that of order 0 counts."""
     dtype = node_dtype(node)
     inner = torch.float32 if dtype in REDUCED else dtype
     value, axes = g.tensor(x, inner), _axes(g, x, dim)
     order = 2 if order is None else order
     if order in (float("inf"), float("-inf")):
-        return g.cast(reduced(g, "ReduceMax" if order > 0 else "ReduceMin", g.op("Abs", value), axes, keepdim), dtype)
+        size = g.op("Abs", value)
+        result = reduced(g, "ReduceMax" if order > 0 else "ReduceMin", size, axes, keepdim)
+        return g.cast(with_unknown(g, size, result, axes, keepdim), dtype)
     if order == 2:
         return g.cast(g.op("Sqrt", reduced(g, "ReduceSum", g.op("Mul", value, value), axes, keepdim)), dtype)
     if order == 1:
         return g.cast(reduced(g, "ReduceSum", g.op("Abs", value), axes, keepdim), dtype)
     if order == 0:
-        raise g.unsupported("a norm of order 0 counts; write (x != 0).sum()")
+        other = g.op("Not", g.op("Equal", value, g.constant(0.0, inner), dtype=torch.bool))
+        return g.cast(reduced(g, "ReduceSum", g.cast(other, inner), axes, keepdim), dtype)
     powered = g.op("Pow", g.op("Abs", value), g.constant(float(order), inner))
     return g.cast(
         g.op("Pow", reduced(g, "ReduceSum", powered, axes, keepdim), g.constant(1 / float(order), inner)), dtype
@@ -156,6 +196,17 @@ def cumsum(g: Builder, node: Node, x: Any, dim: int, *, dtype: Any = None) -> ir
     return g.op("CumSum", value, g.constant(dim)) if g.shape_of(x) else value
 
 
+def primitive(kind: str) -> Rule:
+    """PyTorch's primitive reductions: the axes are always given and vanish."""
+
+    def rule(g: Builder, node: Node, x: Any, dims: Any, *_: Any, **__: Any) -> ir.Value:
+        return reduced(g, kind, g.tensor(x, node_dtype(node)), list(dims or ()), False)
+
+    return rule
+
+
+prims: Any = torch.ops.prims
+
 TABLE: dict[Any, Rule] = {
     aten.sum.default: reduction("ReduceSum"), aten.sum.dim_IntList: reduction("ReduceSum"),
     aten.mean.default: reduction("ReduceMean"), aten.mean.dim: reduction("ReduceMean"),
@@ -164,9 +215,10 @@ TABLE: dict[Any, Rule] = {
     aten.max.default: extreme("ReduceMax"), aten.min.default: extreme("ReduceMin"),
     aten.max.dim: extreme_dim("ReduceMax", "ArgMax"), aten.min.dim: extreme_dim("ReduceMin", "ArgMin"),
     aten.argmax.default: arg_extreme("ArgMax"), aten.argmin.default: arg_extreme("ArgMin"),
-    aten.any.default: truth("ReduceMax"), aten.any.dim: truth("ReduceMax"), aten.any.dims: truth("ReduceMax"),
-    aten.all.default: truth("ReduceMin"), aten.all.dim: truth("ReduceMin"), aten.all.dims: truth("ReduceMin"),
+    aten.any.default: truth(False), aten.any.dim: truth(False), aten.any.dims: truth(False),
+    aten.all.default: truth(True), aten.all.dim: truth(True), aten.all.dims: truth(True),
     aten.linalg_vector_norm.default: norm, aten.norm.Scalar: norm, aten.norm.ScalarOpt_dim: norm,
     aten.logsumexp.default: logsumexp, aten.cumsum.default: cumsum,
+    prims.sum.default: primitive("ReduceSum"), prims.prod.default: primitive("ReduceProd"),
 }  # fmt: skip
 """Reductions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +24,25 @@ def view(g: Builder, node: Node, x: Any, size: Sequence[Any], *_: Any, **__: Any
         return g.op("Reshape", value, g.constant([g.static(s) for s in size]))
     if g.shape_of(x) and [*map(str, g.shape_of(x))] == [*map(str, node.meta["val"].shape)]:
         return value
-    return g.reshape(value, [node.meta["val"].shape[i] if s == -1 else s for i, s in enumerate(size)])
+    return without_kept(g, node, x, value) or g.reshape(
+        value, [node.meta["val"].shape[i] if s == -1 else s for i, s in enumerate(size)]
+    )
+
+
+def without_kept(g: Builder, node: Node, x: Node, value: ir.Value) -> ir.Value | None:
+    """Drop what a reduction kept of its axes by asking it not to; None where the view does something else."""
+    source = value.producer()
+    if source is None or source.op_type != "ReduceSum" or len(x.users) > 1 or not source.attributes["keepdims"].value:
+        return None
+    summed, axes = source.inputs
+    held = axes.const_value if axes is not None else None
+    if held is None:
+        return None
+    dropped = {int(axis) for axis in held.numpy()}
+    left = [size for axis, size in enumerate(g.shape_of(x)) if axis not in dropped]
+    if [*map(str, left)] != [*map(str, node.meta["val"].shape)]:
+        return None
+    return g.op("ReduceSum", summed, axes, keepdims=0)
 
 
 def permute(g: Builder, node: Node, x: Any, order: Sequence[int]) -> ir.Value:
@@ -55,6 +74,8 @@ def squeeze(g: Builder, node: Node, x: Any, dim: Any = None) -> ir.Value:
     shape = g.shape_of(x)
     dims = range(len(shape)) if dim is None else [dim] if isinstance(dim, int) else dim
     axes = [d % len(shape) for d in dims if shape and g.static(shape[d]) == 1]
+    if any(g.static(shape[d]) is None for d in dims if shape):
+        raise g.unsupported("it drops a dynamic axis where its size is 1; name the axes to drop, x.squeeze(-1)")
     return g.op("Squeeze", g.tensor(x), g.constant(axes)) if axes else g.tensor(x)
 
 
@@ -185,21 +206,32 @@ def mode_pad(mode: str) -> Rule:
     return rule
 
 
-def roll(g: Builder, node: Node, x: Any, shifts: Sequence[int], dims: Sequence[int] = ()) -> ir.Value:
+def roll(g: Builder, node: Node, x: Any, shifts: Sequence[Any], dims: Sequence[int] = ()) -> ir.Value:
     """Shift positions of axes cyclically."""
     value = g.tensor(x)
     if not dims:
+        sizes = [g.static(size) for size in g.shape_of(x)]
+        count = math.prod(size for size in sizes if size is not None) if None not in sizes else None
         flat = g.op("Reshape", value, g.constant([-1]))
-        return g.op("Reshape", _rolled(g, flat, shifts[0], 0), g.runtime_shape(x))
+        return g.op("Reshape", _rolled(g, flat, shifts[0], 0, count), g.runtime_shape(x))
     for shift, dim in zip(shifts, dims, strict=True):
-        value = _rolled(g, value, shift, dim)
+        value = _rolled(g, value, shift, dim, g.static(g.shape_of(x)[dim]))
     return value
 
 
-def _rolled(g: Builder, value: ir.Value, shift: int, dim: int) -> ir.Value:
-    cut, axis, one = g.constant([-shift]), g.constant([dim]), g.constant([1])
+def _rolled(g: Builder, value: ir.Value, shift: Any, dim: int, size: int | None) -> ir.Value:
+    """Cut at the shift, which may be larger than the axis, and exchange the parts."""
+    fixed = g.static(shift)
+    if fixed == 0 or size in (0, 1):
+        return value
+    if fixed is not None and size is not None:
+        cut = g.constant([-fixed % size])
+    else:
+        least = g.op("Max", g.dim(value, dim) if size is None else g.constant([size]), g.constant([1]))
+        cut = g.op("Mod", g.op("Neg", g.size(shift)), least)
+    axis, one = g.constant([dim]), g.constant([1])
     tail = g.op("Slice", value, cut, g.constant([_END]), axis, one)
-    return g.op("Concat", tail, g.op("Slice", value, g.constant([0]), cut, axis, one), axis=dim) if shift else value
+    return g.op("Concat", tail, g.op("Slice", value, g.constant([0]), cut, axis, one), axis=dim)
 
 
 def triangle(upper: int) -> Rule:

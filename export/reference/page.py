@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from export.demo.markup import badge, details, text
+from export.files.writing import replacing
 from export.reference import checked
 from export.reference.drawing import drawn
 from export.reference.facts import Entry, Facts, facts
@@ -17,7 +18,6 @@ from export.reference.flow import flow_of
 from export.reference.snippet import snippet
 from export.reference.structure import drawing_of, has_unknown
 from export.reference.style import CSS, SCRIPT
-from export.writing import replacing
 from pure.catalogue import CASES, FAMILIES, Case
 
 COMMAND = "pure-export reference --out docs/catalogue.html"

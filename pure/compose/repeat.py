@@ -13,10 +13,18 @@ from pure import tree
 from pure.block import EMPTY, Block, Params, Shape, State, check_params
 from pure.compose.chain import Named, Sequential
 from pure.compose.wrapper import as_pairs
-from pure.errors import ArgumentError, TreeError
+from pure.errors import ArgumentError, PureError, TreeError
 from pure.initializers import Device, check_generator
+from pure.scan import loops, scan
+from pure.tags import WATCHERS, capturing, scope
 
-__all__ = ["Repeat"]
+__all__ = ["LOOPED_FROM", "Repeat"]
+
+LOOPED_FROM = 4
+"""The depth from which a file holds a Repeat as a loop; fewer blocks are written out, which runs faster."""
+
+ANY = "*"
+"""The name of the block at every depth, where a loop is recorded."""
 
 
 def replace_field(block: Block, path: str, value: Any) -> Block:
@@ -40,7 +48,10 @@ def replace_field(block: Block, path: str, value: Any) -> Block:
 class Repeat(Block):
     """The same block `depth` times in a row, its parameters and state stacked along a new first axis.
 
-    One leaf a parameter, whatever the depth: cheap to differentiate, to map, to save, and to export as one loop.
+    One leaf a parameter, whatever the depth: cheap to differentiate, to map, to save, and to export. From depth 4 on an
+    exported file, of a transform too, holds the block once and loops: depth 10 gives as many nodes as depth 1,000. The
+    blocks are written out one by one below that depth, with `vary`, where the block changes its input's structure,
+    shape or dtype, and where something is captured.
 
     Args:
         block: the block; its output must have its input's shape.
@@ -117,6 +128,8 @@ class Repeat(Block):
 
     def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
         """Return the last block's output."""
+        if WATCHERS and self._loops() and (looped := self._looped(params, x, state, extras, False, {})):
+            return looped[0]
         return self._chain(self._slices(params, "params"), x, self._slices(state, "state"), extras)
 
     def apply(
@@ -129,10 +142,32 @@ class Repeat(Block):
         noise: Any = None,
     ) -> tuple[Any, State]:
         """Return the last block's output and the stacked new state."""
+        if WATCHERS and self._loops() and (looped := self._looped(params, x, state, extras, training, noise or {})):
+            return looped
         noises = self._slices(noise, "noise", 1) if noise else None
         slices = self._slices(params, "params"), x, self._slices(state, "state")
         y, new_state = self._chain.apply(*slices, extras, training, noises)
         return y, tree.stack(list(new_state.values())) if new_state else {}
+
+    def _loops(self) -> bool:
+        """Return whether to be recorded as a loop."""
+        return self.depth >= LOOPED_FROM and not self.vary and loops() and not capturing()
+
+    def _looped(
+        self, params: Params, x: Any, state: State, extras: Mapping[str, Any], training: bool, noise: Any
+    ) -> tuple[Any, State] | None:
+        """Return what `apply` does by a scan, None if a scan refuses; the blocks one by one then say why."""
+        try:
+            by_depth = tree.tree_map(lambda leaf: leaf.movedim(1, 0), noise)
+            stacked = {"params": params, "state": state, "noise": by_depth}
+
+            def step(x: Any, part: Mapping[str, Any]) -> tuple[Any, State]:
+                with scope(ANY):
+                    return self.block.apply(part["params"], x, part["state"], extras, training, part["noise"] or None)
+
+            return scan(step, x, stacked, self.depth)
+        except PureError:
+            return None
 
     def noise(
         self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"

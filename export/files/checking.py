@@ -1,0 +1,58 @@
+"""What onnx's checker says about a model, as a typed error where a user can do something about it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+
+import onnx
+
+from export.errors import UnsupportedOpError
+
+_MISTYPED = re.compile(
+    r"op_type:(\w+), node name: ([^)]*)\): \w+ typestr: (\w+), has unsupported type: tensor\((\w+)\)"
+)
+
+
+def check(model: onnx.ModelProto, path: str | os.PathLike[str] | None = None) -> None:
+    """Check a model, or the file that it was written to, which has to be seen with the data file beside it.
+
+    Raises:
+        UnsupportedOpError: If an operator does not exist for the dtype that it gets in the model's opset.
+    """
+    try:
+        onnx.checker.check_model(model if path is None else os.fspath(path), full_check=True)
+    except onnx.shape_inference.InferenceError as error:
+        found = _MISTYPED.search(str(error))
+        if found is None:
+            raise
+        kind, name, parameter, dtype = found.groups()
+        opset = next(entry.version for entry in model.opset_import if not entry.domain)
+        later = _first_opset(kind, parameter, dtype, opset)
+        way = f"opset {later} has it (to_onnx(…, opset={later})), or " if later else ""
+        node = next((node for node in _nodes(model) if node.name == name), onnx.NodeProto())
+        about = {entry.key: entry.value for entry in node.metadata_props}
+        raise UnsupportedOpError(
+            f"ONNX opset {opset} has no {kind} for {dtype} (node {name!r}); {way}"
+            "cast the arguments, pure.cast(tree, torch.float32): float32 has every operator",
+            op=kind,
+            dtype=dtype,
+            source=about.get("source", ""),
+            path=about.get("path", ""),
+        ) from error
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    yield from model.graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _first_opset(kind: str, parameter: str, dtype: str, above: int) -> int | None:
+    """Return the first opset above one in which an operator takes a dtype."""
+    for opset in range(above + 1, onnx.defs.onnx_opset_version() + 1):
+        constraints = onnx.defs.get_schema(kind, opset).type_constraints
+        if any(c.type_param_str == parameter and f"tensor({dtype})" in c.allowed_type_strs for c in constraints):
+            return opset
+    return None

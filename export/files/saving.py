@@ -1,0 +1,86 @@
+"""Which of a model's tensors go into the data file beside it, and their way there, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from export.errors import ArgumentError, WriteError
+from export.files import splicing, stored, writing
+from export.files.datafile import DataFile
+
+SMALLEST = 1024
+"""Bytes from which a tensor goes into the data file, unless another number is asked for."""
+
+MARGIN = 2**24
+"""Bytes left in a model file for everything that is no tensor."""
+
+
+def move_out(model: ir.Model, data: DataFile, external: bool | int | None) -> None:
+    """Move a model's large tensors into the data file if that is asked for, or needed.
+
+    Args:
+        model: The model, whose moved tensors are replaced by their places.
+        data: The data file, which stays empty if nothing is moved.
+        external: As for ``to_onnx``.
+
+    Raises:
+        ArgumentError: If ``external`` is no number of bytes.
+    """
+    least = threshold(external)
+    if least is None or (external is None and total(model) <= writing.LARGEST - MARGIN):
+        return
+    moved = []
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        own = (value.name or "").startswith(stored.CONSTANT)  # a small one always stays
+        if tensor is None or tensor.nbytes < (max(least, SMALLEST) if own else least):
+            continue
+        moved.append((value, tensor, data.put(_chunks(tensor), tensor.nbytes)))
+    name = data.finish()
+    for value, tensor, (offset, length) in moved:
+        value.const_value = ir.ExternalTensor(
+            name, offset, length, tensor.dtype, shape=value.shape or ir.Shape([]), name=value.name or ""
+        )
+
+
+def threshold(external: bool | int | None) -> int | None:
+    """Return from how many bytes on tensors go into the data file, None if none may.
+
+    Raises:
+        ArgumentError: If ``external`` is neither a truth value, None nor a number of bytes above 0.
+    """
+    if external is None or external is True:
+        return SMALLEST
+    if external is False:
+        return None
+    if not isinstance(external, int) or external < 1:
+        raise ArgumentError(
+            "external must be None (when needed), True, False, or the least number of bytes of a tensor that goes "
+            f"into the data file, got {external!r}"
+        )
+    return external
+
+
+def total(model: ir.Model) -> int:
+    """Bytes of the tensors that lie in the model file itself."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(t.nbytes for t in tensors if t is not None and not isinstance(t, ir.ExternalTensor))
+
+
+def check_size(model: ir.Model) -> None:
+    """Check that the model file can be written.
+
+    Raises:
+        WriteError: If it would exceed 2 GB.
+    """
+    if total(model) > writing.LARGEST - MARGIN:
+        raise WriteError(
+            "the tensors inside the file exceed 2 GB, the most that one ONNX file can hold; bake fewer arguments, or "
+            "leave out external=False, so that to_onnx puts them into a data file beside it"
+        )
+
+
+def _chunks(tensor: ir.TensorProtocol) -> Iterator[memoryview]:
+    yield splicing.memory(tensor.numpy())

@@ -1,0 +1,1 @@
+"""8-bit files: calibration, what became of the graph, and what was lost."""

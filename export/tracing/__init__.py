@@ -1,0 +1,1 @@
+"""Recording a function: arguments, fake tensors, symbolic sizes, transforms, conditions and loops."""

@@ -1,0 +1,98 @@
+"""Writing and reading by position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+aten: Any = torch.ops.aten
+
+
+def _put(x: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False) -> torch.Tensor:
+    """Write at positions counted through the whole tensor."""
+    flat = x.reshape(-1).index_put((index.reshape(-1),), source.reshape(-1), accumulate=accumulate)
+    return flat.reshape(x.shape)
+
+
+def _masked_scatter_backward(grad: torch.Tensor, mask: torch.Tensor, sizes: Sequence[Any]) -> torch.Tensor:
+    """The derivatives at the mask, one after another, then zeros."""
+    chosen = mask.expand(grad.shape).reshape(-1)
+    position = torch.where(chosen, chosen.to(torch.int64).cumsum(0) - 1, torch.zeros_like(chosen, dtype=torch.int64))
+    values = torch.where(chosen, grad.reshape(-1), torch.zeros_like(grad).reshape(-1))
+    count = 1
+    for size in sizes:
+        count = count * size
+    return grad.new_zeros([count]).index_add(0, position, values).reshape(list(sizes))
+
+
+def _bags(indices: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    """Which bag each index belongs to."""
+    places = torch.arange(indices.shape[0], device=indices.device)
+    return (offsets.unsqueeze(0) <= places.unsqueeze(1)).sum(1) - 1
+
+
+def _embedding_bag(
+    weight: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: torch.Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int = -1,
+) -> Any:
+    """Sums (mode 0) or means (mode 1) of rows, one a bag; the largest (mode 2) has no rule."""
+    if mode == 2:
+        return NotImplemented
+    starts = offsets[:-1] if include_last_offset else offsets
+    bag = _bags(indices, starts)
+    counted = (indices != padding_idx).to(torch.int64)
+    sizes = torch.zeros_like(starts).index_add(0, bag, counted.to(starts.dtype))
+    rows = weight[indices] * counted.to(weight.dtype).unsqueeze(1)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(1)
+    total = weight.new_zeros([starts.shape[0], weight.shape[1]]).index_add(0, bag, rows)
+    if mode == 1:
+        total = total / sizes.clamp(min=1).to(weight.dtype).unsqueeze(1)
+    return total, bag.to(indices.dtype), sizes, torch.zeros_like(starts)
+
+
+def _embedding_bag_backward(
+    grad: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    offset2bag: torch.Tensor,
+    bag_size: torch.Tensor,
+    maximum_indices: torch.Tensor,
+    num_weights: Any,
+    scale_grad_by_freq: bool,
+    mode: int,
+    sparse: bool = False,
+    per_sample_weights: torch.Tensor | None = None,
+    padding_idx: int = -1,
+) -> Any:
+    """Each row of the matrix gets the derivatives of the bags that it is in."""
+    if mode == 2:
+        return NotImplemented
+    rows = grad[offset2bag] * (indices != padding_idx).to(grad.dtype).unsqueeze(1)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.unsqueeze(1)
+    if mode == 1:
+        rows = rows / bag_size[offset2bag].clamp(min=1).to(grad.dtype).unsqueeze(1)
+    if scale_grad_by_freq:
+        often = grad.new_zeros([num_weights]).index_add(0, indices, torch.ones_like(indices, dtype=grad.dtype))
+        rows = rows / often[indices].unsqueeze(1)
+    return grad.new_zeros([num_weights, grad.shape[1]]).index_add(0, indices, rows)
+
+
+RULES: dict[Any, Callable[..., Any]] = {
+    aten.put.default: _put,
+    aten.masked_scatter_backward.default: _masked_scatter_backward,
+    aten._embedding_bag.default: _embedding_bag,
+    aten._embedding_bag_forward_only.default: _embedding_bag,
+    aten._embedding_bag_backward.default: _embedding_bag_backward,
+}
+"""Positions."""

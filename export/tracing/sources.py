@@ -1,0 +1,50 @@
+"""Which line of the user's code is running: the innermost frame outside PyTorch and outside this package."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import FrameType
+
+import torch
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_DEMO = _PACKAGE + "demo" + os.sep
+"""Networks that the package itself exports, so their lines count as the user's."""
+
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
+_LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+
+
+def is_user_file(filename: str) -> bool:
+    """Tell the user's code (`pure` included) from PyTorch, the standard library, helpers and this machinery."""
+    generated = filename.startswith(("<frozen", "<string>", "<eval_with_key>"))
+    if generated or filename.startswith(_TORCH) or f"{os.sep}sympy{os.sep}" in filename:
+        return False
+    if filename.startswith(_PACKAGE):
+        return filename.startswith(_DEMO)
+    return not filename.startswith(_LIBRARY) or f"{os.sep}site-packages{os.sep}" in filename
+
+
+def relative(filename: str) -> str:
+    """Shorten a file name by the import path it was found on, so that a model file names no machine's folders."""
+    inside = [root for root in map(os.path.abspath, sys.path) if filename.startswith(root + os.sep)]
+    return filename[len(max(inside, key=len)) + 1 :] if inside else filename
+
+
+def line_of(frame: FrameType, number: int) -> str:
+    """Return ``file:line in function`` of a frame if it is the user's, otherwise an empty string."""
+    code = frame.f_code
+    return f"{relative(code.co_filename)}:{number} in {code.co_name}" if is_user_file(code.co_filename) else ""
+
+
+def user_line(frame: FrameType | None = None) -> str:
+    """Return ``file:line in function`` of the innermost user frame, or an empty string."""
+    frame = frame or sys._getframe(1)
+    current: FrameType | None = frame
+    while current is not None:
+        line = line_of(current, current.f_lineno)
+        if line:
+            return line
+        current = current.f_back
+    return ""

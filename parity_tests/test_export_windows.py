@@ -1,0 +1,85 @@
+"""Convolutions and their derivatives as one product for the batch: the same numbers, and only where it pays."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import grad, vmap
+
+import export
+from export.lowering import TABLE, windows
+from export.lowering.conv_backward import ENOUGH
+from export.onnx import DEFAULT_OPSET, translate
+from export.trace import record
+from export.tracing.arguments import take_apart
+
+CASES: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {
+    "plain": (2, (5, 5), {}),
+    "padded": (2, (3, 2), {"padding": 1}),
+    "padded unevenly": (2, (4, 1), {"padding": (0, 1)}),
+    "stride 2": (2, (5, 4), {"stride": 2, "padding": 1}),
+    "stride 3, left over": (2, (8, 7), {"stride": 3}),
+    "dilated": (2, (6, 5), {"dilation": 2, "padding": 1}),
+    "dilated and strided": (2, (7, 7), {"dilation": 2, "stride": 2, "padding": 1}),
+    "groups": (2, (3, 3), {"groups": 2, "padding": 1}),
+    "one dimension": (1, (9,), {"stride": 2, "padding": 1}),
+    "three dimensions": (3, (3, 4, 3), {"stride": (1, 2, 1), "padding": (0, 1, 0)}),
+}
+CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+MANY, FEW = 10, 8
+
+
+def drawn(rank: int, space: tuple[int, ...], groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (4, FEW * groups, *space), (MANY, FEW, *(3,) * rank), (MANY,)
+    x, w, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return x, w, b
+
+
+def kinds(fn: Callable[..., Any], args: tuple[Tensor, ...], tuned: bool) -> Counter[str]:
+    proto, _ = translate(record(fn, take_apart(fn, args, None), TABLE), frozenset(), DEFAULT_OPSET, tuned=tuned)
+    return Counter(node.op_type for node in proto.graph.node)
+
+
+@pytest.mark.parametrize(("rank", "space", "options"), CASES.values(), ids=CASES)
+def test_the_numbers_are_the_convolutions(rank: int, space: tuple[int, ...], options: dict[str, Any]) -> None:
+    groups = options.get("groups", 1)
+    args = drawn(rank, space, groups)
+
+    def loss(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return CONV[rank](x, w, b, **options).pow(3).sum()
+
+    per_sample = vmap(grad(lambda x, w, b: loss(x[None], w, b), (1, 2)), (0, None, None))
+    narrow = tuple(leaf.float() for leaf in args)
+    for fn in (lambda x, w, b: CONV[rank](x, w, b, **options), grad(loss, (0, 1, 2)), per_sample):
+        expected = fn(*args)
+        expected = (expected,) if isinstance(expected, Tensor) else expected
+        results = export.jit(fn, device="cpu")(*narrow)
+        results = (results,) if isinstance(results, Tensor) else results
+        for result, truth in zip(results, expected, strict=True):
+            assert (result.double() - truth).norm() / truth.norm() < 2e-6
+
+
+def test_small_maps_become_products_where_a_call_is_tuned() -> None:
+    small, w, b = drawn(2, (3, 3), 1)
+    large = torch.zeros(4, FEW, 9, 9)
+    conv = lambda x, w, b: F.conv2d(x, w, b, padding=1)  # noqa: E731
+    w, b = w.float(), b.float()
+    assert 3 * 3 <= windows.FEW < 9 * 9
+    assert kinds(conv, (small.float(), w, b), tuned=True)["Gemm"] == 1
+    assert kinds(conv, (small.float(), w, b), tuned=False) == {"Conv": 1}
+    assert kinds(conv, (large, w, b), tuned=True) == {"Conv": 1}
+    assert kinds(conv, (small[:1].float(), w, b), tuned=True) == {"Conv": 1}, "one image is one product already"
+
+
+def test_the_derivative_by_a_weight_is_one_product() -> None:
+    x, w, _ = drawn(2, (9, 9), 1)
+    by_weight = grad(lambda w, x: F.conv2d(x, w, padding=1).square().sum())
+    found = kinds(by_weight, (w.float(), x.float()), tuned=False)
+    assert (found["Conv"], found["Gemm"]) == (1, 1)
+    thin = kinds(by_weight, (w[:, : ENOUGH - 1].float(), x[:, : ENOUGH - 1].float()), tuned=False)
+    assert (thin["Conv"], thin["Gemm"]) == (2, 0)
