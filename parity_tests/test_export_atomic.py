@@ -34,7 +34,7 @@ while True:
 
 STOP_INSIDE = """
 import os, signal, sys, torch, export
-from export import writing
+from export.files import writing
 moment = sys.argv[2]
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)

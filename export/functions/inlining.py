@@ -17,7 +17,7 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Example:
         >>> from onnx import parser
-        >>> from export.functions import outline
+        >>> from export.functions.outline import outline
         >>> model = parser.parse_model('''<ir_version: 10, opset_import: ["" : 20]> g (float[2] x) => (float[2] y) {
         ...     a = Sin (x) b = Cos (a) c = Tan (b) d = Abs (c) e = Sin (d) f = Cos (e) h = Tan (f) y = Abs (h) }''')
         >>> model = onnx.shape_inference.infer_shapes(model)
