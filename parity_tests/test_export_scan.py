@@ -210,6 +210,7 @@ def test_a_repeat_inside_the_branches_of_a_condition() -> None:
     assert len(ops(model, "If")) == 1
     assert len(ops(model, "Scan")) == 2
     passes(fn, (params, X))
+    passes(fn, (params, X), dynamic=(None, {0: "batch"}))
     passes(grad(lambda p, x: fn(p, x).square().mean()), (params, X))
 
 

@@ -253,7 +253,7 @@ class Judge:
             if outcome is None:
                 return measured[number]
             if settle:
-                settled = self.settled(given, outcome[1])
+                settled = self.settled(given, outcome[1], outcome[2])
                 return measure(numeric, outcome, None, settled) if settled is not None else measured[number]
             return measured[number].with_rounding(self.kernel_rounding(given, forced, outcome[1]))
 
@@ -290,9 +290,11 @@ class Judge:
             _, found, _ = describe(loaded(*self.given(leaves)), is_tensor, "out")
         return eager, truth, found
 
-    def settled(self, leaves: Sequence[torch.Tensor], truth: Outcome) -> Settled | None:
+    def settled(
+        self, leaves: Sequence[torch.Tensor], truth: Outcome, found: Sequence[torch.Tensor] | None = None
+    ) -> Settled | None:
         """Return the truth on the file's side of decisions within rounding, None where it cannot be had."""
-        return self.kinks.settle(leaves, truth.leaves) if self.jumps and self.kinks is not None else None
+        return self.kinks.settle(leaves, truth.leaves, found) if self.jumps and self.kinks is not None else None
 
     def kernel_rounding(
         self, leaves: Sequence[torch.Tensor], forced: Sequence[bool], truth: Outcome

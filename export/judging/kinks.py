@@ -39,6 +39,12 @@ REACH = 8.0
 SAME = 2.0**-36
 """How near the recorded function must be to eager, both in float64, relative to a leaf's root mean square."""
 
+MOST_TRIED = 12
+"""How many open decisions are tried the other way, where what the file shows does not explain its output."""
+
+EXPLAINED = 4.0
+"""Error of a leaf, in units of its rounding on these inputs, that needs no other explanation."""
+
 COMPARISONS = frozenset(
     getattr(getattr(aten, name), kind) for name in ("gt", "ge", "lt", "le", "eq", "ne") for kind in ("Tensor", "Scalar")
 )
@@ -118,12 +124,20 @@ class Kinks:
             probed = forcing.with_outputs(model, names, [kinds[name] for name in names]).SerializeToString()
             self.loaded = runtime.open_file(file, device, variant=probed)
 
-    def settle(self, leaves: Sequence[torch.Tensor], exact: Sequence[torch.Tensor]) -> Settled | None:
+    def settle(
+        self,
+        leaves: Sequence[torch.Tensor],
+        exact: Sequence[torch.Tensor],
+        found: Sequence[torch.Tensor] | None = None,
+    ) -> Settled | None:
         """Compute the truth on the file's side.
 
         Args:
             leaves: The inputs.
             exact: Eager's output in float64.
+            found: The file's output. Asked for its decisions, a file may be optimised otherwise and decide otherwise
+                than by itself; what it shows of an open decision is then tried both ways, and what explains its
+                output is kept.
 
         Returns:
             That truth, or None where it cannot be had: the file shows no decisions, or the recorded function is not
@@ -140,12 +154,36 @@ class Kinks:
         beside = self._run(level, leaves, torch.float64)
         file = _Sided(self.traced.graph, self._read(leaves, level), coarse.operands, level.rounding)
         truth_there = self._run(file, leaves, torch.float64)
+        rounding = tuple(mine.double() - target.double() for mine, target in zip(own, beside, strict=True))
+        if found is not None:
+            file, truth_there = self._explained(leaves, file, truth_there, found, rounding)
         for name, (compared, followed, clear, margin) in file.counts.items():
             tally = self.tallies.setdefault(name, _Tally())
             tally.compared, tally.followed = tally.compared + compared, tally.followed + followed
             tally.clear, tally.margin = tally.clear + clear, max(tally.margin, margin)
-        rounding = tuple(mine.double() - target.double() for mine, target in zip(own, beside, strict=True))
         return Settled(tuple(truth_there), rounding)
+
+    def _explained(
+        self,
+        leaves: Sequence[torch.Tensor],
+        file: _Sided,
+        exact: list[torch.Tensor],
+        found: Sequence[torch.Tensor],
+        rounding: Sequence[torch.Tensor],
+    ) -> tuple[_Sided, list[torch.Tensor]]:
+        """Take the other side of open decisions, the closest first, where that explains the output far better."""
+        distance = _distance(found, exact, rounding)
+        for name, index in file.doubtful()[:MOST_TRIED]:
+            if distance <= EXPLAINED:
+                break
+            sides = {**file.sides, name: file.sides[name].clone()}
+            sides[name].view(-1)[index] = ~sides[name].view(-1)[index]
+            other = _Sided(self.traced.graph, sides, file.coarse, file.given)
+            result = self._run(other, leaves, torch.float64)
+            if (reached := _distance(found, result, rounding)) < distance / 2:
+                other.counts = {key: _more(count, file.counts.get(key)) for key, count in other.counts.items()}
+                file, exact, distance = other, result, reached
+        return file, exact
 
     def found(self) -> tuple[Kink, ...]:
         """Return the operations whose open decisions the file took otherwise than float64."""
@@ -212,6 +250,16 @@ class _Sided(Interpreter):
         self.rounding: dict[str, float] = {}
         self.counts: dict[str, tuple[int, int, int, float]] = {}
         self.before_relu: dict[str, torch.Tensor] = {}
+        self.open: dict[str, torch.Tensor] = {}
+
+    def doubtful(self) -> list[tuple[str, int]]:
+        """Return the comparisons that rounding leaves open, as operation and position, the closest first."""
+        found = [
+            (float(gap), name, int(index))
+            for name, gaps in self.open.items()
+            for index, gap in zip(gaps.isfinite().nonzero().flatten(), gaps[gaps.isfinite()], strict=True)
+        ]
+        return [(name, index) for _, name, index in sorted(found)]
 
     def run_node(self, n: Node) -> Any:
         """Run one node; where it decides, take the other run's side if it is as good."""
@@ -257,13 +305,17 @@ class _Sided(Interpreter):
 
     def _jump(self, n: Node, distance: torch.Tensor, result: torch.Tensor) -> torch.Tensor:
         self._note(n, distance, result)
-        other = self.others.get(n.name)
-        if other is None or other.shape != result.shape:
+        if n.name not in self.coarse or not self.others:
+            return result
+        other = self.others.get(n.name, result)  # what nobody shows may be open all the same
+        if other.shape != result.shape:
             return result
         other = other.to(result.dtype)
         exact = self.coarse[n.name].double() == 0
         follow = self._open(n, distance, other != result, exact)
-        return torch.where(follow, other, result)
+        result = torch.where(follow, other, result)
+        self.sides[n.name] = result
+        return result
 
     def _pick(self, n: Node, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Any:
         picked = result[1] if isinstance(result, (tuple, list)) else result
@@ -289,10 +341,32 @@ class _Sided(Interpreter):
         rounding = self.rounding[n.name] if self.given is None else self.given.get(n.name, 0.0)
         near = (gap.abs() <= REACH * rounding) & ~((gap == 0) & exact)
         follow = differs & near
+        if near.any() and differs.dtype == torch.bool and n.target in COMPARISONS:
+            self.open[n.name] = torch.where(near, gap.abs() / rounding, torch.inf).flatten()
         followed, clear = int(follow.sum()), int((differs & ~near).sum())
         margin = float(gap[follow].abs().max()) / rounding if followed and rounding else 0.0
         self.counts[n.name] = (differs.numel(), followed, clear, margin)
         return follow
+
+
+def _distance(found: Sequence[torch.Tensor], exact: Sequence[torch.Tensor], rounding: Sequence[torch.Tensor]) -> float:
+    """Return the largest error of a leaf in units of its rounding."""
+    worst = 0.0
+    for mine, truth_leaf, lost in zip(found, exact, rounding, strict=True):
+        if not mine.is_floating_point() or not mine.numel():
+            continue
+        floor = FLOOR_ULP * torch.finfo(mine.dtype).eps * float(truth_leaf.double().square().mean().sqrt())
+        unit = max(float(lost.square().mean().sqrt()), floor)
+        error = float((mine.double() - truth_leaf.double()).square().mean().sqrt())
+        worst = max(worst, error / unit if unit else 0.0)
+    return worst
+
+
+def _more(
+    count: tuple[int, int, int, float], before: tuple[int, int, int, float] | None
+) -> tuple[int, int, int, float]:
+    """Keep what was clear before a side was tried, for that is what the file showed."""
+    return count if before is None else (count[0], max(count[1], before[1]), before[2], max(count[3], before[3]))
 
 
 def _along(

@@ -109,6 +109,7 @@ def _recorded(
     (output,) = graph.graph.find_nodes(op="output")
     outs = [item.meta["val"] if isinstance(item, Node) else item for item in output.args[0]]
     _check(graph, outs, carry)
+    extra = _needed(graph, extra)
     _, name = unique_graph_id(mode, prefix="scan_body")
     tracer: Any = mode.tracer
     tracer.root.register_module(name, graph)
@@ -117,6 +118,19 @@ def _recorded(
     with disable_proxy_modes_tracing():
         out = _results(outs, carry, xs)
     return track_tensor_tree(out, proxy, constant=None, tracer=tracer)
+
+
+def _needed(graph: GraphModule, extra: Sequence[Any]) -> list[Any]:
+    """Drop the tensors that the step does not read after all, and their places in its graph; sizes stay."""
+    places = graph.graph.find_nodes(op="placeholder")[-len(extra) :] if extra else []
+    kept = []
+    for place, value in zip(places, extra, strict=True):
+        if isinstance(value, torch.Tensor) and not place.users:
+            graph.graph.erase_node(place)
+        else:
+            kept.append(value)
+    graph.recompile()
+    return kept
 
 
 def _check(graph: GraphModule, outs: Tensors, carry: Tensors) -> None:
