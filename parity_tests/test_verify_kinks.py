@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from torch.func import grad, vjp
+from torch.func import grad, vjp, vmap
 
 import export
 from export.judging import elementary, judge, kinks
@@ -95,6 +95,22 @@ def test_a_relu_within_rounding_of_its_kink_is_followed_and_reported(tmp_path: P
     assert "in loss" in kink.source
     assert "1 differ within rounding" in verdict.table()
     assert verdict.to_dict()["kinks"][0]["followed"] == 1
+
+
+def test_a_relu_whose_result_is_rearranged_before_it_is_compared_is_followed(tmp_path: Path) -> None:
+    def per_row(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return vmap(grad(lambda weight, row: loss(weight, row[None])), (None, 0))(weight, x)
+
+    weight, x = on_the_edge()
+    path = tmp_path / "f.onnx"
+    export.to_onnx(per_row, (weight, x), path, dynamic=(None, {0: "batch"}))
+    model = onnx.load(path)
+    nudged("Relu", 5e-7)(model)
+    onnx.save(model, path)
+    verdict = export.verify(per_row, (weight, x), path, dynamic=(None, {0: "batch"}))
+    assert verdict.passed, verdict.table()
+    assert all(kink.followed and not kink.clear for kink in verdict.kinks)
+    assert verdict.kinks
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.0001])

@@ -67,7 +67,14 @@ PICKS = frozenset(
 )
 """Operators that pick positions by value."""
 
-SAME_VALUE = frozenset({aten.alias.default, aten.detach.default, aten.clone.default})
+REARRANGED = frozenset(
+    {
+        *(aten.alias.default, aten.detach.default, aten.clone.default, aten.permute.default, aten.transpose.int),
+        *(aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.unsqueeze.default),
+        *(aten.squeeze.dim, aten.squeeze.dims, aten.expand.default, aten.slice.Tensor, aten.select.int),
+    }
+)
+"""Operators whose result holds values of their first argument; what is known of those holds for it."""
 
 DECIDING = frozenset(
     {"Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Sign", "Floor", "Ceil", "Round"}
@@ -269,8 +276,8 @@ class _Sided(Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.target is aten.relu.default:
             self.before_relu[n.name] = args[0]
-        elif n.target in SAME_VALUE and str(n.args[0]) in self.before_relu:
-            self.before_relu[n.name] = self.before_relu[str(n.args[0])]
+        elif n.target in REARRANGED and str(n.args[0]) in self.before_relu:
+            self.before_relu[n.name] = n.target(self.before_relu[str(n.args[0])], *args[1:], **kwargs)
         if n.target in COMPARISONS or n.target in JUMPS:
             distance = self._distance(n, args)
             return result if distance is None else self._jump(n, distance, result)
