@@ -36,7 +36,7 @@ SAMPLES, MOST_SAMPLES = 4, 32
 """On how many varied inputs each case is run, at least and at most."""
 
 AFFORDABLE = 10.0
-"""Seconds after which a slow function gets no more than the least number of inputs."""
+"""Seconds after which a slow function gets no more than the least number of inputs, unless it would fail on those."""
 
 JITTER = 2.0**-8
 """How far inputs are varied, relative to each value."""
@@ -232,8 +232,8 @@ class Judge:
         names, dtypes = base[0].names, {i: base[0].leaves[i].dtype for i in numeric}
         fine = torch.float64 in dtypes.values()
         wanted = max((math.ceil(ENOUGH / max(base[2][i].numel(), 1)) for i in numeric), default=1)
-        count = max(SAMPLES, min(wanted, MOST_SAMPLES, int(AFFORDABLE / max(seconds, 1e-3)))) if numeric else 1
-        self.samples = max(self.samples, count)
+        full = max(SAMPLES, min(wanted, MOST_SAMPLES)) if numeric else 1
+        count = max(SAMPLES, min(full, int(AFFORDABLE / max(seconds, 1e-3)))) if numeric else 1
         states: list[torch.Tensor] = []
         measured: list[Measured] = []
 
@@ -257,12 +257,19 @@ class Judge:
                 return measure(numeric, outcome, None, settled) if settled is not None else measured[number]
             return measured[number].with_rounding(self.kernel_rounding(given, forced, outcome[1]))
 
-        for number in range(count):
-            states.append(self.generator.get_state())
-            given, outcome = sample(number)
-            coarse = self.coarse(given, forced) if fine and outcome is not None else None
-            measured.append(measure(numeric, outcome, coarse) if outcome is not None else Measured({}, False))
-        rows, later = judged(), self.generator.get_state()
+        def take(numbers: range) -> None:
+            for number in numbers:
+                states.append(self.generator.get_state())
+                given, outcome = sample(number)
+                coarse = self.coarse(given, forced) if fine and outcome is not None else None
+                measured.append(measure(numeric, outcome, coarse) if outcome is not None else Measured({}, False))
+
+        take(range(count))
+        rows = judged()
+        if _fails(rows) and count < full:  # a small leaf of a slow function: few numbers say little
+            take(range(count, full))
+            count, rows = full, judged()
+        self.samples, later = max(self.samples, count), self.generator.get_state()
         if self.jumps and not (forced or fine) and (_fails(rows) or any(part.flipped for part in measured)):
             doubtful = [i for i, part in enumerate(measured) if part.flipped or part.exceeds(dtypes, self.limit)]
             measured = [looked_at_again(i, True) if i in doubtful else part for i, part in enumerate(measured)]

@@ -277,7 +277,8 @@ class _Sided(Interpreter):
         if n.target is aten.relu.default:
             self.before_relu[n.name] = args[0]
         elif n.target in REARRANGED and str(n.args[0]) in self.before_relu:
-            self.before_relu[n.name] = n.target(self.before_relu[str(n.args[0])], *args[1:], **kwargs)
+            moved: Any = n.target
+            self.before_relu[n.name] = moved(self.before_relu[str(n.args[0])], *args[1:], **kwargs)
         if n.target in COMPARISONS or n.target in JUMPS:
             distance = self._distance(n, args)
             return result if distance is None else self._jump(n, distance, result)
