@@ -1,8 +1,8 @@
 """``jit``: a pure torch function, compiled by ONNX Runtime, called on torch tensors without a copy in or out.
 
 A call is recognised by the structure of its arguments, the dtypes, shapes and devices of their tensors, and what else
-is a plain value. The first call of a kind traces and compiles; later ones bind the tensors' memory to the session and
-allocate the results.
+is a plain value. The first call of a kind traces and compiles; later ones hand the tensors' memory to the session, and
+its results become tensors where they lie.
 """
 
 from __future__ import annotations
@@ -28,15 +28,13 @@ from export.lowering.builder import dtype_name
 from export.onnx import DEFAULT_OPSET, baked_positions, count_nodes, translate
 from export.program import Compilation, Program, Watched
 from export.trace import Traced, record
+from export.tracing import isolation
 from export.tracing.arguments import take_apart
 from export.tracing.purity import graphs
 from export.tracing.signature import function_name
 from pure.tree import tree_flatten
 
 __all__ = ["Compilation", "Jitted", "jit"]
-
-_TRACING = threading.RLock()
-"""One function is traced at a time: PyTorch's tracer patches what all threads share."""
 
 
 def jit(fn: Callable[..., Any], bake: Sequence[int] = (), device: str = "auto", *, cache_size: int = 64) -> Jitted:
@@ -187,7 +185,7 @@ class Jitted:
                 )
 
     def _compile(self, key: Hashable, args: tuple[Any, ...], identities: frozenset[int]) -> Program:
-        with _TRACING:
+        with isolation.tracing_lock:
             with self._lock:
                 program = self._programs.get(key)
             if program is None or program.stale():  # no other thread was faster

@@ -84,9 +84,8 @@ class Kink:
     status: Status
 
     def __str__(self) -> str:
-        where = ", ".join(text for text in (self.path and f"block {self.path}", self.source) if text)
         return (
-            f"{self.op} ({where or 'no source line'}): of {self.compared} decisions {self.followed} differ within "
+            f"{self.op} ({_where(self.path, self.source)}): of {self.compared} decisions {self.followed} differ within "
             f"rounding and were followed (margin at most {self.margin:.2g} roundings), {self.clear} differ at a clear "
             f"margin: {self.status}"
         )
@@ -113,10 +112,9 @@ class Divergence:
     reproduction: str
 
     def __str__(self) -> str:
-        where = ", ".join(text for text in (self.path and f"block {self.path}", self.source) if text)
         return (
-            f"first differs at node {self.node!r} ({self.op}; {where or 'no source line'}), ratio {self.ratio:.3g}; "
-            f"reproduction: {self.reproduction}"
+            f"first differs at node {self.node!r} ({self.op}; {_where(self.path, self.source)}), "
+            f"ratio {self.ratio:.3g}; reproduction: {self.reproduction}"
         )
 
 
@@ -221,6 +219,11 @@ class Verdict:
 
     def __str__(self) -> str:
         return self.table()
+
+
+def _where(path: str, source: str) -> str:
+    """Say which block and line an operation belongs to."""
+    return ", ".join(text for text in (path and f"block {path}", source) if text) or "no source line"
 
 
 def _worst_rows(rows: tuple[Row, ...]) -> list[Row]:

@@ -22,7 +22,7 @@ FEW = 9
 
 @dataclass(frozen=True)
 class Windows:
-    """Where the windows of a convolution without groups lie.
+    """Where the windows of a convolution lie, the same in each of its groups.
 
     Attributes:
         fine: Spatial sizes of the map that windows are taken from.
