@@ -28,7 +28,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from export.errors import ArgumentError, ExportError, RandomOpError, SpecialisedSizeError, TracingError
 from export.files.structure import Structure, describe
-from export.tracing import arrays, conditional, dispatching, isolation, recording, scan
+from export.tracing import arrays, conditional, dispatching, isolation, recording, scan, zeros
 from export.tracing.arguments import Arguments, is_tensor, take_apart
 from export.tracing.branches import check_branches, outside_modes
 from export.tracing.decompose import decompositions, without_views
@@ -153,6 +153,7 @@ def _trace(
         sizes.raise_if_pinned()
         check_branches(fn, arguments, graph, sizes, hints)
         for module in graphs(graph):
+            zeros.drop(module)
             module.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     return Traced(
         name=function_name(fn),

@@ -86,6 +86,9 @@ def _spread_back(
         sums = g.reshape(windows.across(g, g.tensor(grad), found.rank), [many, -1])
         product = g.op("Gemm", flat, sums, transA=1)
         return windows.spread_back(g, product, few, g.shape_of(x)[0], found)
+    if groups == 1 and {*kernel, *stride} == {1} and not any(padding):  # a product, which needs no folding back
+        swapped = g.transpose(g.tensor(weight), [1, 0, *range(2, 2 + len(kernel))])
+        return g.op("Conv", g.tensor(grad), swapped)
     extra = [0] * len(kernel)
     if any(step > 1 for step in stride):  # of several inputs with one output size, which one it was
         inner, outer = _sizes(g, x, "input"), _sizes(g, grad, "output")

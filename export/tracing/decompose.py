@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch._decomp import core_aten_decompositions, decomposition_table
 
+from export.tracing.recording import zero_tangent
 from export.tracing.rules import RULES
 
 aten: Any = torch.ops.aten
@@ -97,7 +98,8 @@ def _zeros(
     size: Sequence[Any], *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None
 ) -> torch.Tensor:
     """A tangent that is zero. PyTorch marks it as such; the marked tensor has no symbolic size, and no device here."""
-    return torch.zeros((), dtype=dtype, device=device).expand(size)
+    with zero_tangent():
+        return torch.zeros((), dtype=dtype, device=device).expand(size)
 
 
 OWN: dict[Any, Callable[..., Any]] = {

@@ -23,8 +23,21 @@ def current_source() -> str:
     return str(_replaying[-1].meta.get("source", "")) if _replaying else user_line()
 
 
-NOTES = ("source", "path", "derivative")
-"""What is noted of each operation: the line of source, the block, and how often it was differentiated ("" if not)."""
+NOTES = ("source", "path", "derivative", "zero")
+"""What is noted of each operation: the line of source, the block, how often it was differentiated ("" if not), and
+whether it makes a tangent that is zero ("" if not)."""
+
+_making_zeros: list[None] = []
+
+
+@contextlib.contextmanager
+def zero_tangent() -> Iterator[None]:
+    """Note of the operations in the body that what they make is zero, as a tangent nothing depends on is."""
+    _making_zeros.append(None)
+    try:
+        yield
+    finally:
+        _making_zeros.pop()
 
 
 class RecordingTracer(proxy_tensor.PythonKeyTracer):
@@ -44,6 +57,8 @@ class RecordingTracer(proxy_tensor.PythonKeyTracer):
         node = super().create_node(*args, **kwargs)
         origin = _replaying[-1].meta if _replaying else self._noted()
         node.meta.update({name: origin.get(name, "") for name in NOTES})
+        if _making_zeros:
+            node.meta["zero"] = "yes"
         return node
 
     def _noted(self) -> dict[str, str]:
