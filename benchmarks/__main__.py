@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import blocks, compilers, exporters
+from benchmarks import blocks, compilers, exporters, flow
 from benchmarks.environment import environment
 from benchmarks.report import print_measurement, write_json
 
@@ -14,6 +14,7 @@ SUITES = {
     blocks.NAME: blocks.measurements,
     compilers.NAME: compilers.measurements,
     exporters.NAME: exporters.measurements,
+    flow.NAME: flow.measurements,
 }
 
 

@@ -117,3 +117,41 @@ def test_a_shortcut_inside_a_shortcut_has_its_whole_path() -> None:
     wrong = pure.combine({"branch": params["branch"]}, {"shortcut": pure.cast(params["shortcut"], torch.float64)})
     with pytest.raises(pure.errors.DtypeError, match=r"in shortcut\.channels\.conv"):
         block(wrong, torch.ones(1, 2, 5, 5), state)
+
+
+def test_a_substitute_takes_the_place_of_what_was_tagged() -> None:
+    block, params, _, x, _ = pure.catalogue.case("residual_mlp").example(dtype=torch.float64)
+
+    def scaled(factor: torch.Tensor) -> torch.Tensor:
+        changed = tags.substitute(block, lambda t: t.value * factor if t.path == "1.branch" else t.value, "branch")
+        y: torch.Tensor = changed(params, x)
+        return y
+
+    _, seen = pure.capture(block)(params, x)
+    assert torch.equal(scaled(torch.ones(())), block(params, x))
+    without = block.children()["2"](params["2"], seen["0.stream"])
+    torch.testing.assert_close(scaled(torch.zeros(())), without)
+    both = vmap(scaled)(torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(both, torch.stack([without, block(params, x)]))
+    assert torch.isfinite(grad(lambda factor: scaled(factor).sum())(torch.ones(())))
+    _, outer = pure.capture(lambda: scaled(torch.zeros(())))()
+    assert torch.equal(outer["1.branch"], torch.zeros_like(x)), "what watches from outside sees the substitute"
+    with pytest.raises(CaptureError, match="some of stream"):
+        tags.substitute(block, lambda t: t.value, "hidden")
+    assert not tags.watching()
+
+
+def test_inputs_of_the_blocks_are_listed_where_asked() -> None:
+    layer = pure.Residual(pure.Sequential(fc=pure.Linear(2, 2)))
+    block = pure.Sequential(layer, layer)
+    params, _ = block.init(torch.Generator().manual_seed(0))
+    x = torch.ones(1, 2)
+    _, seen = tags.observe(block, "stream", inputs=True)(params, x)
+    found = [(tagged.path, tagged.kind) for tagged in seen]
+    assert found[:4] == [("0", "input"), ("0.branch", "input"), ("0.branch.fc", "input"), ("0.shortcut", "input")]
+    assert found[4] == ("0.stream", "stream")
+    assert seen[0].value is x
+    assert next(t for t in seen if t.path == "1").value is seen[4].value
+    assert all(tagged.kind == "stream" for tagged in tags.observe(block, "stream")(params, x)[1])
+    with pytest.raises(CaptureError, match="input"):
+        pure.capture(block, "input")

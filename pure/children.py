@@ -37,7 +37,7 @@ def run_child(
     args = (params.get(name, EMPTY), x, state.get(name, EMPTY), extras, training, part)
     try:
         if WATCHERS:
-            with scope(name):
+            with scope(name, x):
                 y, child_state = call(*args)
         else:
             y, child_state = call(*args)

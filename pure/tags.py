@@ -25,6 +25,7 @@ __all__ = [
     "current_path",
     "observe",
     "scope",
+    "substitute",
     "tag",
     "tracing",
     "watching",
@@ -43,21 +44,33 @@ class Tagged(NamedTuple):
     value: Any
 
 
+Change = Callable[[Tagged], object]
+"""What a tagged value is replaced by."""
+
+INPUT: Final = "input"
+"""The kind under which `observe(…, inputs=True)` lists what a block was given; nothing is tagged so."""
+
+
 class _Watcher:
     """The names of the running blocks and the values tagged so far, for one watching thread."""
 
-    def __init__(self, kinds: frozenset[str], parent: _Watcher | None, scopes: list[str]) -> None:
+    def __init__(
+        self, kinds: frozenset[str], parent: _Watcher | None, scopes: list[str], change: Change | None = None
+    ) -> None:
         self.kinds = kinds
         self.parent = parent
         self.scopes = scopes
-        self.values: dict[str, Tagged] = {}
+        self.change = change
+        self.values: dict[tuple[bool, str], Tagged] = {}
 
-    def record(self, path: str, kind: str, value: object) -> None:
-        name, repeat = path, 1
-        while name in self.values:
+    def record(self, path: str, kind: str, value: object) -> object:
+        """Keep a value under its path, and return what stands in its place."""
+        name, repeat, is_input = path, 1, kind == INPUT
+        while (is_input, name) in self.values:
             repeat += 1
             name = f"{path}#{repeat}"
-        self.values[name] = Tagged(name, kind, value)
+        self.values[is_input, name] = Tagged(name, kind, value if self.change is None else None)
+        return value if self.change is None or is_input else self.change(Tagged(name, kind, value))
 
 
 WATCHERS: dict[int, _Watcher] = {}
@@ -120,29 +133,28 @@ def tag(x: T, name: str, kind: Kind = "stream") -> T:
         >>> out, seen
         (tensor(6.), {'double': tensor([2., 2., 2.])})
     """
-    if WATCHERS:
-        _record(x, name, kind)
-    return x
+    return _record(x, name, kind) if WATCHERS else x
 
 
-def _record(x: object, name: str, kind: str) -> None:
+def _record(x: Any, name: str, kind: str) -> Any:
     if kind not in KINDS:
         raise CaptureError(f"tag {name!r} has kind {kind!r}: expected one of {', '.join(KINDS)}")
     watcher = _current()
     if watcher is None:
-        return
+        return x
     path = ".".join((*watcher.scopes, name))
     while watcher is not None:
         if kind in watcher.kinds:
-            watcher.record(path, kind, x)
+            x = watcher.record(path, kind, x)
         watcher = watcher.parent
+    return x
 
 
 @contextmanager
-def _watch(kinds: frozenset[str]) -> Iterator[_Watcher]:
+def _watch(kinds: frozenset[str], change: Change | None = None) -> Iterator[_Watcher]:
     thread = _thread()
     outer = WATCHERS.get(thread)
-    watcher = _Watcher(kinds, outer, outer.scopes if outer else [])
+    watcher = _Watcher(kinds, outer, outer.scopes if outer else [], change)
     WATCHERS[thread] = watcher
     try:
         yield watcher
@@ -186,7 +198,7 @@ def capture(
 
 
 def observe(
-    fn: Callable[..., Any], kinds: str | Sequence[str] | None = None
+    fn: Callable[..., Any], kinds: str | Sequence[str] | None = None, *, inputs: bool = False
 ) -> Callable[..., tuple[Any, list[Tagged]]]:
     """Return a function that gives `fn`'s output and everything tagged while it ran: path, kind and value, in order.
 
@@ -195,6 +207,7 @@ def observe(
     Args:
         fn: any function; a block too.
         kinds: which kinds of tag to keep: one name, several, or None for all.
+        inputs: also list what every child block was given, by the block's path and with kind "input", as it starts.
 
     Raises:
         CaptureError: an unknown kind.
@@ -205,9 +218,7 @@ def observe(
         >>> [(tagged.path, tagged.kind) for tagged in seen]
         [('here', 'gate')]
     """
-    chosen = frozenset(KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else kinds)
-    if not chosen <= set(KINDS):
-        raise CaptureError(f"capture of kinds {sorted(chosen - set(KINDS))}: expected some of {', '.join(KINDS)}")
+    chosen = _chosen(kinds) | ({INPUT} if inputs else frozenset())
 
     def observed(*args: object, **kwargs: object) -> tuple[Any, list[Tagged]]:
         with _watch(chosen) as watcher:
@@ -215,6 +226,43 @@ def observe(
         return out, list(watcher.values.values())
 
     return observed
+
+
+def substitute(fn: Callable[..., Any], change: Change, kinds: str | Sequence[str] | None = None) -> Callable[..., Any]:
+    """Return a function that runs `fn` with every tagged value replaced by `change` of it.
+
+    Pure as far as `change` is. What `change` closes over may be batched, differentiated or a constant, so that a mask
+    over the branches of a network can be mapped and differentiated by.
+
+    Args:
+        fn: any function; a block too. Only values that `fn` uses as `tag` returned them are replaced.
+        change: from the tagged path, kind and value to the value that takes its place.
+        kinds: which kinds of tag to replace: one name, several, or None for all.
+
+    Raises:
+        CaptureError: an unknown kind.
+
+    Example:
+        >>> import torch
+        >>> f = lambda x: x + tag(x.cos(), "cos", kind="branch")
+        >>> substitute(f, lambda tagged: tagged.value * 0, kinds="branch")(torch.ones(2))
+        tensor([1., 1.])
+    """
+    chosen = _chosen(kinds)
+
+    def substituted(*args: object, **kwargs: object) -> Any:
+        with _watch(chosen, change):
+            return fn(*args, **kwargs)
+
+    return substituted
+
+
+def _chosen(kinds: str | Sequence[str] | None) -> frozenset[str]:
+    """Return the kinds that are meant, or raise for an unknown one."""
+    chosen = frozenset(KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else kinds)
+    if not chosen <= set(KINDS):
+        raise CaptureError(f"capture of kinds {sorted(chosen - set(KINDS))}: expected some of {', '.join(KINDS)}")
+    return chosen
 
 
 @contextmanager
@@ -225,13 +273,18 @@ def tracing() -> Iterator[None]:
 
 
 @contextmanager
-def scope(name: str) -> Iterator[None]:
-    """Name the block that runs inside; containers use it while something watches."""
+def scope(name: str, x: object = None) -> Iterator[None]:
+    """Name the block that runs inside, and what it was given; containers use it while something watches."""
     watcher = _current() if WATCHERS else None
     if watcher is None:
         yield
         return
     watcher.scopes.append(name)
+    asked: _Watcher | None = watcher
+    while asked is not None:
+        if INPUT in asked.kinds:
+            asked.record(".".join(asked.scopes), INPUT, x)
+        asked = asked.parent
     try:
         yield
     finally:

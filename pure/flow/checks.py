@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,8 +18,10 @@ __all__ = [
     "check_outermost",
     "explained",
     "finite",
+    "finite_values",
     "in_place_error",
     "named_leaves",
+    "purely",
     "scalar",
 ]
 
@@ -167,3 +170,58 @@ def in_place_error() -> UnsupportedError:
     return UnsupportedError(
         "loss changes the input of a linear map or convolution in place after its use: write x = x + y, not x += y"
     )
+
+
+def finite_values(values: tree.Tree, what: str) -> None:
+    """Raise if a floating-point leaf of what was given holds NaN or an infinity.
+
+    Raises:
+        ArgumentError: it names the leaf and how many of its values.
+    """
+    for name, leaf in tree.flatten(values).items():
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            bad = int((~torch.isfinite(leaf.detach())).sum())
+            if bad:
+                where = f"{what} {name!r}" if name else what
+                raise ArgumentError(f"{where} holds NaN or infinity in {bad} of {leaf.numel()} values: clean it first")
+
+
+@contextmanager
+def purely(what: str, **trees: tree.Tree) -> Iterator[None]:
+    """Raise if the code inside changes a leaf of `trees` in place or draws from a global random generator.
+
+    Args:
+        what: the measurement, for the message.
+        trees: what the function reads, by name.
+
+    Raises:
+        UnsupportedError: the function is not pure.
+    """
+    leaves = {
+        f"{which} {name!r}" if name else which: leaf
+        for which, values in trees.items()
+        for name, leaf in tree.flatten(values).items()
+        if isinstance(leaf, Tensor) and not leaf.is_inference()
+    }
+    versions = {name: leaf._version for name, leaf in leaves.items()}
+    devices = {leaf.device for leaf in leaves.values() if leaf.is_cuda}
+    random = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, PureError) or "in-place operation" not in str(error):
+            raise
+        raise UnsupportedError(
+            f"{what} of a function that works in place: write x = x + y, not x += y (torch says: "
+            f"{str(error).splitlines()[0]})"
+        ) from error
+    changed = [name for name, leaf in leaves.items() if leaf._version != versions[name]]
+    if changed:
+        raise UnsupportedError(
+            f"{what} of a function that changes {', '.join(changed)} in place: write x = x + y, not x += y"
+        )
+    after = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    if not all(torch.equal(before, now) for before, now in zip(random, after, strict=True)):
+        raise UnsupportedError(
+            f"{what} of a function that draws random numbers: draw them before, as block.noise does, and pass them in"
+        )

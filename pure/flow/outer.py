@@ -2,12 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-__all__ = ["outer_norm", "outer_sum"]
+__all__ = ["WIDE_COST", "crossed", "gram", "outer_norm", "outer_sum", "row_norms", "row_slices", "scaled", "widened"]
 
 # Shapes: a is (batch, time, groups, inputs), g is (batch, time, groups, outputs).
+
+WIDE_COST = 3
+"""How many single-precision products one in float64 takes the time of; it only chooses between exact roads."""
+
+CACHED = 2**17
+"""Values that are widened together on a processor: they stay in its cache, and their memory is used again."""
+
+
+def row_slices(rows: int, values_each: int, device: torch.device, budget: float = 2.0**28) -> Iterator[slice]:
+    """Cut the samples so that what is formed for those of one slice stays small.
+
+    Args:
+        rows: how many samples there are.
+        values_each: what one of them takes, in float64 values.
+        device: on a processor the slices fit its cache, elsewhere the budget.
+        budget: in bytes.
+
+    Example:
+        >>> [(part.start, part.stop) for part in row_slices(5, 2**16, torch.device("cpu"))]
+        [(0, 2), (2, 4), (4, 5)]
+    """
+    room = budget / 8 if device.type != "cpu" else min(budget / 8, CACHED)
+    step = max(1, int(room // max(1, values_each)))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
+def row_norms(v: Tensor) -> Tensor:
+    """Return the norm of every row (batch, …) in float64: (batch,); the squares are scaled where they would overflow.
+
+    Example:
+        >>> row_norms(torch.tensor([[3e200, 4e200], [0.0, 0.0]], dtype=torch.float64))
+        tensor([5.0000e+200,  0.0000e+00], dtype=torch.float64)
+    """
+    flat = v.reshape(len(v), -1)
+    if flat.dtype == torch.float64:
+        norms = torch.linalg.vector_norm(flat, dim=1)
+        if flat.numel() and not ((norms > 1e-140) & (norms < 1e140)).all():
+            largest = torch.linalg.vector_norm(flat, ord=torch.inf, dim=1)
+            scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+            norms = torch.linalg.vector_norm(flat / scale[:, None], dim=1) * scale
+        return norms
+    if flat.numel() <= CACHED or flat.device.type != "cpu":
+        return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+    slices = row_slices(len(flat), flat.shape[1], flat.device)
+    return torch.cat([torch.linalg.vector_norm(flat[rows], dim=1, dtype=torch.float64) for rows in slices])
 
 
 def outer_sum(a: Tensor, g: Tensor) -> Tensor:
@@ -15,12 +63,17 @@ def outer_sum(a: Tensor, g: Tensor) -> Tensor:
     return g.permute(0, 2, 3, 1) @ a.permute(0, 2, 1, 3)
 
 
-def outer_norm(a: Tensor, g: Tensor) -> Tensor:
+def outer_norm(a: Tensor, g: Tensor, budget: float = 2.0**28) -> Tensor:
     """Return the Euclidean norm of Σ_t g_t ⊗ a_t over groups, outputs and inputs: (batch,), float64.
 
     One time step: ‖g‖ ‖a‖. More: by the Gram matrices, ‖Σ_t g_t ⊗ a_t‖² = Σ_st ⟨a_s, a_t⟩⟨g_s, g_t⟩, in float64 because
     its terms may cancel, or by the product itself, whichever is the smaller computation. Each sample is scaled to
-    norm 1 first, so that nothing under- or overflows on the way.
+    largest value 1 first, so that nothing under- or overflows on the way. A few samples are worked on at a time.
+
+    Args:
+        a: (batch, time, groups, inputs).
+        g: (batch, time, groups, outputs).
+        budget: memory for what is formed in bytes, where there is no processor cache to fit.
 
     Source: Goodfellow 2015 (1510.01799), equation 3, for one step; Bu et al. 2022 (2205.10683), section 3, for the
     choice between the two roads.
@@ -30,27 +83,53 @@ def outer_norm(a: Tensor, g: Tensor) -> Tensor:
         >>> outer_norm(a, g) == 12**0.5 * 2
         tensor([True, True])
     """
-    time, inputs, outputs = a.shape[1], a.shape[3], g.shape[3]
-    if time == 1:
-        per_group = _norm(a, 3) * _norm(g, 3)
-        return torch.linalg.vector_norm(per_group, dim=(1, 2))
-    a, a_norm = _scaled(a)
-    g, g_norm = _scaled(g)
-    if time * (inputs + outputs) < inputs * outputs:
-        a_gram, g_gram = (v.double().permute(0, 2, 1, 3) @ v.double().permute(0, 2, 3, 1) for v in (a, g))
-        unit = (a_gram * g_gram).sum(dim=(1, 2, 3)).clamp_min(0).sqrt()
-    else:
-        unit = torch.linalg.vector_norm(outer_sum(a, g).flatten(1), dim=1, dtype=torch.float64)
-    return unit * a_norm * g_norm
+    batch, time, groups, inputs = a.shape
+    outputs = g.shape[3]
+    if time == 1 and groups == 1:
+        return row_norms(a) * row_norms(g)
+    by_gram = WIDE_COST * time * (inputs + outputs) < inputs * outputs
+    each = groups * (time * (inputs + outputs) + (2 * time * time if by_gram else inputs * outputs))
+    norms = a.new_zeros(batch, dtype=torch.float64)
+    for rows in row_slices(batch, each, a.device, budget):
+        left, left_scale = scaled(a[rows])
+        right, right_scale = scaled(g[rows])
+        if by_gram:
+            unit = (gram(left) * gram(right)).sum(dim=(1, 2, 3)).clamp_min(0).sqrt()
+        else:
+            dtype = torch.promote_types(left.dtype, right.dtype)
+            unit = row_norms(outer_sum(left.to(dtype), right.to(dtype)))
+        norms[rows] = unit * left_scale * right_scale
+    return norms
 
 
-def _norm(v: Tensor, dim: int) -> Tensor:
-    return torch.linalg.vector_norm(v, dim=dim, dtype=torch.float64)
+def gram(v: Tensor) -> Tensor:
+    """Return ⟨v_s, v_t⟩ of (batch, time, groups, values) in float64: (batch, groups, time, time)."""
+    wide = v.double().permute(0, 2, 1, 3)
+    return wide @ wide.mT
 
 
-def _scaled(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each sample divided by a number near its norm, at least in float32, and those numbers in float64."""
-    wide = torch.promote_types(v.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(v.flatten(1), dim=1, dtype=torch.float64)
-    scale = torch.where(norm == 0, 1.0, norm).clamp(torch.finfo(wide).tiny, torch.finfo(wide).max).to(wide)
-    return v.to(wide) / scale[:, None, None, None], scale.double()
+def crossed(a: Tensor, g: Tensor, h: Tensor, index: Tensor) -> Tensor:
+    """Return ⟨Σ_t g_t ⊗ a_t, Σ_s e(index_s) ⊗ h_s⟩ in float64: (batch,).
+
+    Args:
+        a: (batch, time, inputs).
+        g: (batch, time, rows).
+        h: (batch, steps, inputs).
+        index: (batch, steps), which of the rows; e(i) is the i-th unit vector.
+    """
+    picked = g.gather(2, index[:, None, :].expand(-1, g.shape[1], -1)).double()
+    return (picked * (a.double() @ h.double().mT)).sum(dim=(1, 2))
+
+
+def widened(v: Tensor) -> Tensor:
+    """Return `v` in float32 at least."""
+    return v.to(torch.promote_types(v.dtype, torch.float32))
+
+
+def scaled(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each sample divided by its largest absolute value, at least in float32, and those values in float64."""
+    wide = widened(v)
+    flat = wide.reshape(len(wide), -1)
+    largest = torch.linalg.vector_norm(flat, ord=torch.inf, dim=1)
+    scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
+    return wide / scale.reshape(-1, *(1,) * (wide.ndim - 1)), scale.double()

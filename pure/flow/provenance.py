@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from pure.tags import current_path
 
-__all__ = ["Origin", "Provenance", "part_name", "prefixes"]
+__all__ = ["UNBIND", "Origin", "Provenance", "part_name", "prefixes"]
 
 UNBIND = (torch.unbind, Tensor.unbind)
 

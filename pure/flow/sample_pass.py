@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -12,17 +14,20 @@ from torch import Tensor
 from pure import tree
 from pure.errors import PureError
 from pure.flow.checks import batch_size, explained, in_place_error, scalar
-from pure.flow.ghost import Use, Uses
-from pure.flow.outer import outer_norm, outer_sum
+from pure.flow.ghost import TooLargeError, Uses
+from pure.flow.outer import row_norms
 from pure.flow.provenance import Origin
+from pure.flow.together import alike, together
+from pure.flow.uses import Affine, Product, Use
 from pure.tags import tracing
 
-__all__ = ["Chunk", "Pass", "Road"]
+__all__ = ["Chunk", "Pass", "Road", "cut"]
 
 Road = Literal["ghost", "materialised", "unused"]
+FORMED: tuple[Road, ...] = ("materialised",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Chunk:
     """What one pass gives: each sample's loss, norms by leaf and by part of stacked leaves, and the leaves' roads."""
 
@@ -32,165 +37,258 @@ class Chunk:
     roads: dict[str, Road]
 
 
+@dataclass(eq=False)
+class Recorded:
+    """A forward pass: what its graph reaches, and what the backward pass finds.
+
+    Attributes:
+        losses: (batch,).
+        anchor: where uses of inputs without a gradient start.
+        copies: {dotted leaf: the samples' copies} that the graph reaches.
+        uses: those that the graph reaches.
+        parts: {origin of a slice: its dotted name}.
+        roads: by leaf.
+        alone: leaves and slices of leaves that are used once, in a ghost.
+        formed: {origin: (batch, *shape)}, sums over the uses.
+        kept: {origin: [(use, its inputs, the gradient by its outputs)]}.
+        norms: {origin: (batch,)}.
+    """
+
+    losses: Tensor
+    anchor: Tensor
+    copies: dict[str, Tensor]
+    uses: list[Use]
+    parts: dict[Origin, str]
+    roads: dict[str, Road]
+    alone: set[Origin]
+    formed: dict[Origin, Tensor] = field(default_factory=dict)
+    kept: dict[Origin, list[tuple[Use, Tensor, Tensor]]] = field(default_factory=dict)
+    norms: dict[Origin, Tensor] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward pass over a chunk of samples."""
+    """One forward and backward pass over a chunk of samples.
+
+    Attributes:
+        loss: of one sample.
+        leaves: {dotted name: parameter}.
+        spec: structure of the parameters.
+        ghost: False to form every gradient.
+        budget: bytes for what is formed.
+        wanted: the leaves whose gradients are wanted; all of them for None. The others are constants.
+    """
 
     loss: Callable[..., Any]
     leaves: dict[str, Tensor]
     spec: Any
     ghost: bool
     budget: float
+    wanted: Collection[str] | None = None
 
-    def forward(self, batch: Sequence[tree.Tree]) -> tuple[Tensor, list[Tensor], Uses]:
-        """Return each sample's loss, the samples' copies of the leaves, and what was intercepted on the way."""
+    def forward(self, batch: Sequence[tree.Tree], form: bool = False, room: float = torch.inf) -> Recorded:
+        """Run the samples, and settle each leaf's road.
+
+        Args:
+            batch: the samples.
+            form: form the gradient of every leaf that is used.
+            room: bytes that what is formed may take.
+
+        Raises:
+            TooLargeError: it takes more.
+        """
         size = batch_size(batch)
-        copies = [leaf.expand(size, *leaf.shape).requires_grad_() for leaf in self.leaves.values()]
+        wanted = {name: leaf for name, leaf in self.leaves.items() if self.wanted is None or name in self.wanted}
+        copies = {name: leaf.expand(size, *leaf.shape).requires_grad_() for name, leaf in wanted.items()}
+        versions = {name: copy._version for name, copy in copies.items()}
+        anchor = torch.zeros((), requires_grad=True)
         modes: list[Uses] = []
 
-        def one(copies: list[Tensor], *sample: tree.Tree) -> Tensor:
-            mode = Uses(dict(zip(self.leaves, copies, strict=True)), self.leaves, active=self.ghost)
-            modes.append(mode)
-            with mode, tracing():
-                return scalar(self.loss(tree.tree_unflatten(copies, self.spec), *sample), "one sample's")
+        def one(copies: dict[str, Tensor], *sample: tree.Tree) -> Tensor:
+            values = room / size / 8
+            modes.append(Uses(copies, wanted, anchor, size, active=self.ghost, room=values))
+            with modes[-1], tracing():
+                params = tree.tree_unflatten([copies.get(n, leaf) for n, leaf in self.leaves.items()], self.spec)
+                return scalar(self.loss(params, *sample), "one sample's")
 
         try:
             with torch.enable_grad():
-                losses = torch.func.vmap(one)(copies, *batch)
+                losses = torch.func.vmap(one, in_dims=(dict.fromkeys(copies, 0), *(0 for _ in batch)))(copies, *batch)
         except (RuntimeError, PureError) as error:
             clearer = explained(error)
             if clearer is error:
                 raise
             raise clearer from error
-        if any(use.inputs is None or use.inputs._version != use.version for use in modes[0].found):
+        mode = modes[0]
+        changed = (use.inputs is None or use.inputs._version != use.version for use in mode.found)
+        if any(changed) or any(copy._version != versions[name] for name, copy in copies.items()):
             raise in_place_error()
-        return losses, copies, modes[0]
+        nodes, variables = _reached(losses)
+        uses = [use for use in mode.found if use.node in nodes]
+        rests = {name: copy for name, copy in copies.items() if id(copy) in variables}
+        roads = _roads(wanted, uses, rests, form)
+        each = sum(max(leaf.element_size(), 4) * leaf.numel() for name, leaf in wanted.items() if roads[name] in FORMED)
+        if each * size > room:
+            raise TooLargeError
+        counts = Counter(origin for use in uses for origin in (use.weight, use.bias) if origin is not None)
+        alone = {origin for origin, count in counts.items() if count == 1 and roads[origin.name] == "ghost"}
+        for use in mode.found:
+            if use.node not in nodes:
+                use.inputs = None
+        return Recorded(losses, anchor, rests, uses, mode.parts, roads, alone)
+
+    def backward(self, run: Recorded) -> None:
+        """Let each use take what it needs as the gradient by its output passes, and add what is left of the leaves."""
+        for use in run.uses:
+            assert use.node is not None
+            use.node.register_prehook(partial(self._receive, run, use))
+            use.node = None
+        targets = [run.anchor, *run.copies.values()]
+        if run.losses.requires_grad:
+            seed = torch.ones_like(run.losses)
+            rests = torch.autograd.grad(run.losses, targets, seed, allow_unused=True)[1:]
+            for name, rest in zip(run.copies, rests, strict=True):
+                if rest is not None:
+                    run.formed[Origin(name)] = self._with(run.formed.get(Origin(name)), rest)
+        run.losses = run.losses.detach()
+
+    @staticmethod
+    def _with(found: Tensor | None, rest: Tensor) -> Tensor:
+        return rest if found is None else found.add_(rest)
+
+    def _receive(self, run: Recorded, use: Use, gradients: tuple[Tensor | None, ...]) -> None:
+        """Take the gradient by one use's output, and let go of its inputs."""
+        g, x, use.inputs = gradients[use.number], use.inputs, None
+        if g is None or x is None:
+            return
+        g = g.detach().unflatten(0, (len(x), -1))
+        weight, bias = use.weight, use.bias
+        if isinstance(use, Product) and g.shape[1] == 1 and weight in run.alone and bias in run.alone:
+            run.norms[bias] = row_norms(g)
+            run.norms[weight] = run.norms[bias] * row_norms(x)
+            return
+        if bias is not None:
+            self._put(run, bias, use.bias_gradient(g))
+        if weight is None:
+            return
+        if run.roads[weight.name] in FORMED:
+            for rows in use.slices(x, self.budget):
+                self._whole(run, weight, len(x), rows, use.gradient(x[rows], g[rows]))
+        elif isinstance(use, Affine):
+            self._put(run, weight, use.gradient(x, g))
+        elif weight in run.alone:
+            run.norms[weight] = use.norm(x, g, self.budget)
+        else:
+            run.kept.setdefault(weight, []).append((use, x, g))
+
+    def _put(self, run: Recorded, origin: Origin, gradient: Tensor) -> None:
+        if run.roads[origin.name] in FORMED:
+            self._whole(run, origin, len(gradient), slice(None), gradient)
+        elif origin in run.alone:
+            run.norms[origin] = row_norms(gradient)
+        else:
+            found = run.formed.get(origin)
+            run.formed[origin] = gradient if found is None else found + gradient
+
+    def _whole(self, run: Recorded, origin: Origin, size: int, rows: slice, gradient: Tensor) -> None:
+        """Add to the formed gradients of some samples by a whole leaf."""
+        name, leaf = Origin(origin.name), self.leaves[origin.name]
+        if name not in run.formed:
+            run.formed[name] = leaf.new_zeros(size, *leaf.shape)
+        _part(run.formed[name], origin)[rows] += gradient
+
+    def norms(self, batch: Sequence[tree.Tree], room: float = torch.inf) -> Chunk:
+        """Return each sample's loss, and its gradient's norm by leaf and by part of stacked leaves.
+
+        Raises:
+            TooLargeError: what has to be formed takes more than `room` bytes.
+        """
+        run = self.forward(batch, room=room)
+        self.backward(run)
+        norms = run.norms
+        none = torch.zeros(len(run.losses), dtype=torch.float64, device=run.losses.device)
+        for origin, group in run.kept.items():
+            norms[origin] = together(group, self.budget)
+        run.kept.clear()
+        for origin in list(run.formed):
+            gradient = run.formed.pop(origin)
+            norms[origin] = row_norms(gradient)
+            if run.roads[origin.name] in FORMED:
+                slices = [part for part in run.parts if part.name == origin.name]
+                norms |= {part: row_norms(_part(gradient, part)) for part in slices}
+        pieces: dict[str, list[Tensor]] = {}
+        for origin, piece in norms.items():
+            if run.roads[origin.name] == "ghost" and origin.path:
+                pieces.setdefault(origin.name, []).append(piece)
+        norms |= {Origin(name): row_norms(torch.stack(group, 1)) for name, group in pieces.items()}
+        parts = {name: norms.get(origin, none) for origin, name in run.parts.items()}
+        return Chunk(run.losses, {name: norms.get(Origin(name), none) for name in run.roads}, parts, run.roads)
+
+    def gradients(self, batch: Sequence[tree.Tree]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return each sample's loss, and its gradient by every wanted leaf: (batch, *shape)."""
+        run = self.forward(batch, form=True)
+        self.backward(run)
+        size = len(run.losses)
+        found = {name: run.formed.pop(Origin(name), None) for name in run.roads}
+        return run.losses, {
+            name: self.leaves[name].new_zeros(size, *self.leaves[name].shape) if gradient is None else gradient
+            for name, gradient in found.items()
+        }
 
     def formed(self, batch: Sequence[tree.Tree]) -> set[str]:
-        """Return the leaves whose per-sample gradients have to be formed: those that the graph reaches."""
-        losses, copies, _ = self.forward(batch)
-        names = {id(copy): name for name, copy in zip(self.leaves, copies, strict=True)}
-        nodes = [losses.grad_fn]
-        met = {losses.grad_fn}
-        reached = set()
-        while nodes:
-            node = nodes.pop()
-            reached.add(id(getattr(node, "variable", None)))
-            following = {following for following, _ in node.next_functions} - met if node is not None else set()
-            met |= following
-            nodes.extend(following - {None})
-        return {name for leaf, name in names.items() if leaf in reached}
-
-    def run(self, batch: Sequence[tree.Tree]) -> Chunk:
-        """Return each sample's loss, and its gradient's norm by leaf and by part of stacked leaves."""
-        losses, copies, mode = self.forward(batch)
-        targets: list[Any] = [*(use.output for use in mode.found if use.output is not None), *copies]
-        found: Sequence[Tensor | None] = [None] * len(targets)
-        if losses.requires_grad and targets:
-            found = torch.autograd.grad(losses, targets, torch.ones_like(losses), allow_unused=True)
-        count = len(mode.found)
-        uses = [
-            (use, gradient) for use, gradient in zip(mode.found, found[:count], strict=True) if gradient is not None
-        ]
-        rests = dict(zip(self.leaves, found[count:], strict=True))
-        return self._norms(losses.detach(), uses, rests, mode.parts)
-
-    def _norms(
-        self,
-        losses: Tensor,
-        uses: list[tuple[Use, Tensor]],
-        rests: dict[str, Tensor | None],
-        part_names: dict[Origin, str],
-    ) -> Chunk:
-        norms: dict[Origin, Tensor] = {}
-        roads: dict[str, Road] = {}
-        none = torch.zeros(len(losses), dtype=torch.float64, device=losses.device)
-        by_weight, by_bias = _by_origin(uses, "weight"), _by_origin(uses, "bias")
-        for name, rest in rests.items():
-            weights, biases = by_weight.get(name, {}), by_bias.get(name, {})
-            apart = _apart([*weights, *biases]) and all(
-                len({use.groups for use, _ in g}) == 1 for g in weights.values()
-            )
-            if rest is None and apart:
-                roads[name] = "ghost" if weights or biases else "unused"
-                pieces = {origin: self._ghost(group) for origin, group in weights.items()}
-                pieces |= {o: _norm(sum(use.signals(g).sum(1) for use, g in group)) for o, group in biases.items()}
-                norms |= pieces
-                norms[Origin(name)] = torch.stack([none, *pieces.values()]).square().sum(0).sqrt()
-            else:
-                roads[name] = "materialised"
-                whole = self._whole(name, rest, weights, biases, len(losses))
-                norms[Origin(name)] = _norm(whole)
-                for origin in part_names:
-                    if origin.name == name:
-                        norms[origin] = _norm(_part(whole, origin))
-        parts = {part_names[origin]: norms.get(origin, none) for origin in part_names}
-        return Chunk(losses, {name: norms[Origin(name)] for name in rests}, parts, roads)
-
-    def _ghost(self, group: list[tuple[Use, Tensor]]) -> Tensor:
-        """Return the norm of the sum of the uses of one weight, a few samples at a time."""
-        return torch.cat([outer_norm(*_factors(group, rows)) for rows in self._rows(group)])
-
-    def _rows(self, group: list[tuple[Use, Tensor]]) -> Iterator[slice]:
-        """Cut the samples so that unfolded inputs, their gradients and what they are multiplied to fit the budget."""
-        first = group[0][0].inputs
-        assert first is not None
-        size = len(first)
-        a, g = _factors(group, slice(0, 1))
-        if a.shape[1] == 1:
-            yield slice(0, size)
-            return
-        time, inputs, outputs = a.shape[1], a[0, 0].numel(), g[0, 0].numel()
-        each = 8 * (2 * time * (inputs + outputs) + min(2 * time * time * a.shape[2], inputs * outputs))
-        step = max(1, int(self.budget // each))
-        for start in range(0, size, step):
-            yield slice(start, min(start + step, size))
-
-    def _whole(
-        self,
-        name: str,
-        rest: Tensor | None,
-        weights: Mapping[Origin, list[tuple[Use, Tensor]]],
-        biases: Mapping[Origin, list[tuple[Use, Tensor]]],
-        size: int,
-    ) -> Tensor:
-        """Return the per-sample gradients (batch, *shape) of a leaf."""
-        leaf = self.leaves[name]
-        whole = leaf.new_zeros(size, *leaf.shape) if rest is None else rest.clone()
-        for origin, group in weights.items():
-            part = _part(whole, origin)
-            for use, gradient in group:
-                for rows in self._rows([(use, gradient)]):
-                    part[rows] += outer_sum(*use.factors(gradient, rows)).reshape(part[rows].shape)
-        for origin, group in biases.items():
-            part = _part(whole, origin)
-            for use, gradient in group:
-                part += use.signals(gradient).sum(1)
-        return whole
+        """Return the leaves whose per-sample gradients have to be formed."""
+        return {name for name, road in self.forward(batch).roads.items() if road in FORMED}
 
 
-def _factors(group: list[tuple[Use, Tensor]], rows: slice) -> tuple[Tensor, Tensor]:
-    """Return inputs and gradients of all uses of one weight, one behind the other along the time axis."""
-    pairs = [use.factors(gradient, rows) for use, gradient in group]
-    return torch.cat([a for a, _ in pairs], 1), torch.cat([g for _, g in pairs], 1)
+def cut(batch: Sequence[tree.Tree], start: int, count: int) -> Any:
+    """Return `count` samples of a batch from `start` on, detached."""
+    return tree.tree_map(lambda leaf: leaf.detach()[start : start + count], batch)
 
 
-def _by_origin(
-    uses: list[tuple[Use, Tensor]], role: Literal["weight", "bias"]
-) -> dict[str, dict[Origin, list[tuple[Use, Tensor]]]]:
-    """Return the uses in one role by leaf, and by the slice of it that was used."""
-    found: dict[str, dict[Origin, list[tuple[Use, Tensor]]]] = {}
-    for use, gradient in uses:
-        origin = use.weight if role == "weight" else use.bias
-        if origin is not None:
-            found.setdefault(origin.name, {}).setdefault(origin, []).append((use, gradient))
-    return found
+def _reached(losses: Tensor) -> tuple[set[Any], set[int]]:
+    """Return the nodes of the graph below the losses, and the ids of the variables it ends in."""
+    nodes = [losses.grad_fn] if losses.grad_fn is not None else []
+    met: set[Any] = set(nodes)
+    variables = set()
+    while nodes:
+        node = nodes.pop()
+        variables.add(id(getattr(node, "variable", None)))
+        for following, _ in node.next_functions:
+            if following is not None and following not in met:
+                met.add(following)
+                nodes.append(following)
+    return met, variables
 
 
-def _apart(origins: list[Origin]) -> bool:
+def _roads(names: Iterable[str], uses: Sequence[Use], rests: Collection[str], form: bool) -> dict[str, Road]:
+    """Return how each leaf's norms are found."""
+    by_leaf: dict[str, list[tuple[Origin, Use, bool]]] = {}
+    for use in uses:
+        for origin in (use.weight, use.bias):
+            if origin is not None:
+                matrix = origin is use.weight and not isinstance(use, Affine)
+                by_leaf.setdefault(origin.name, []).append((origin, use, matrix))
+    return {name: _road(by_leaf.get(name, []), name in rests, form) for name in names}
+
+
+def _road(found: list[tuple[Origin, Use, bool]], rest: bool, form: bool) -> Road:
+    """Return one leaf's road: a ghost needs slices that share no value, each used in one way."""
+    if not rest and not found:
+        return "unused"
+    vectors = {origin for origin, _, matrix in found if not matrix}
+    matrices: dict[Origin, list[Use]] = {}
+    for origin, use, matrix in found:
+        if matrix:
+            matrices.setdefault(origin, []).append(use)
+    if rest or form or vectors & matrices.keys() or not _apart([*vectors, *matrices]):
+        return "materialised"
+    return "ghost" if all(alike(group) for group in matrices.values()) else "materialised"
+
+
+def _apart(origins: Sequence[Origin]) -> bool:
     """Whether the slices of one leaf share no value, so that their squared norms add up."""
     paths = {origin.path for origin in origins}
-    return len(paths) == len(origins) and not any(path[:end] in paths for path in paths for end in range(len(path)))
+    return not any(path[:end] in paths for path in paths for end in range(len(path)))
 
 
 def _part(whole: Tensor, origin: Origin) -> Tensor:
@@ -198,8 +296,3 @@ def _part(whole: Tensor, origin: Origin) -> Tensor:
     for index in origin.path:
         whole = whole.select(1, index)
     return whole
-
-
-def _norm(gradient: Any) -> Tensor:
-    """Return each sample's norm in float64; axes but the first are the gradient's own."""
-    return torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1, dtype=torch.float64)

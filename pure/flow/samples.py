@@ -1,4 +1,4 @@
-"""Gradient norms of every sample by itself, without forming the gradients of linear maps and convolutions."""
+"""Gradient norms of every sample by itself, without forming the gradients of weights."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from pure import tree
 from pure.errors import ArgumentError
 from pure.flow.checks import batch_size, check_outermost, finite, named_leaves
+from pure.flow.ghost import TooLargeError
 from pure.flow.provenance import prefixes
-from pure.flow.sample_pass import Pass, Road
+from pure.flow.sample_pass import Chunk, Pass, Road, cut
 from pure.flow.tables import table
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ class PerSampleNorms(Mapping[str, Tensor]):
         blocks: {dotted prefix: (batch,)}, all leaves below it together; the depths of a `Repeat` included.
         total: (batch,), all leaves together.
         losses: (batch,), each sample's loss.
-        roads: how each leaf's norms were found: "ghost" (its gradient was never formed), "materialised" (formed, a
-            chunk of samples at a time), or "unused" (the loss does not depend on it).
+        roads: how each leaf's norms were found: "ghost" (a matrix's gradient was never formed; a vector's, such as a
+            bias or a gain, was summed in passing), "materialised" (formed, a chunk of samples at a time), or "unused"
+            (the loss does not depend on it).
         chunk_size: how many samples were run together.
     """
 
@@ -105,11 +107,14 @@ def per_sample_norms(
 ) -> PerSampleNorms:
     """Return ‖∂loss_b/∂leaf‖₂ for every sample b and every leaf, from one forward and one backward pass.
 
-    Where a leaf is the weight or bias of `F.linear` or `F.conv1d/2d/3d`, its per-sample gradient Σ_t g_t ⊗ a_t is never
-    formed: for one position the norm is ‖a‖‖g‖, for sequences and images it comes from Gram matrices or from the
-    product of a few samples at a time. A leaf that does anything else as well has its per-sample gradients formed, for
-    `chunk_size` samples at a time, and only their norms are kept. Both are exact for any pure function. The weight
-    must reach `F.linear` as the leaf itself, or as a slice of it as `pure.Repeat` takes; `x @ w.T` is materialised.
+    Where a leaf is read in a way that is linear in it, its per-sample gradient Σ_t g_t ⊗ a_t is never formed: for one
+    position the norm is ‖a‖‖g‖, for sequences and images it comes from Gram matrices or from the product of a few
+    samples at a time. That holds for `F.linear`, `@`, `torch.einsum` of an input and a weight, convolutions and
+    transposed convolutions, lookups (`F.embedding`, `table[index]`), layer, group, instance and RMS normalisation, and
+    batch normalisation in evaluation; also for a leaf that is read several times, as a tied embedding is. The leaf may
+    reach them as itself, transposed, or as a slice as `pure.Repeat` takes. A leaf that does anything else as well has
+    its per-sample gradients formed, for `chunk_size` samples at a time, and only their norms are kept. Both are exact
+    for any pure function.
 
     Args:
         loss: `loss(params, *sample)` is ONE sample's scalar loss; the samples have no batch axis, so a block is called
@@ -119,7 +124,7 @@ def per_sample_norms(
         ghost: False to materialise every leaf, for comparison.
         chunk_size: samples to run together; by default all of them, fewer where the materialised gradients would exceed
             the budget.
-        budget_mib: memory for materialised gradients, and again for unfolded images, in MiB.
+        budget_mib: memory for materialised gradients, and again for Gram matrices and products, in MiB.
 
     Raises:
         UnsupportedError: batch normalisation by batch statistics, which couples the samples; a loss that draws random
@@ -128,7 +133,8 @@ def per_sample_norms(
         ArgumentError: no batch, or a leaf of it that is no tensor.
         DtypeError: integer parameters.
 
-    Source: Goodfellow 2015 (1510.01799) for linear maps; Rochette et al. 2019 (1912.06015) for convolutions.
+    Source: Goodfellow 2015 (1510.01799) for linear maps; Rochette et al. 2019 (1912.06015) for convolutions; Bu et al.
+    2022 (2205.10683) for the choice between Gram matrices and products.
 
     Example:
         >>> from pure.layers import Linear
@@ -145,40 +151,50 @@ def per_sample_norms(
     if chunk_size is not None and chunk_size < 1:
         raise ArgumentError(f"chunk_size={chunk_size}: expected at least 1")
     pass_ = Pass(loss, leaves, tree.tree_flatten(params)[1], ghost, budget_mib * 2**20)
-    chunk_size = min(samples, chunk_size or _chunk(pass_, batch, samples))
-    found = [
-        pass_.run(tree.tree_map(lambda leaf, at=start: leaf.detach()[at : at + chunk_size], batch))
-        for start in range(0, samples, chunk_size)
-    ]
-    losses = torch.cat([part.losses for part in found])
+    chunk_size, found = _run(pass_, batch, samples, chunk_size)
+    losses = _joined([part.losses for part in found])
     finite(losses)
-    norms = {name: torch.cat([part.leaves[name] for part in found]) for name in leaves}
-    parts = {name: torch.cat([part.parts[name] for part in found]) for name in found[0].parts}
+    norms = {name: _joined([part.leaves[name] for part in found]) for name in leaves}
+    parts = {name: _joined([part.parts[name] for part in found]) for name in found[0].parts}
     roads = {name: found[0].roads[name] for name in leaves}
     blocks = _blocks(norms, parts)
     total = blocks[""] if blocks else torch.zeros(samples, dtype=torch.float64, device=losses.device)
     return PerSampleNorms(norms, blocks, total, losses, roads, chunk_size)
 
 
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def _blocks(leaves: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add squares under every prefix; parts of stacked leaves count only where no whole leaf does."""
-    squares: dict[str, list[Tensor]] = {}
-    for name, norms in leaves.items():
+    members: dict[str, list[int]] = {}
+    for index, name in enumerate(leaves):
         for prefix in prefixes(name):
-            squares.setdefault(prefix, []).append(norms.square())
-    own = set(squares)
-    for name, norms in parts.items():
+            members.setdefault(prefix, []).append(index)
+    own = set(members)
+    for index, name in enumerate(parts, start=len(leaves)):
         for prefix in prefixes(name):
             if prefix not in own:
-                squares.setdefault(prefix, []).append(norms.square())
-    return {prefix: torch.stack(entries).sum(0).sqrt() for prefix, entries in squares.items()}
+                members.setdefault(prefix, []).append(index)
+    if not members:
+        return {}
+    norms = torch.stack([*leaves.values(), *parts.values()])
+    return {prefix: torch.linalg.vector_norm(norms[rows], dim=0) for prefix, rows in members.items()}
 
 
-def _chunk(pass_: Pass, batch: Sequence[tree.Tree], samples: int) -> int:
-    """Return how many samples' materialised gradients fit the budget; where that is not plain, one sample is tried."""
-    sizes = {name: leaf.numel() * max(leaf.element_size(), 4) for name, leaf in pass_.leaves.items()}
-    if sum(sizes.values()) * samples <= pass_.budget:
-        return samples
-    formed = pass_.formed(tree.tree_map(lambda leaf: leaf.detach()[:1], batch)) if pass_.ghost else set(sizes)
-    each = sum(sizes[name] for name in formed)
-    return samples if each == 0 else max(1, min(samples, math.floor(pass_.budget / each)))
+def _run(pass_: Pass, batch: Sequence[tree.Tree], samples: int, chunk_size: int | None) -> tuple[int, list[Chunk]]:
+    """Return how many samples were run together, and what each chunk of them gave."""
+    if chunk_size is None:
+        sizes = {name: leaf.numel() * max(leaf.element_size(), 4) for name, leaf in pass_.leaves.items()}
+        room = math.inf if sum(sizes.values()) * samples <= pass_.budget else pass_.budget
+        if pass_.ghost or room == math.inf:
+            try:
+                return samples, [pass_.norms(cut(batch, 0, samples), room)]
+            except TooLargeError:
+                pass  # something is formed: find out what from one sample
+        formed = pass_.formed(cut(batch, 0, 1)) if pass_.ghost else set(sizes)
+        each = sum(sizes[name] for name in formed)
+        chunk_size = samples if each == 0 else max(1, math.floor(pass_.budget / each))
+    chunk_size = min(samples, chunk_size)
+    return chunk_size, [pass_.norms(cut(batch, at, chunk_size)) for at in range(0, samples, chunk_size)]

@@ -108,21 +108,19 @@ class GatedSkip(_Gated):
         bias = 0.0 if self.kind == "input" else owned(self, params, "bias", (self.features,), x.dtype)
         if self.kind == "gru":
             r = torch.sigmoid(run("w_r", y) + run("u_r", x))
-            z = torch.sigmoid(run("w_z", y) + run("u_z", x) - bias)
-            carried, share, new = (1 - z) * x, z, torch.tanh(run("w_g", y) + run("u_g", r * x))
+            share = tag(torch.sigmoid(run("w_z", y) + run("u_z", x) - bias), "gate", kind="gate")
+            carried, new = (1 - share) * x, torch.tanh(run("w_g", y) + run("u_g", r * x))
         elif self.kind == "input":
-            share = torch.sigmoid(run("w_g", x))
-            tag(share, "gate", kind="gate")
+            share = tag(torch.sigmoid(run("w_g", x)), "gate", kind="gate")
             return tag(share * x + tag(y, "branch", kind="branch"), "stream")
         elif self.kind == "highway":
-            kept = torch.sigmoid(run("w_g", x) + bias)
-            carried, share, new = kept * x, 1 - kept, y
+            share = tag(1 - torch.sigmoid(run("w_g", x) + bias), "gate", kind="gate")
+            carried, new = (1 - share) * x, y
         else:
             seen = x if self.kind == "output" else y
-            share = torch.sigmoid(run("w_g", seen) - bias)
+            share = tag(torch.sigmoid(run("w_g", seen) - bias), "gate", kind="gate")
             carried, new = x, y if self.kind == "output" else torch.tanh(run("u_g", y))
-        branch = tag(tag(share, "gate", kind="gate") * new, "branch", kind="branch")
-        return tag(carried + branch, "stream")
+        return tag(carried + tag(share * new, "branch", kind="branch"), "stream")
 
 
 @dataclass(frozen=True, repr=False)
@@ -163,7 +161,6 @@ class GRUCellSkip(_Gated):
         y = self._branch(run, x)
         r_y, z_y, n_y = run("ih", y).chunk(3, -1)
         r_x, z_x, n_x = run("hh", x).chunk(3, -1)
-        z = torch.sigmoid(z_y + z_x)
+        share = tag(1 - torch.sigmoid(z_y + z_x), "gate", kind="gate")
         n = torch.tanh(n_y + torch.sigmoid(r_y + r_x) * n_x)
-        share = tag(1 - z, "gate", kind="gate")
-        return tag(tag(share * n, "branch", kind="branch") + z * x, "stream")
+        return tag(tag(share * n, "branch", kind="branch") + (1 - share) * x, "stream")

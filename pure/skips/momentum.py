@@ -25,7 +25,7 @@ class Momentum(Stack, Invertible):
     γ = 0 is the residual network. A call returns x; `pair` returns (x, v), from which `inverse` computes the input
     back: x ← x − v, v ← (v − (1 − γ) fᵢ(x)) / γ, in reverse order. Each division by γ magnifies rounding.
 
-    Tags: "branch" (each v), "stream" (each x).
+    Tags: "branch" (each (1 − γ) fᵢ(x), what is pushed), "stream" (each x).
 
     Args:
         blocks: the branches fᵢ; they keep the input's shape.
@@ -80,6 +80,6 @@ class Momentum(Stack, Invertible):
                 raise ShapeError(
                     f"Momentum: block '{index}' gives {tuple(f.shape)} from {tuple(x.shape)}: expected one shape"
                 )
-            v = tag(self.gamma * v + (1 - self.gamma) * f, "branch", kind="branch")
+            v = self.gamma * v + tag((1 - self.gamma) * f, "branch", kind="branch")
             x = tag(x + v, "stream")
         return x, v

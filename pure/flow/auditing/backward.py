@@ -1,0 +1,215 @@
+"""The backward of an audit: one sweep that pulls back the gradient, its parts by path length, and random probes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure.block import Block
+from pure.errors import UnsupportedError
+from pure.flow.auditing.forward import Forward, Track
+from pure.flow.chain import Chain, Link
+from pure.flow.sweep import LOG10_2, Pullback, Scaled, floating, log10, run_link, times_power
+from pure.tags import Tagged, substitute
+
+__all__ = ["Backward", "backward", "direction", "log10_total", "scaled_loss"]
+
+Judge = Callable[[Any], tuple[float, float]]
+"""From an output to (the loss, how far it is from the true output relative to that)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Backward:
+    """What the backward measured.
+
+    Attributes:
+        gradient: log10 ‖∂loss/∂(output of each block)‖, the first of the list by the network's input.
+        samples: the same for each sample, (depth + 1, batch), float64.
+        parameters: log10 ‖∂loss/∂(parameters of each block)‖.
+        paths: log10 norm of the input gradient's part through exactly 0, 1, … branches; empty if none was asked for.
+        probes: {(source, target): (batch,) log10 of each sample's ‖Jᵀu‖², u a random unit vector}.
+        deletions: {position: what the judge says of the output without the block's branch}.
+    """
+
+    gradient: list[float]
+    samples: list[Tensor]
+    parameters: list[float]
+    paths: list[float]
+    probes: dict[tuple[int, int], Tensor]
+    deletions: dict[int, tuple[float, float]]
+
+
+def backward(
+    chain: Chain,
+    done: Forward,
+    cotangent: Scaled,
+    extras: Mapping[str, Any],
+    *,
+    orders: int,
+    stations: Sequence[int],
+    deleted: Sequence[int],
+    judge: Judge,
+    generator: torch.Generator,
+    track: Track,
+) -> Backward:
+    """Sweep from the last measured block to the first.
+
+    Args:
+        chain: the links.
+        done: what the forward left.
+        cotangent: ∂loss/∂output.
+        extras: what the network reads beside its input.
+        orders: the longest path that is told apart, in branches; below 0 for none.
+        stations: positions between which partial Jacobians are probed; position l is the output of block l − 1.
+        deleted: positions of the blocks to delete, one at a time.
+        judge: measures an output.
+        generator: draws the probes.
+        track: wraps the loop.
+
+    Raises:
+        UnsupportedError: a block gives another output when it runs again.
+    """
+    depth = len(done.seen)
+    found = Backward([cotangent.log10_norm()], [cotangent.log10_sample_norms()], [], [], {}, {})
+    paths = [cotangent, *[_zeros(cotangent)] * orders] if orders >= 0 else []
+    probes: dict[int, Scaled] = {}
+    y = done.output
+    for index in track(range(depth - 1, -1, -1), "backward"):
+        if index + 1 in stations:
+            probes[index + 1] = direction(y, generator, each=True)
+        x = done.inputs.take(index)
+        link = chain[index]
+        pull = Pullback(link, x, extras, done.seen[index].branch_path if paths else None)
+        _same(link, pull.outputs, floating(y))
+        cotangent, by_params = pull.full(scale := cotangent)
+        found.gradient.append(cotangent.log10_norm())
+        found.samples.append(cotangent.log10_sample_norms())
+        found.parameters.append(Scaled(by_params, scale.exponent).log10_norm() if by_params else -math.inf)
+        paths = _lengthened(pull, paths)
+        probes = {target: pull.through(probe) for target, probe in probes.items()}
+        if index in stations or index == 0:
+            for target, probe in probes.items():
+                found.probes[index, target] = 2 * probe.log10_sample_norms().cpu()
+        if index in deleted and (changed := _without(chain, link, index, depth, x, extras)) is not None:
+            found.deletions[index] = judge(changed)
+        y = x
+    found.gradient.reverse()
+    found.samples.reverse()
+    found.parameters.reverse()
+    found.paths.extend(path.log10_norm() for path in paths)
+    return found
+
+
+def direction(y: Any, generator: torch.Generator, *, each: bool = False) -> Scaled:
+    """Return a random direction in the space of a stream, uniform on the unit sphere.
+
+    Args:
+        y: the stream.
+        generator: draws it, on the generator's device, in float64.
+        each: a unit vector for every sample, rather than one for the whole batch.
+    """
+    parts = [
+        torch.randn(part.shape, generator=generator, dtype=torch.float64, device=generator.device).to(part.device)
+        for part in floating(y)
+    ]
+    if each:
+        squares = [part.reshape(part.shape[0], -1).square().sum(1) for part in parts]
+        norms = torch.stack(squares).sum(0).sqrt()
+        parts = [part / norms.reshape(-1, *[1] * (part.ndim - 1)) for part in parts]
+    else:
+        norm = math.hypot(*(float(part.norm()) for part in parts))
+        parts = [part / norm for part in parts]
+    return Scaled([part.to(like.dtype) for part, like in zip(parts, floating(y), strict=True)])
+
+
+def scaled_loss(value: Tensor, outputs: Sequence[Tensor]) -> Scaled:
+    """Return ∂loss/∂output of a loss that was computed on these outputs."""
+    if not value.requires_grad:
+        return Scaled([torch.zeros_like(part) for part in outputs])
+    found = torch.autograd.grad(value, list(outputs), allow_unused=True)
+    return Scaled(
+        [torch.zeros_like(part) if g is None else g for part, g in zip(outputs, found, strict=True)]
+    ).rescaled()
+
+
+def _zeros(cotangent: Scaled) -> Scaled:
+    return Scaled([torch.zeros_like(part) for part in cotangent.parts], cotangent.exponent)
+
+
+def _lengthened(pull: Pullback, paths: list[Scaled]) -> list[Scaled]:
+    """Return the parts by path length before the block: past its branch, or through it and so one longer."""
+    if not paths:
+        return paths
+    exponent = paths[0].exponent
+    split = [pull.split(path.parts) for path in paths]
+    parts = [split[0][0]]
+    for (past, _), (_, through) in zip(split[1:], split[:-1], strict=True):
+        parts.append([a + b for a, b in zip(past, through, strict=True)])
+    largest = max((norm for norm in (Scaled(part).log10_norm() for part in parts) if math.isfinite(norm)), default=0.0)
+    if abs(largest) <= 8:
+        return [Scaled(part, exponent) for part in parts]
+    shift = round(largest / LOG10_2)
+    return [Scaled([times_power(p, -shift) for p in part], exponent + shift) for part in parts]
+
+
+def _without(chain: Chain, link: Link, index: int, depth: int, x: Any, extras: Mapping[str, Any]) -> Any:
+    """Return the output when a block's branch adds nothing, or when a block without one is passed by; None if neither.
+
+    A stream whose shape a block without a branch changes cannot pass it by.
+    """
+
+    def silent(tagged: Tagged) -> Any:
+        return torch.zeros_like(tagged.value) if isinstance(tagged.value, Tensor) else tagged.value
+
+    skipped: list[str] = []
+
+    def noted(tagged: Tagged) -> Any:
+        skipped.append(tagged.path)
+        return silent(tagged)
+
+    with torch.no_grad():
+        y = substitute(run_link, noted, "branch")(link, x, extras)
+        gated = bool(skipped) and _gated(link.block)
+        if not skipped or gated:
+            if [part.shape for part in floating(y)] != [part.shape for part in floating(x)]:
+                return None
+            y = x
+        for at in range(index + 1, depth):
+            y = run_link(chain[at], y, extras)
+    return y
+
+
+def _gated(block: Block) -> bool:
+    """Return whether a block's skip is itself gated, so that its branch cannot be silenced alone."""
+    return "gate" in block.children()
+
+
+def _same(link: Link, again: Sequence[Tensor], first: Sequence[Tensor]) -> None:
+    """Raise if a block's second run differs from its first by more than rounding.
+
+    Raises:
+        UnsupportedError: the block is not a function of its arguments.
+    """
+    for a, b in zip(again, first, strict=True):
+        if not torch.equal(a, b) and not torch.allclose(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max())):
+            raise UnsupportedError(
+                f"{link.name or type(link.block).__name__} is not pure: it gives another output when it runs again on "
+                "the same input: pass what changes in the state, and random numbers as block.noise draws them"
+            )
+
+
+def log10_total(logs: Sequence[float]) -> float:
+    """Return log10 of √Σ 10^(2·log): several norms as one.
+
+    >>> round(log10_total([3000.0, 3000.0]), 6)
+    3000.150515
+    """
+    top = max(logs, default=-math.inf)
+    if not math.isfinite(top):
+        return top
+    return top + log10(sum(10 ** (2 * (log - top)) for log in logs)) / 2

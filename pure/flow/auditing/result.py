@@ -1,0 +1,224 @@
+"""What an audit returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pure.errors import ArgumentError
+from pure.flow.auditing.forward import Stop
+from pure.flow.growth import Growth
+from pure.flow.moments import GateShares, Moments
+from pure.flow.tables import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pure.flow.advice import Advice
+
+__all__ = ["Audit", "BlockDeletion", "BlockFlow", "PairNorm", "PathShares"]
+
+
+@dataclass(frozen=True)
+class BlockFlow:
+    """One block of the chain. What is log10 may be far outside the range of a float: 1e-3000 stands as −3000.
+
+    Attributes:
+        name: dotted path, such as "layers.3".
+        kind: the type of the block, such as "Residual", with its children's where it is a chain.
+        depth: its position, from 0.
+        log10_gradient: of ‖∂loss/∂y‖₂, y the block's output, over the whole batch; NaN behind a stop.
+        log10_gradient_p10: of the 10% quantile of the samples' parts of it.
+        log10_gradient_median: of their median.
+        log10_gradient_p90: of their 90% quantile.
+        log10_parameter_gradient: of ‖∂loss/∂θ‖₂, all its parameters together; −inf without parameters.
+        stream: the moments of its output.
+        branch: the moments of what its branch adds; None without a tagged branch.
+        branch_to_skip: root mean square of the branch over that of the block's input; NaN without a branch.
+        gates: what its gates do; None without gates.
+    """
+
+    name: str
+    kind: str
+    depth: int
+    log10_gradient: float
+    log10_gradient_p10: float
+    log10_gradient_median: float
+    log10_gradient_p90: float
+    log10_parameter_gradient: float
+    stream: Moments
+    branch: Moments | None
+    branch_to_skip: float
+    gates: GateShares | None
+
+
+@dataclass(frozen=True)
+class PathShares:
+    """The input gradient by how many branches it went through.
+
+    Attributes:
+        log10_norms: of the part through exactly 0, 1, … branches.
+        shares: the squares of those over the square of the whole; in expectation they add to 1 over all lengths.
+        blocks: how many blocks have a branch.
+    """
+
+    log10_norms: tuple[float, ...]
+    shares: tuple[float, ...]
+    blocks: int
+
+
+@dataclass(frozen=True)
+class BlockDeletion:
+    """One block whose branch adds nothing.
+
+    Attributes:
+        name: the block.
+        depth: its position.
+        loss_change: the loss without it minus the loss with it; NaN where no loss was given.
+        relative_change: ‖change of the output‖ / ‖output‖.
+    """
+
+    name: str
+    depth: int
+    loss_change: float
+    relative_change: float
+
+
+@dataclass(frozen=True)
+class PairNorm:
+    """The averaged squared partial Jacobian norm ‖∂x_target/∂x_source‖²_F / (values of x_target).
+
+    Attributes:
+        source: position l: the input of block l.
+        target: position m > l.
+        log10_value: from one random unit vector a sample, pulled back.
+        log10_low: lower end of the 95% interval over the samples; −inf where it reaches 0, or for one sample.
+        log10_high: upper end.
+    """
+
+    source: int
+    target: int
+    log10_value: float
+    log10_low: float
+    log10_high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Audit(Mapping[str, BlockFlow]):
+    """What one audit measured. As a mapping: {name of a block: what flows through it}, in the order of depth.
+
+    Attributes:
+        loss: the loss; NaN where none was given or the numbers ended before it.
+        road: "chain" where the network was walked block by block, "whole" where it is one block and its tagged streams
+            stand for the depths.
+        blocks: what was measured, by name.
+        family: names of the longest run of blocks of one kind, which the growth is fitted over.
+        log10_input_gradient: of ‖∂loss/∂x‖₂, x the network's input.
+        input: the moments of the network's input.
+        stream_growth: of the stream's second moment over the family; None where it is too short.
+        gradient_growth: of ‖∂loss/∂x‖² over the family TOWARDS THE INPUT: above 1 it explodes, below 1 it vanishes.
+        paths: the input gradient by path length; None without skips.
+        deletions: single blocks deleted.
+        pairs: partial Jacobian norms between a few depths.
+        stop: where the numbers ended, None if they did not.
+        advice: what to do about it, the most urgent first.
+        held: the largest number of streams held at once.
+    """
+
+    loss: float
+    road: Literal["chain", "whole"]
+    blocks: dict[str, BlockFlow]
+    family: tuple[str, ...]
+    log10_input_gradient: float
+    input: Moments
+    stream_growth: Growth | None
+    gradient_growth: Growth | None
+    paths: PathShares | None
+    deletions: tuple[BlockDeletion, ...]
+    pairs: tuple[PairNorm, ...]
+    stop: Stop | None
+    advice: tuple[Advice, ...]
+    held: int
+
+    def __getitem__(self, name: str) -> BlockFlow:
+        return self.blocks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.blocks)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __repr__(self) -> str:
+        worst = self.advice[0].rule if self.advice else "no advice"
+        return f"Audit({len(self.blocks)} blocks, {self.road}, {len(self.advice)} advice: {worst})"
+
+    def table(self, of: Literal["blocks", "advice", "deletions", "pairs", "paths"] = "blocks") -> str:
+        """Return a plain text table.
+
+        Args:
+            of: "blocks", "advice", "deletions", "pairs" or "paths".
+
+        Raises:
+            ArgumentError: another `of`.
+        """
+        if of == "blocks":
+            header = [
+                "block",
+                "kind",
+                "log10 gradient",
+                "log10 param. gradient",
+                "log10 mean x²",
+                "branch/skip",
+                "gate",
+            ]
+            return table(header, [_row(block) for block in self.blocks.values()])
+        if of == "advice":
+            return "\n".join(advice.text for advice in self.advice) or HEALTHY
+        if of == "deletions":
+            rows: list[list[Any]] = [[d.name, d.depth, d.loss_change, d.relative_change] for d in self.deletions]
+            return table(["deleted block", "depth", "loss change", "relative output change"], rows)
+        if of == "pairs":
+            rows = [[f"{p.source} to {p.target}", p.log10_value, p.log10_low, p.log10_high] for p in self.pairs]
+            return table(["depths", "log10 APJN", "low", "high"], rows)
+        if of == "paths":
+            shares = self.paths or PathShares((), (), 0)
+            rows = [[k, *row] for k, row in enumerate(zip(shares.log10_norms, shares.shares, strict=True))]
+            return table(["branches", "log10 gradient", "share"], rows)
+        raise ArgumentError(f"table of {of!r}: expected 'blocks', 'advice', 'deletions', 'pairs' or 'paths'")
+
+    def plot(self) -> Figure:
+        """Return one page: gradient, stream, branches and gates by depth, path lengths, deletions, pairs, advice.
+
+        Raises:
+            PlotError: matplotlib is not installed.
+        """
+        from pure.flow.plot.audit import audit_page
+
+        return audit_page(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, fit for JSON."""
+        plain = {name: getattr(self, name) for name in ("loss", "road", "log10_input_gradient", "held")}
+        parts = ("input", "stream_growth", "gradient_growth", "paths", "stop")
+        return {
+            **plain,
+            "family": list(self.family),
+            **{name: None if (part := getattr(self, name)) is None else asdict(part) for name in parts},
+            "blocks": {name: asdict(block) for name, block in self.blocks.items()},
+            "deletions": [asdict(deletion) for deletion in self.deletions],
+            "pairs": [asdict(pair) for pair in self.pairs],
+            "advice": [advice.to_dict() for advice in self.advice],
+        }
+
+
+HEALTHY = "Nothing to change: the stream, its gradient, the branches and the gates are within bounds at every depth."
+
+
+def _row(block: BlockFlow) -> list[str | int | float]:
+    ratio: str | float = "-" if math.isnan(block.branch_to_skip) else block.branch_to_skip
+    gate: str | float = "-" if block.gates is None else block.gates.mean
+    gradient = [block.log10_gradient, block.log10_parameter_gradient]
+    return [block.name, block.kind, *gradient, block.stream.log10_second_moment, ratio, gate]

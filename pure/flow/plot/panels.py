@@ -1,0 +1,110 @@
+"""Several axes in one figure, and lines that every family of pictures draws in the same way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pure.errors import ArgumentError
+from pure.flow.plot.gradients import _ticks, whole_numbers
+from pure.flow.style import COLOURS, MARKERS, canvas
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["curve", "guide_lines", "labelled", "legend", "log_if_wide", "panels", "styles"]
+
+T = TypeVar("T")
+GUIDE = "#000000"
+MANY = 20.0
+
+
+@contextmanager
+def panels(rows: int, columns: int, height_inches: float) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Give a figure and its axes, row by row.
+
+    Raises:
+        PlotError: matplotlib is not installed.
+    """
+    with canvas(height_inches) as (figure, axes):
+        axes.remove()
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for entry in grid.flat:
+            entry.xaxis.set_major_locator(whole_numbers())
+        yield figure, list(grid.flat)
+
+
+def labelled(results: T | Mapping[str, T], kind: type[T]) -> dict[str, T]:
+    """Return {label: result}; one result alone has the label "".
+
+    Raises:
+        ArgumentError: nothing, or something else.
+    """
+    if isinstance(results, kind):
+        return {"": results}
+    found = dict(results) if isinstance(results, Mapping) else {}
+    if not found or not all(isinstance(result, kind) for result in found.values()):
+        given = f"{{{', '.join(map(repr, found))}}}" if found else type(results).__name__
+        raise ArgumentError(f"a picture of {given}: expected a {kind.__name__}, or {{label: {kind.__name__}}}")
+    return found
+
+
+def styles(results: Mapping[str, T]) -> Iterator[tuple[str, T, str, str]]:
+    """Give each result with its colour and marker."""
+    for (label, result), colour, marker in zip(results.items(), cycle(COLOURS), cycle(MARKERS)):
+        yield label, result, colour, marker
+
+
+def curve(
+    axes: Axes,
+    x: Sequence[float],
+    middle: Sequence[float],
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
+    *,
+    colour: str,
+    marker: str,
+    label: str = "",
+    dashed: bool = False,
+) -> None:
+    """Draw a line with its band."""
+    if low is not None and high is not None:
+        axes.fill_between(x, _finite(low), _finite(high), color=colour, alpha=0.18, linewidth=0)
+    style = "--" if dashed else "-"
+    axes.plot(
+        x, _finite(middle), color=colour, marker=marker, markevery=max(1, len(x) // 25), label=label, linestyle=style
+    )
+
+
+def guide_lines(axes: Axes, guides: Mapping[str, Sequence[float]], x: Sequence[float] | None = None) -> None:
+    """Draw laws as dotted black lines beside what was measured."""
+    for (label, values), style in zip(guides.items(), cycle((":", "-.", (0, (1, 1))))):
+        where = range(len(values)) if x is None or len(x) != len(values) else x
+        axes.plot(where, list(values), color=GUIDE, linestyle=style, linewidth=1.4, label=label, zorder=3)
+
+
+def log_if_wide(axes: Axes, values: Sequence[float]) -> None:
+    """Use a logarithmic axis where positive values span a factor of 20; 0 is not drawn then."""
+    known = [value for value in values if math.isfinite(value) and value > 0]
+    if known and max(known) > MANY * min(known):
+        axes.set_yscale("log")
+        _ticks(axes, "y")
+
+
+def legend(figure: Figure) -> None:
+    """Put one legend of all panels below them, if any line has a name."""
+    found: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):
+            found.setdefault(str(label), handle)
+    if found:
+        figure.legend(found.values(), found, loc="outside lower center", ncols=min(4, len(found)))
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    return [value if math.isfinite(value) else math.nan for value in values]

@@ -1,0 +1,72 @@
+"""Results on disk: JSON, in one step."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+from pure.errors import ArgumentError, SaveError
+
+__all__ = ["Result", "save_json"]
+
+
+class Result(Protocol):
+    """Anything that gives its numbers as plain data, as every result of `pure.flow` does."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+
+
+def save_json(result: Result, path: str | os.PathLike[str]) -> None:
+    """Write a result as JSON, in one step: the file is whole or it is not there.
+
+    Numbers that JSON lacks stand as text: "nan", "inf", "-inf"; `float` reads them.
+
+    Args:
+        result: anything with `to_dict()`.
+        path: the file to write; an existing one is replaced.
+
+    Raises:
+        ArgumentError: `result` has no `to_dict`.
+        SaveError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> class Found:
+        ...     def to_dict(self):
+        ...         return {"log10_gradient": [-3000.0, float("-inf")]}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_json(Found(), Path(folder) / "found.json")
+        ...     print((Path(folder) / "found.json").read_text().split())
+        ['{', '"log10_gradient":', '[', '-3000.0,', '"-inf"', ']', '}']
+    """
+    if not callable(getattr(result, "to_dict", None)):
+        raise ArgumentError(f"save_json of {type(result).__name__}: expected a result, which has to_dict()")
+    text = json.dumps(_plain(result.to_dict()), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with temporary.open("x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        fix = "give a folder that exists and is writable"
+        raise SaveError(f"cannot write {str(target)!r}: {error.strerror}: {fix}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
