@@ -38,9 +38,17 @@ def write_tensors(flat: Mapping[str, Tensor], path: str | os.PathLike[str], meta
     for name, leaf in flat.items():
         if not isinstance(leaf, Tensor):
             raise TreeError(f"save: leaf {name!r} is {type(leaf).__name__}, expected a tensor")
-    target = Path(path)
     owned = {name: leaf.detach().clone(memory_format=torch.contiguous_format) for name, leaf in flat.items()}
-    data = safetensors_bytes(owned, metadata=dict(metadata) if metadata else None)
+    write_whole(safetensors_bytes(owned, metadata=dict(metadata) if metadata else None), path)
+
+
+def write_whole(data: bytes, path: str | os.PathLike[str]) -> None:
+    """Write a file in one step: it is whole or it is not there.
+
+    Raises:
+        SaveError: the file cannot be written.
+    """
+    target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
     try:
         with temporary.open("xb") as file:

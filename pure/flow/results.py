@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import uuid
-from pathlib import Path
 from typing import Any, Protocol
 
-from pure.errors import ArgumentError, SaveError
+from pure.errors import ArgumentError
+from pure.storage import write_whole
 
 __all__ = ["Result", "save_json"]
 
@@ -36,6 +35,7 @@ def save_json(result: Result, path: str | os.PathLike[str]) -> None:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> class Found:
         ...     def to_dict(self):
         ...         return {"log10_gradient": [-3000.0, float("-inf")]}
@@ -47,19 +47,7 @@ def save_json(result: Result, path: str | os.PathLike[str]) -> None:
     if not callable(getattr(result, "to_dict", None)):
         raise ArgumentError(f"save_json of {type(result).__name__}: expected a result, which has to_dict()")
     text = json.dumps(_plain(result.to_dict()), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        fix = "give a folder that exists and is writable"
-        raise SaveError(f"cannot write {str(target)!r}: {error.strerror}: {fix}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(text.encode(), path)
 
 
 def _plain(value: Any) -> Any:

@@ -99,7 +99,8 @@ class Activation(Leaf):
             raise extra_keys(self, params)
         if not isinstance(x, Tensor):
             raise explain(self, params, x, TypeError())
-        return self._function(x)
+        function = self._function  # Dynamo before PyTorch 2.15 takes a field that is called for a method
+        return function(x)
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape."""
