@@ -32,7 +32,7 @@ from pure.block import Block
 from pure.skips import pre_norm
 
 NAME = "compilers"
-LIMIT = 240.0
+LIMIT = 1500.0
 """Seconds after which the process of a cell is stopped."""
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]

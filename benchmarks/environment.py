@@ -11,6 +11,7 @@ import torch
 DISTRIBUTIONS = (
     *("pure-export", "torch", "torchvision", "numpy"),
     *("onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu"),
+    *("opacus", "backpack-for-pytorch", "curvlinops-for-pytorch"),
 )
 
 

@@ -94,12 +94,75 @@ def exporters(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def flow(data: dict[str, Any]) -> str:
+    """One row a contender of each comparison, then what was run once."""
+    lines = [
+        f"{surroundings(data, 'flow.json', 'torch', *PEERS)} Ratios are to the first row of each comparison, with a "
+        "95 % interval.",
+        "",
+        "| comparison | contender | median | ratio | interval |",
+        "|---|---|---|---|---|",
+    ]
+    for measurement in data["measurements"]:
+        name, notes = measurement["name"], measurement["notes"]
+        for timing in measurement["timings"]:
+            low, high = timing["ratio_interval_95"]
+            cells = [name, timing["name"], f"{timing['median_seconds'] * 1e3:.3g} ms", f"{timing['ratio']:.2f}"]
+            lines.append(f"| {' | '.join(cells)} | {low:.2f} – {high:.2f} |")
+            name = ""
+        for note, value in notes.items():
+            if isinstance(value, (int, float)):
+                lines.append(f"| {name} | {note} | {value:,.3g} |  |  |")
+                name = ""
+    return "\n".join(lines)
+
+
+PEERS = ("opacus", "curvlinops-for-pytorch")
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "speed": speed,
     "compilers": compilers,
     "exporters": exporters,
+    "flow": flow,
 }
-FILES = {"speed": "blocks.json", "compilers": "compilers.json", "exporters": "exporters.json"}
+FILES = {
+    "speed": "blocks.json",
+    "compilers": "compilers.json",
+    "exporters": "exporters.json",
+    "flow": "flow.json",
+}
+
+
+def cuda(data: dict[str, Any]) -> str:
+    """What one GPU machine gave: the checks in a sentence, then one row a cell with the floor beside it."""
+    machine, checks = data["machine"]["environment"], data.get("checks", {})
+    versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "onnxruntime-gpu"))
+    failed = [name for name, found in checks.items() if not found.get("passed")]
+    passed = f"{len(checks) - len(failed)} of {len(checks)} checks pass" + (
+        f"; not: {', '.join(failed)}" if failed else ""
+    )
+    lines = [
+        f"Measured on {machine['date'][:10]}: {machine['cuda_device']}, CUDA {machine['cuda']}, {versions}; {passed}. "
+        "Milliseconds until a call's results are there, weights as arguments; the floor is what the datasheet's peaks "
+        "allow for the operations and bytes counted.",
+        "",
+        f"| cell | {' | '.join(ON_GPU)} | floor |",
+        f"|---|{'---|' * len(ON_GPU)}---|",
+    ]
+    for measurement in data.get("speed", {}).values():
+        timings = {timing["name"]: f"{timing['median_seconds'] * 1e3:.3g}" for timing in measurement["timings"]}
+        least = measurement["notes"].get("floor, seconds")
+        cells = [measurement["name"], *(timings.get(name, "–") for name in ON_GPU)]
+        lines.append(f"| {' | '.join(cells)} | {f'{least * 1e3:.3g}' if least else '–'} |")
+    return "\n".join(lines)
+
+
+ON_GPU = ("eager", "nn.Module", "torch.compile", "torch.compile, max-autotune", "export.jit")
+
+
+def gpu_results(root: Path = ROOT) -> list[Path]:
+    """The results of GPU machines, by name; there may be none."""
+    return sorted(path for path in (root / RESULTS).glob("cuda-*.json") if not path.name.startswith("cuda-cpu"))
 
 
 def drawn(readme: str, name: str, data: dict[str, Any]) -> str:
@@ -107,7 +170,7 @@ def drawn(readme: str, name: str, data: dict[str, Any]) -> str:
     start, end = f"<!-- {name} table: python -m benchmarks.readme -->", f"<!-- end of {name} table -->"
     head, _, rest = readme.partition(start)
     _, _, tail = rest.partition(end)
-    return f"{head}{start}\n\n{TABLES[name](data)}\n\n{end}{tail}"
+    return f"{head}{start}\n\n{(cuda if name == 'cuda' else TABLES[name])(data)}\n\n{end}{tail}"
 
 
 def main() -> None:
@@ -116,6 +179,8 @@ def main() -> None:
     text = readme.read_text(encoding="utf-8")
     for name, file in FILES.items():
         text = drawn(text, name, json.loads((ROOT / RESULTS / file).read_text(encoding="utf-8")))
+    if gpu_results() and "<!-- cuda table:" in text:
+        text = drawn(text, "cuda", json.loads(gpu_results()[-1].read_text(encoding="utf-8")))
     readme.write_text(text, encoding="utf-8")
 
 

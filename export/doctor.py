@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ REQUIRED = ("torch", "safetensors", "numpy", "onnx", "onnx-ir", "onnxscript", "t
 REPORT = ("matplotlib", "scikit-learn", "pillow")
 FLAVOURS = ("onnxruntime", "onnxruntime-gpu")
 MODULES = {"onnx-ir": "onnx_ir", "scikit-learn": "sklearn", "pillow": "PIL"}
-CUDA_NAMES = ("libcu", "libnv")
 DRIVER = "libcuda.so.1"
 """The one library that comes with the GPU's driver and not from a package."""
 
@@ -81,6 +81,7 @@ class Diagnosis:
         packages: Every distribution that the project uses.
         providers: Every provider that is compiled in.
         libraries: What the GPU providers need.
+        builds: Which CUDA ONNX Runtime and PyTorch were built for, and what does not match.
         torch_cuda: What PyTorch says about CUDA.
         auto: What ``device="auto"`` chooses here, and why.
     """
@@ -91,6 +92,7 @@ class Diagnosis:
     libraries: tuple[Library, ...]
     torch_cuda: str
     auto: str
+    builds: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
     @property
     def healthy(self) -> bool:
@@ -118,8 +120,10 @@ def diagnose() -> Diagnosis:
     runtime_works = not any(p.problem for p in packages if p.name in FLAVOURS)
     providers = tuple(_providers()) if runtime_works else ()
     found = tuple(_libraries()) if runtime_works else ()
+    torch_cuda = _torch_cuda()
+    builds = _builds() if runtime_works else {}
     auto = _auto() if runtime_works else "nothing: see the packages"
-    return Diagnosis(system, packages, providers, found, _torch_cuda(), auto)
+    return Diagnosis(system, packages, providers, found, torch_cuda, auto, builds)
 
 
 def _packages() -> Iterator[Package]:
@@ -129,7 +133,8 @@ def _packages() -> Iterator[Package]:
         problem = "not installed" if version_of(name) is None else _import_problem(MODULES.get(name, name))
         yield Package(name, version_of(name), problem, fix if problem else "", needed)
     versions = {name: version_of(name) for name in FLAVOURS}
-    if all(versions.values()):
+    apart = all(versions.values()) and len({folder_of(name) for name in FLAVOURS}) == 2
+    if all(versions.values()) and not apart:
         problem, fix = (
             "installed beside the other flavour, with which it shares a folder: each breaks the other",
             ("pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"),
@@ -142,6 +147,11 @@ def _packages() -> Iterator[Package]:
     shown = [name for name in FLAVOURS if versions[name]] or ["onnxruntime-gpu"]
     for name in shown:
         yield Package(name, versions[name], problem, fix)
+
+
+def folder_of(distribution: str) -> str:
+    """Return the folder that a distribution's modules were installed to."""
+    return os.path.realpath(str(metadata.distribution(distribution).locate_file("")))
 
 
 def _import_problem(module: str) -> str:
@@ -208,12 +218,17 @@ def _session_problem(provider: str) -> str:
 
 def _libraries() -> Iterator[Library]:
     """Name what ONNX Runtime's CUDA provider asks for beyond the C library, and where each lies."""
-    import onnxruntime
+    from export import cuda_builds
 
-    path = Path(onnxruntime.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
-    names = [name for name in libraries.needed(path) if name.startswith(CUDA_NAMES)] if path.exists() else []
-    for name, found in libraries.locate([DRIVER, *names] if names else []).items():
+    for name, found in libraries.locate(cuda_builds.asked_for()).items():
         yield Library(name, found)
+
+
+def _builds() -> dict[str, str | None]:
+    from export import cuda_builds
+
+    found = cuda_builds.builds()
+    return {**dataclasses.asdict(found), "mismatch": found.mismatch or None}
 
 
 def _torch_cuda() -> str:

@@ -37,7 +37,14 @@ from pure.tree import tree_flatten
 __all__ = ["Compilation", "Jitted", "jit"]
 
 
-def jit(fn: Callable[..., Any], bake: Sequence[int] = (), device: str = "auto", *, cache_size: int = 64) -> Jitted:
+def jit(
+    fn: Callable[..., Any],
+    bake: Sequence[int] = (),
+    device: str = "auto",
+    *,
+    cache_size: int = 64,
+    tf32: bool = False,
+) -> Jitted:
     """Compile a pure function by ONNX Runtime, at its first call for each kind of arguments.
 
     Tensors that the function captures are compiled in. A change in place is seen and compiles again; another tensor
@@ -51,6 +58,8 @@ def jit(fn: Callable[..., Any], bake: Sequence[int] = (), device: str = "auto", 
             recognised by identity and version: another tensor, or one that was changed in place, compiles again.
         device: "cpu", "cuda", or "auto", which takes the GPU where ONNX Runtime can; the tensors should be there.
         cache_size: How many compilations are kept; the one unused for longest goes first.
+        tf32: Whether a GPU may round the factors of float32 products to TF32, as ``torch.backends.cuda.matmul`` and
+            ``torch.backends.cudnn`` may for eager.
 
     Returns:
         The function of the same arguments. ``.report()`` says what was compiled and where it runs.
@@ -67,20 +76,22 @@ def jit(fn: Callable[..., Any], bake: Sequence[int] = (), device: str = "auto", 
         >>> slope.report().splitlines()[0]
         'jit of lambda: 1 compilation, on cpu'
     """
-    return Jitted(fn, bake, device, cache_size)
+    return Jitted(fn, bake, device, cache_size, tf32)
 
 
 class Jitted:
     """A compiled function; see ``jit``."""
 
-    def __init__(self, fn: Callable[..., Any], bake: Sequence[int], device: str, cache_size: int) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], bake: Sequence[int], device: str, cache_size: int, tf32: bool = False
+    ) -> None:
         if cache_size < 1:
             raise ArgumentError(f"cache_size must be at least 1, got {cache_size!r}")
         if isinstance(bake, int):
             raise ArgumentError(f"bake must be a tuple of argument positions, got {bake!r}; write bake=({bake},)")
         self.fn = fn
         self._bake, self._cache_size = tuple(bake), cache_size
-        self._choice = sessions.choose(device)
+        self._choice = sessions.choose(device, tf32)
         self._place = torch.device("cuda", 0) if self.device == "cuda" else torch.device("cpu")
         self._alive: dict[int, weakref.ref[Tensor]] = {}
         self._gone: deque[int] = deque()

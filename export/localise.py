@@ -86,6 +86,7 @@ def localise(
     *,
     baked: Collection[int] = (),
     device: str = "auto",
+    tf32: bool = False,
 ) -> Divergence | None:
     """Find the first node of a file whose value differs from eager's, and write a reproduction.
 
@@ -97,6 +98,7 @@ def localise(
         folder: Where the reproduction goes; made if needed.
         baked: Positions of the arguments that are inside the file.
         device: Where the file runs.
+        tf32: Whether it may round products to TF32 there.
 
     Returns:
         The first difference, or None if the function cannot be recorded again or no value differs.
@@ -115,7 +117,7 @@ def localise(
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
     probed = forcing.with_outputs(model, names, [kinds[name] for name in names]).SerializeToString()
     with torch.no_grad():
-        values = runtime.open_file(file, device, variant=probed).inner_values(names, *args)
+        values = runtime.open_file(file, device, variant=probed, tf32=tf32).inner_values(names, *args)
     found = None
     for (node, _, name), value in zip(probes, values, strict=True):
         ratio = _ratio(value, own[name], exact[name])
@@ -164,7 +166,7 @@ def _ratio(value: np.ndarray[Any, Any], own: torch.Tensor, exact: torch.Tensor) 
     if not own.is_floating_point():
         return 0.0
     target = exact.double()
-    difference = torch.from_numpy(np.asarray(value, dtype=np.float64)) - target
+    difference = torch.from_numpy(np.asarray(value, dtype=np.float64)).to(target.device) - target
     if not bool(difference.isfinite().all()):
         return math.inf if bool(target.isfinite().all()) else 0.0
     if not target.numel():

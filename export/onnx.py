@@ -23,6 +23,7 @@ from export.functions.outline import outline
 from export.lowering import TABLE, lower_nodes
 from export.lowering.builder import ONNX_TYPES, Builder, dtype_name
 from export.trace import Traced, trace
+from export.tracing import isolation
 
 if TYPE_CHECKING:
     from export.runtime import Loaded
@@ -164,8 +165,9 @@ def build(
     if opset not in OPSETS:
         raise ArgumentError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
     baked = baked_positions(bake, len(args) if isinstance(args, (tuple, list)) else 0)
-    traced = trace(fn, args, dynamic, TABLE)
-    return translate(traced, baked, opset, functions=functions, data=data, external=external)
+    with isolation.uncollected():
+        traced = trace(fn, args, dynamic, TABLE)
+        return translate(traced, baked, opset, functions=functions, data=data, external=external)
 
 
 def baked_positions(bake: Sequence[int], count: int) -> frozenset[int]:

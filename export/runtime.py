@@ -32,7 +32,13 @@ class _Argument:
     leaves: tuple[int, ...]
 
 
-def load(path: str | os.PathLike[str], device: str = "auto", *, weights: Mapping[str, Any] | None = None) -> Loaded:
+def load(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    *,
+    weights: Mapping[str, Any] | None = None,
+    tf32: bool = False,
+) -> Loaded:
     """Load an ONNX file as a function.
 
     Args:
@@ -40,6 +46,8 @@ def load(path: str | os.PathLike[str], device: str = "auto", *, weights: Mapping
         device: "cpu", "cuda" (raises if it cannot be had) or "auto" (CUDA where it loads; ``f.describe()`` says why).
         weights: Other tensors in place of those inside the file, which itself stays: {argument: tree} for baked
             arguments, as for ``replace_weights``. They are copied.
+        tf32: Whether a GPU may round the factors of float32 products to TF32: faster, with errors of 1e-3 instead of
+            1e-6. ``f.numerics.tf32`` says whether it does.
 
     Returns:
         The function: ``f(*args)`` with the pytrees of the export, baked arguments left out.
@@ -52,7 +60,7 @@ def load(path: str | os.PathLike[str], device: str = "auto", *, weights: Mapping
         ProviderError: If CUDA was asked for and something is missing.
         UnsupportedOpError: If ONNX Runtime lacks an operator in the file's dtype on that device.
     """
-    return open_file(path, device, weights=weights)
+    return open_file(path, device, weights=weights, tf32=tf32)
 
 
 def open_file(
@@ -62,6 +70,7 @@ def open_file(
     spinning: bool = True,
     weights: Mapping[str, Any] | None = None,
     variant: bytes | None = None,
+    tf32: bool = False,
 ) -> Loaded:
     """Load a file as ``load`` does.
 
@@ -71,12 +80,13 @@ def open_file(
         spinning: Whether its threads wait actively; without it they leave the processor to others between calls.
         weights: As for ``load``.
         variant: A changed model, serialised, to run in the file's place with the file's data beside it.
+        tf32: As for ``load``.
     """
     header = wire.read_header(path)
     call = read_call(header, path)
     tensors = stored.find(path, header)
     stored.check(path, tensors.values())
-    choice = sessions.choose(device)
+    choice = sessions.choose(device, tf32)
     if weights is not None:
         new = matched(path, call, tensors, weights)
         read = stored.read_by_nodes(path, header)  # ONNX Runtime drops the others at once, and would not find them
@@ -321,7 +331,7 @@ class Loaded:
     def numerics(self) -> sessions.Numerics:
         """TF32, optimisation level, determinism, versions."""
         return sessions.Numerics(
-            tf32=False,
+            tf32=self._choice.tf32,
             optimisation="all",
             deterministic=True,
             onnxruntime=onnxruntime.__version__,
@@ -339,7 +349,8 @@ class Loaded:
         lines = [
             f"{self.path.name}: {self.signature}",
             f"  runs on {self.device} ({self._choice.why}); {where}",
-            f"  numerics: TF32 off, optimisation {self.numerics.optimisation}, deterministic, "
+            f"  numerics: TF32 {'on' if self._choice.tf32 else 'off'}, optimisation {self.numerics.optimisation}, "
+            "deterministic, "
             f"onnxruntime {onnxruntime.__version__}",
         ]
         lines += [f"  in   {leaf}" for leaf in self.inputs] + [f"  out  {leaf}" for leaf in self.outputs]

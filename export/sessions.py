@@ -15,6 +15,7 @@ from typing import Any
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from export import cuda_builds
 from export.errors import ArgumentError, LoadError, ProviderError, UnsupportedOpError
 from export.functions.calls import read_calls
 
@@ -71,10 +72,11 @@ onnxruntime.set_default_logger_severity(3)
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Which device a session runs on, and why."""
+    """Which device a session runs on, and why; and whether it may round float32 products to TF32 there."""
 
     device: str
     why: str
+    tf32: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +116,7 @@ def cuda_problem() -> str | None:
     count = ctypes.c_int(0)
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return "the NVIDIA driver finds no GPU (check nvidia-smi and CUDA_VISIBLE_DEVICES)"
-    preload()
+    cuda_builds.preload()
     folder = Path(onnxruntime.__file__).parent / "capi"
     try:
         for name in ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so"):
@@ -122,6 +124,9 @@ def cuda_problem() -> str | None:
                 ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
         missing = str(error).split(":")[0]
+        mismatch = cuda_builds.builds().mismatch
+        if mismatch:
+            return f"{missing} cannot be loaded: {mismatch}"
         return (
             f"{missing} cannot be loaded; pip install 'onnxruntime-gpu[cuda,cudnn]', "
             "or the torch build for the same CUDA version"
@@ -129,21 +134,12 @@ def cuda_problem() -> str | None:
     return None
 
 
-def preload() -> None:
-    """Load the CUDA libraries that PyTorch or the NVIDIA packages bring, so that ONNX Runtime finds them."""
-    if not hasattr(onnxruntime, "preload_dlls"):
-        return
-    with open(os.devnull, "w") as null:
-        keep = sys.stdout
-        sys.stdout = null  # it prints what it cannot load
-        try:
-            onnxruntime.preload_dlls()
-        finally:
-            sys.stdout = keep
-
-
-def choose(device: str) -> Choice:
+def choose(device: str, tf32: bool = False) -> Choice:
     """Turn "auto", "cpu" or "cuda" into a device.
+
+    Args:
+        device: The word.
+        tf32: Whether the GPU may round float32 products to TF32; a CPU has no such thing.
 
     Raises:
         ArgumentError: For another word.
@@ -160,8 +156,10 @@ def choose(device: str) -> Choice:
                 f"device='cuda' cannot be had: {problem}. "
                 "device='cpu' runs here; device='auto' takes the GPU where there is one."
             )
-        return Choice("cuda", "asked for")
-    return Choice("cpu", f"no CUDA: {problem}") if problem else Choice("cuda", "CUDA loads and there is a GPU")
+        return Choice("cuda", "asked for", tf32)
+    if problem:
+        return Choice("cpu", f"no CUDA: {problem}")
+    return Choice("cuda", "CUDA loads and there is a GPU", tf32)
 
 
 def open_session(
@@ -169,7 +167,6 @@ def open_session(
     choice: Choice,
     *,
     optimise: bool = True,
-    tf32: bool = False,
     spinning: bool = True,
     path: str | os.PathLike[str] | None = None,
     weights: Mapping[str, Any] | None = None,
@@ -180,7 +177,6 @@ def open_session(
         model: A file, or a serialised model.
         choice: The device.
         optimise: Whether ONNX Runtime may rewrite the graph.
-        tf32: Whether CUDA may use TF32.
         spinning: Whether idle threads wait actively: faster calls, but in the way of other threads.
         path: The file that a serialised model comes from, with its data file beside it.
         weights: Values, which have to live as long as the session, for tensors that the model says are in a data file.
@@ -205,7 +201,7 @@ def open_session(
         options.add_external_initializers(list(weights), list(weights.values()))
     providers: list[Any] = [CPU]
     if choice.device == "cuda":
-        providers.insert(0, (CUDA, {"use_tf32": "1" if tf32 else "0"}))
+        providers.insert(0, (CUDA, {"use_tf32": "1" if choice.tf32 else "0"}))
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)

@@ -98,6 +98,11 @@ def diagnosis(found: Diagnosis) -> None:
         rows = [[library.name, library.path or Text("not found", style="yellow")] for library in found.libraries]
         table(["library for CUDA", "where"], rows)
     stdout().print(f"\nPyTorch and CUDA: {found.torch_cuda}\ndevice='auto' is {found.auto}", soft_wrap=True)
+    if found.builds:
+        own, theirs, cudnn = (found.builds[name] or "none" for name in ("onnxruntime", "torch", "cudnn"))
+        stdout().print(f"built for: ONNX Runtime CUDA {own}; PyTorch CUDA {theirs}, cuDNN {cudnn}", soft_wrap=True)
+        if found.builds["mismatch"]:
+            stdout().print(Text(found.builds["mismatch"], style="yellow"), soft_wrap=True)
     for fix in found.fixes:
         stdout().print(f"to install: {fix}", soft_wrap=True)
     if not found.healthy:

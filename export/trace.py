@@ -67,6 +67,10 @@ class Traced:
         return [item.meta["val"] if isinstance(item, torch.fx.Node) else item for item in node.args[0]]
 
 
+_INTERNAL = "INTERNAL ASSERT FAILED"
+"""What PyTorch says of a failure that is its own."""
+
+
 def trace(
     fn: Callable[..., Any], args: Sequence[Any], dynamic: Sequence[Any] | None = None, whole: Collection[Any] = ()
 ) -> Traced:
@@ -134,7 +138,8 @@ def _trace(
 
     # Autograd takes a written view's derivative by the view itself then, not by memory strides.
     replayed = torch.autograd.grad_mode._force_original_view_tracking(True)
-    with isolation.tracing_lock, isolation.restored(), torch.no_grad(), replayed:
+    followed = torch.inference_mode(False)  # PyTorch 2.11 differentiates to zero in inference mode, without a word
+    with isolation.tracing_lock, isolation.restored(), followed, torch.no_grad(), replayed:
         mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
         cond = functools.partial(conditional.traced_cond, symbols=tuple(sizes.named.values()))
         table = decompositions(frozenset(whole))
@@ -195,8 +200,9 @@ def _recorded(
             outside_modes(fn, arguments, arguments.leaves)
         if "Generator" in str(error):
             raise RandomOpError(random_message("a torch.Generator", _raised_at(error))) from error
+        theirs = f"\n  PyTorch {torch.__version__} fails by itself; 2.15 may not" if _INTERNAL in str(error) else ""
         raise TracingError(
-            f"{function_name(fn)} runs eagerly but cannot be recorded: {type(error).__name__}: {error}"
+            f"{function_name(fn)} runs eagerly but cannot be recorded: {type(error).__name__}: {error}{theirs}"
             f"\n  source: {_raised_at(error)}"
         ) from error
 

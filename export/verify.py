@@ -24,6 +24,7 @@ from typing import Any
 
 from export.judging.judge import Judge
 from export.judging.measure import FLOOR_ULP
+from export.judging.products import products
 from export.localise import localise
 from export.onnx import to_onnx
 from export.verdict import Divergence, Verdict
@@ -38,6 +39,7 @@ def verify(
     bake: Sequence[int] = (),
     device: str = "auto",
     limit: float | None = None,
+    tf32: bool = False,
 ) -> Verdict:
     """Judge an ONNX file against the eager function.
 
@@ -52,6 +54,8 @@ def verify(
         bake: As for ``to_onnx``.
         device: Where the file runs: "auto", "cpu" or "cuda".
         limit: The largest ratio that passes; 2 by default, 3 for half types.
+        tf32: Whether a GPU may round float32 products to TF32, in ONNX Runtime and in PyTorch alike: the file is
+            judged by what eager loses with the same rounding. Without it neither may, whatever PyTorch is set to.
 
     Returns:
         The verdict; ``verdict.raise_if_failed()`` turns a failure into an error. If a leaf failed,
@@ -69,13 +73,14 @@ def verify(
     """
     began = time.perf_counter()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(products(tf32))
         if path is None:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pure-export-"))) / "model.onnx"
         else:
             file = Path(path)
         if not file.exists():
             to_onnx(fn, args, file, bake=bake, dynamic=dynamic)
-        judge = Judge(fn, args, file, dynamic, bake, device, limit)
+        judge = Judge(fn, args, file, dynamic, bake, device, limit, tf32)
         rows = judge.rows()
         if against is not None:
             rows += judge.against(against, args)
@@ -103,5 +108,12 @@ def _divergence(judge: Judge, kept: bool) -> Divergence | None:
     else:
         folder = Path(tempfile.mkdtemp(prefix="pure-export-reproduction-"))
     return localise(
-        judge.fn, judge.arguments, judge.failed_leaves, judge.file, folder, baked=judge.baked, device=judge.device
+        judge.fn,
+        judge.arguments,
+        judge.failed_leaves,
+        judge.file,
+        folder,
+        baked=judge.baked,
+        device=judge.device,
+        tf32=judge.tf32,
     )

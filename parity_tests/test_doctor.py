@@ -59,6 +59,7 @@ def test_a_missing_package_comes_with_its_install_line(monkeypatch: pytest.Monke
 
 def test_both_flavours_together_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version_of", installed({"onnxruntime": "1.31.1", "onnxruntime-gpu": "1.31.1"}))
+    monkeypatch.setattr(doctor, "folder_of", lambda name: "/one/folder")
     found = doctor.diagnose()
     assert not found.healthy
     assert found.providers == ()

@@ -51,6 +51,13 @@ def test_it_equals_the_function(name: str, bake: tuple[int, ...]) -> None:
     assert len(compiled.compilations()) == 2, "one for each shape, none for new values"
 
 
+def test_a_gradient_that_is_compiled_in_inference_mode_is_no_zero() -> None:
+    slope = export.jit(grad(lambda x: x.square().sum()))
+    with torch.inference_mode():
+        assert torch.equal(slope(torch.ones(3)), torch.full((3,), 2.0))
+    assert torch.equal(slope(torch.ones(3)), torch.full((3,), 2.0))
+
+
 def test_only_new_kinds_of_arguments_compile_and_the_oldest_goes() -> None:
     compiled = export.jit(lambda x, power: x**power, cache_size=2)
     for x, power in ((ROWS, 2), (ROWS, 3), (ROWS.float(), 2), (ROWS, 3)):

@@ -32,7 +32,7 @@ def run_child(
 
     `apply` stands in for `child.apply`, with the same arguments.
     """
-    call = apply or child.apply
+    call = child.apply if apply is None else apply
     part = noise.get(name) if noise else None
     args = (params.get(name, EMPTY), x, state.get(name, EMPTY), extras, training, part)
     try:

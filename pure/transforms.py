@@ -8,6 +8,7 @@ when they are the outermost transform and then run PyTorch's autograd once; insi
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -42,6 +43,24 @@ def _alone() -> bool:
         and not torch.is_inference_mode_enabled()
         and not RUNNING.inside
     )
+
+
+@functools.cache
+def _followed_in_inference_mode() -> bool:
+    """Return whether `torch.func` differentiates in inference mode; PyTorch 2.11's gradient is zero there."""
+    with torch.inference_mode():
+        return bool(torch.func.grad(torch.sin)(torch.zeros(())))
+
+
+def _loses_derivatives() -> bool:
+    """Return whether `torch.func` would give a gradient of zeros here, without a word."""
+    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is None and not _followed_in_inference_mode()
+
+
+def _ordinary(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
 def _thawed(node: Any, leaves: list[Tensor], name: str) -> Any:
@@ -108,6 +127,9 @@ def value_and_grad(
             raise ArgumentError(f"grad by argnums={argnums} of a call with {len(args)} arguments")
         if len({index % len(args) for index in chosen}) != len(chosen) or not chosen:
             raise ArgumentError(f"grad by argnums={argnums}: expected different arguments, at least one")
+        if _loses_derivatives():
+            with torch.inference_mode(False):
+                return differentiated(*(tree.tree_map(_ordinary, arg) for arg in args))
         if not _alone() or (torch.is_grad_enabled() and any(map(_requires_grad, args))):
             gradient, value = torch.func.grad_and_value(fn, argnums, has_aux)(*args)
             return value, gradient

@@ -59,6 +59,7 @@ class Judge:
         bake: The baked positions; what the file itself says is added.
         device: Where the file runs.
         limit: The largest ratio that passes, None for the usual.
+        tf32: Whether the file may round products to TF32 on a GPU.
 
     Raises:
         ArgumentError: If the file was not written by ``to_onnx``, or takes another number of arguments.
@@ -73,11 +74,12 @@ class Judge:
         bake: Sequence[int],
         device: str,
         limit: float | None,
+        tf32: bool = False,
     ) -> None:
-        self.fn, self.file, self.device, self.limit = fn, file, device, limit
+        self.fn, self.file, self.device, self.limit, self.tf32 = fn, file, device, limit, tf32
         self.arguments: Arguments = take_apart(fn, args, dynamic)
         self.example = sizes_of(self.arguments.axes, self.arguments.leaves)
-        self.loaded = runtime.open_file(file, device, spinning=False)
+        self.loaded = runtime.open_file(file, device, spinning=False, tf32=tf32)
         call = runtime.read_call(wire.read_header(file), file)
         count = len(self.arguments.names)
         if call is None:
@@ -101,7 +103,7 @@ class Judge:
     def kinks(self) -> Kinks | None:
         """What tells the sides that the file takes; None if the function cannot be recorded again."""
         try:
-            return Kinks(self.fn, self.arguments, self.model, self.file, self.baked, self.device)
+            return Kinks(self.fn, self.arguments, self.model, self.file, self.baked, self.device, self.tf32)
         except ExportError:
             return None
 
@@ -127,7 +129,8 @@ class Judge:
 
     def variant(self, model: onnx.ModelProto) -> runtime.Loaded:
         """Load a changed copy of the model."""
-        return runtime.open_file(self.file, self.device, spinning=False, variant=model.SerializeToString())
+        content = model.SerializeToString()
+        return runtime.open_file(self.file, self.device, spinning=False, variant=content, tf32=self.tf32)
 
     def given(self, leaves: Sequence[torch.Tensor]) -> list[Any]:
         """Return the arguments that the file still takes."""

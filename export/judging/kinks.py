@@ -107,6 +107,7 @@ class Kinks:
         file: The file itself.
         baked: Positions of the arguments that are inside the file.
         device: Where the file runs.
+        tf32: Whether it may round products to TF32 there.
 
     Raises:
         ExportError: If the function cannot be recorded again.
@@ -120,6 +121,7 @@ class Kinks:
         file: Path,
         baked: frozenset[int],
         device: str,
+        tf32: bool = False,
     ) -> None:
         self.traced: Traced = record(fn, arguments, TABLE)
         self.arguments, self.baked = arguments, baked
@@ -129,7 +131,7 @@ class Kinks:
             names = list(dict.fromkeys(name for name, _ in self.values.values()))
             kinds = {name: kind for name, kind in self.values.values()}
             probed = forcing.with_outputs(model, names, [kinds[name] for name in names]).SerializeToString()
-            self.loaded = runtime.open_file(file, device, variant=probed)
+            self.loaded = runtime.open_file(file, device, variant=probed, tf32=tf32)
 
     def settle(
         self,
@@ -221,7 +223,8 @@ class Kinks:
         args = [arg for i, arg in enumerate(self.arguments.rebuild(leaves)) if i not in self.baked]
         with torch.no_grad():
             found = dict(zip(names, self.loaded.inner_values(names, *args), strict=True))
-        sides = {name: torch.from_numpy(found[value].copy()) for name, (value, _) in self.values.items()}
+        place = next((operand.device for operand in level.operands.values()), None)
+        sides = {name: torch.from_numpy(found[value].copy()).to(place) for name, (value, _) in self.values.items()}
         for name, operand in level.operands.items():
             if name not in sides:
                 for other, value in list(sides.items()):

@@ -7,6 +7,7 @@ with an unrelated message. The same holds for dispatch modes and for tracing's o
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,18 @@ _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 
 tracing_lock = threading.RLock()
 """Held during a trace: some of PyTorch's tracing state belongs to the process, not to the thread."""
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the cyclic garbage collector off for a moment: a trace makes many objects at once and drops few."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def functorch_depth() -> int:

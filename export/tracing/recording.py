@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch._subclasses.functional_tensor import FunctionalTensor
+from torch._subclasses.functional_tensor import FunctionalTensor, disable_functional_mode
 from torch.fx.experimental import proxy_tensor
 
 from export.tracing.sources import user_line
@@ -100,4 +100,8 @@ class FunctionalReplay(Replay):
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Fetch a captured tensor or a branch."""
         value = super().get_attr(target, args, kwargs)
-        return FunctionalTensor.to_functional(value) if isinstance(value, torch.Tensor) else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        with disable_functional_mode():  # PyTorch before 2.15 functionalises only what the tracer knows
+            known = torch.ops.aten.lift_fresh_copy.default(value)
+        return FunctionalTensor.to_functional(known)

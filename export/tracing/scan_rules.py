@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import unwrap_dead_wrappers
+from torch._functorch.utils import unwrap_dead_wrappers
 
 from export.tracing.isolation import functorch_depth
 

@@ -99,8 +99,7 @@ class Activation(Leaf):
             raise extra_keys(self, params)
         if not isinstance(x, Tensor):
             raise explain(self, params, x, TypeError())
-        function = self._function  # Dynamo before PyTorch 2.15 takes a field that is called for a method
-        return function(x)
+        return ACTIVATIONS[self.name](x)  # Dynamo of PyTorch 2.11 cannot follow a call of the field
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape."""
