@@ -144,6 +144,10 @@ def _scaling(
             f"{depth} blocks about e"
         )
         return _advice(rule, said, fix, numbers, evidence, names, lambda block: scaled_branch(block, scale))
+    return _redraw(rule, said, numbers, evidence, names)
+
+
+def _redraw(rule: str, said: str, numbers: dict[str, float], evidence: str, names: list[str]) -> Advice:
     fix = "draw the weights by He's rule (variance 2/fan_in), or add skips"
     return _advice(rule, said, fix, numbers, evidence, names, he_init)
 
@@ -170,8 +174,7 @@ def _stream(audit: Audit, family: list[BlockFlow], chain: Chain) -> Advice | Non
     if any(block.branch for block in family):
         fix = "carry the stream with the factor 1 past the branches"
         return _advice("stream decay", said, fix, numbers, "stream_growth")
-    fix = "draw the weights by He's rule (variance 2/fan_in), or add skips"
-    return _advice("stream decay", said, fix, numbers, "stream_growth", names, he_init)
+    return _redraw("stream decay", said, numbers, "stream_growth", names)
 
 
 def _leak(rule: str, said: str, numbers: dict[str, float], evidence: str, names: list[str], depth: int) -> Advice:
