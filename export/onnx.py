@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from export.errors import ArgumentError, UnsupportedOpError
-from export.files import datafile, saving, writing
+from export.files import datafile, saving, splicing, writing
 from export.files.checking import check as check_model
 from export.files.datafile import DataFile
 from export.functions.calls import DOMAIN
@@ -123,12 +123,22 @@ def to_onnx(
         ...     exported.inputs, exported.outputs
         (('x',), ('out.twice',))
     """
+    aside: dict[str, ir.TensorProtocol] = {}
     with datafile.beside(path) as data, writing.replacing(path) as file:
         proto, fixed = build(
-            fn, args, bake=bake, dynamic=dynamic, opset=opset, functions=functions, data=data, external=external
+            fn,
+            args,
+            bake=bake,
+            dynamic=dynamic,
+            opset=opset,
+            functions=functions,
+            data=data,
+            external=external,
+            aside=aside,
         )
-        content = proto.SerializeToString()
-        file.write(content)
+        pieces = saving.written(proto.SerializeToString(), aside)
+        for piece in pieces:
+            file.writelines(piece.chunks())
         if data.path is not None:
             file.flush()
             check_model(proto, file.name)
@@ -140,7 +150,7 @@ def to_onnx(
         nodes=count_nodes(proto.graph, proto.functions),
         functions=tuple(function.name for function in proto.functions),
         opset=proto.opset_import[0].version,
-        size=len(content) + data.size,
+        size=splicing.total(pieces) + data.size,
         data=data.path,
     )
 
@@ -155,6 +165,7 @@ def build(
     functions: bool = True,
     data: DataFile | None = None,
     external: bool | int | None = None,
+    aside: dict[str, ir.TensorProtocol] | None = None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Trace, translate and check a function; return the model and the names of the tensors inside it.
 
@@ -167,7 +178,7 @@ def build(
     baked = baked_positions(bake, len(args) if isinstance(args, (tuple, list)) else 0)
     with isolation.uncollected():
         traced = trace(fn, args, dynamic, TABLE)
-        return translate(traced, baked, opset, functions=functions, data=data, external=external)
+        return translate(traced, baked, opset, functions=functions, data=data, external=external, aside=aside)
 
 
 def baked_positions(bake: Sequence[int], count: int) -> frozenset[int]:
@@ -189,8 +200,12 @@ def translate(
     functions: bool = False,
     data: DataFile | None = None,
     external: bool | int | None = False,
+    aside: dict[str, ir.TensorProtocol] | None = None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Turn a recorded function into an ONNX model, which the checker accepts."""
+    """Turn a recorded function into an ONNX model, which the checker accepts.
+
+    Where ``aside`` is given, large tensors go there by their names, and the model holds their descriptions alone.
+    """
     arguments = traced.arguments
     g = Builder(traced.sizes, opset, tuned)
     g.reserve([*arguments.leaf_names, *traced.out_names])
@@ -233,6 +248,8 @@ def translate(
     if data is not None:
         saving.move_out(model, data, external)
     saving.check_size(model)
+    if aside is not None:
+        aside.update(saving.set_aside(model))
     proto = ir.to_proto(model)
     if functions:
         outline(proto, arguments.leaf_names)

@@ -173,7 +173,10 @@ class Verdict:
         return max(ratios) if ratios else math.nan
 
     def table(self, *, full: bool = False) -> str:
-        """Return the verdict as text: a line for each leaf with its worst case; every row with ``full``."""
+        """Return the verdict as text: a line for each leaf with its worst case; every row with ``full``.
+
+        What did not pass stands first.
+        """
         rows = list(self.rows) if full else _worst_rows(self.rows)
         cells = [("leaf", "case", "dtype", "rmse", "yardstick", "ratio", "limit", "status")]
         for row in rows:
@@ -234,7 +237,7 @@ def _worst_rows(rows: tuple[Row, ...]) -> list[Row]:
         key = (order[row.status], -(row.ratio or 0.0))
         if known is None or key < (order[known.status], -(known.ratio or 0.0)):
             worst[row.leaf] = row
-    return list(worst.values())
+    return sorted(worst.values(), key=lambda row: row.status in ("pass", "skipped"))
 
 
 def _short(value: float | None) -> str:

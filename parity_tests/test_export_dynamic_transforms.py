@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 import export
+import pure
 from export.errors import SpecialisedSizeError
 from export.tracing import batching_conv, dispatching
 
@@ -200,6 +201,26 @@ def test_a_forward_derivative_of_captured_statistics_has_no_operation_in_place()
     weight, bias, x = draw(3).float(), draw(3).float(), draw(2, 3, 4).float()
     verdict = export.verify(lambda x: jvp(lambda x: batch_norm(x, weight, bias), (x,), (x.cos(),)), (x,))
     assert verdict.passed, verdict.table()
+
+
+@pytest.mark.parametrize(("pushed", "norms"), [("x", 1), ("w", 2), ("b", 2), ("xwb", 2)])
+def test_a_forward_derivative_of_batch_norm_in_evaluation_is_the_operator_by_its_tangents(
+    pushed: str, norms: int, tmp_path: Any
+) -> None:
+    args = {"x": draw(2, 4, 4), "w": draw(4, seed=1), "b": draw(4, seed=2)}
+    given = [args, {name: draw(*args[name].shape, seed=3) for name in pushed}]
+
+    def fn(args: dict[str, Tensor], tangents: dict[str, Tensor]) -> Any:
+        primals = {name: args[name] for name in tangents}
+        return jvp(lambda chosen: batch_norm(**(args | chosen)), (primals,), (tangents,))
+
+    agree(fn, *given)
+    batch = [{name: BATCH if name == "x" else None for name in tree} for tree in given]
+    single = pure.tree.tree_map(Tensor.float, given)
+    verdict = export.verify(fn, single, tmp_path / "f.onnx", dynamic=batch)
+    assert verdict.passed, verdict.table()
+    operators = [node.op_type for node in onnx.load(tmp_path / "f.onnx").graph.node]
+    assert operators.count("BatchNormalization") == norms
 
 
 def test_a_mapped_forward_pass_keeps_its_norm_whole(tmp_path: Any) -> None:

@@ -18,7 +18,7 @@ import torch
 import export
 import pure
 from export import errors
-from export.files import stored, wire, writing
+from export.files import saving, stored, wire, writing
 from pure import nets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,6 +119,20 @@ def made_folders(parent: Path, *names: str) -> list[str]:
     for name in names:
         (parent / name).mkdir()
     return list(names)
+
+
+def test_values_that_go_straight_to_the_file_give_the_bytes_that_protobuf_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def content(least: int) -> bytes:
+        monkeypatch.setattr(saving, "LARGE", least)
+        write(tmp_path / "f.onnx", external=False)
+        return (tmp_path / "f.onnx").read_bytes()
+
+    whole = content(2**31)
+    assert content(1) == whole
+    assert content(4096) == whole
+    assert right(tmp_path / "f.onnx")
 
 
 def test_a_new_export_takes_the_place_of_both_files(tmp_path: Path) -> None:

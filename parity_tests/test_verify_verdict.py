@@ -20,7 +20,8 @@ from onnx import helper, numpy_helper
 import export
 import pure
 from export import errors
-from export.judging import truth
+from export.judging import judge, pool, truth
+from export.judging.measure import Errors, Measured
 from export.tracing.arguments import take_apart
 from pure import tags
 
@@ -295,6 +296,32 @@ def test_a_predicate_inside_rounding_is_ambiguous(tmp_path: Path) -> None:
         assert verdict.status == "ambiguous"
         assert not verdict.passed
     assert {row.status for row in verdict.rows if row.case.startswith("forced")} == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("later", "status", "runs"),
+    [(1.0, "pass", 64), (3.0, "fail", 64), (30.0, "fail", 1)],
+    ids=["by chance", "narrowly but always", "by far"],
+)
+def test_a_narrow_failure_on_few_inputs_is_looked_at_on_more(
+    later: float, status: str, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([max(later, 3.0)] + [later] * 63)
+
+    def measured(numeric: list[int], *_: Any) -> Measured:
+        return Measured({i: Errors(file=next(errors) ** 2, eager=1.0, norm=0.0, count=1) for i in numeric}, False)
+
+    for limit in ("SAMPLES", "MOST_SAMPLES"):
+        monkeypatch.setattr(judge, limit, 1)
+    monkeypatch.setattr(pool, "measure", measured)
+    verdict = export.verify(torch.tanh, (seeded(3),))
+    assert (verdict.status, verdict.samples) == (status, runs)
+
+
+def test_what_failed_stands_first(tmp_path: Path) -> None:
+    path = damaged(tmp_path, edit("params.block2.bias", lambda value: value + 1e-3))
+    verdict = judged(path)
+    assert verdict.table().splitlines()[2].split()[0] in {row.leaf for row in verdict.rows if row.status == "fail"}
 
 
 def test_a_verdict_is_plain_data(tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def show(cells: list[Cell]) -> None:
     console.print(f"{len(cells)} cells: " + ", ".join(f"{count} {word}" for word, count in counts.items()))
     for cell in cells:
         if cell.outcome != "right":
-            console.print(f"{cell.transform}, {cell.sizes}, {cell.network}: {cell.message[:600]}", markup=False)
+            console.print(f"{cell.transform}, {cell.sizes}, {cell.network}: {cell.message[:1500]}", markup=False)
 
 
 def measured(names: list[tuple[str, str, str]], workers: int) -> Iterator[Cell]:

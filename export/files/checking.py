@@ -50,16 +50,17 @@ def check(model: onnx.ModelProto, path: str | os.PathLike[str] | None = None) ->
 
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with its large tensors as inputs of the same name, dtype and shape.
+    """Return the model with its large tensors, and those not in it, as inputs of the same name, dtype and shape.
 
     Raises:
         onnx.checker.ValidationError: If a large tensor holds more or fewer bytes than its shape takes.
     """
     graph = model.graph
-    large = [tensor for tensor in graph.initializer if len(tensor.raw_data) >= _LARGE]
+    inside = [tensor for tensor in graph.initializer if len(tensor.raw_data) >= _LARGE]
+    large = [*inside, *(tensor for tensor in graph.initializer if tensor.external_data)]
     if not large:
         return model
-    for tensor in large:
+    for tensor in inside:
         if onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize * math.prod(tensor.dims) != len(
             tensor.raw_data
         ):

@@ -1,17 +1,24 @@
-"""Which of a model's tensors go into the data file beside it, and their way there, one at a time."""
+"""The way of a model's large tensors into its file, or into the data file beside it, one at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
 from export.errors import ArgumentError, WriteError
-from export.files import splicing, stored, writing
+from export.files import splicing, stored, wire, writing
 from export.files.datafile import DataFile
 
 SMALLEST = 1024
 """Bytes from which a tensor goes into the data file, unless another number is asked for."""
+
+LARGE = 2**16
+"""Bytes from which a tensor is kept out of the model while it is built: protobuf would copy it at every step."""
+
+ASIDE = "kept aside"
+"""What stands for the place of such a tensor until the model is written."""
 
 MARGIN = 2**24
 """Bytes left in a model file for everything that is no tensor."""
@@ -43,6 +50,32 @@ def move_out(model: ir.Model, data: DataFile, external: bool | int | None) -> No
         value.const_value = ir.ExternalTensor(
             name, offset, length, tensor.dtype, shape=value.shape or ir.Shape([]), name=value.name or ""
         )
+
+
+def set_aside(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """Take the large tensors that go into the model's own file out of it; ``written`` puts them back."""
+    aside = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < LARGE:
+            continue
+        aside[name] = tensor
+        value.const_value = ir.ExternalTensor(
+            ASIDE, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+        )
+    return aside
+
+
+def written(content: bytes, aside: Mapping[str, ir.TensorProtocol]) -> list[splicing.Piece]:
+    """Return a model file in pieces, with the tensors that were set aside in their places."""
+    if not aside:
+        return [splicing.plain(content)]
+    found = stored.within(content, wire.parse_header(content))
+    described = {}
+    for name, tensor in aside.items():
+        piece = splicing.Piece(tensor.nbytes, functools.partial(_chunks, tensor))
+        described[name] = splicing.message(content, found[name], splicing.inside(piece))
+    return splicing.spliced(content, found, described)
 
 
 def threshold(external: bool | int | None) -> int | None:

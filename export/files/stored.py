@@ -84,11 +84,16 @@ class Stored:
 def find(path: str | os.PathLike[str], header: wire.Header) -> dict[str, Stored]:
     """Find the tensors of a model's graph by name, in the order of the file."""
     with wire.mapped(path) as data:
-        found = [
-            _stored(data, begin, end)
-            for number, kind, begin, end in wire.fields(data, *header.graph)
-            if (number, kind) == (INITIALIZER, 2)
-        ]
+        return within(data, header)
+
+
+def within(data: Buffer, header: wire.Header) -> dict[str, Stored]:
+    """Find the tensors of a model in memory."""
+    found = [
+        _stored(data, begin, end)
+        for number, kind, begin, end in wire.fields(data, *header.graph)
+        if (number, kind) == (INITIALIZER, 2)
+    ]
     return {tensor.name: tensor for tensor in found}
 
 

@@ -114,7 +114,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     if os.path.isdir(path):
         raise NotAnOnnxFileError(f"{os.fspath(path)} is a folder, not an ONNX file")
     with mapped(path) as data:
-        return _header(data)
+        return parse_header(data)
 
 
 @contextlib.contextmanager
@@ -140,7 +140,8 @@ def mapped(path: str | os.PathLike[str]) -> Iterator[mmap.mmap]:
                 ) from error
 
 
-def _header(data: Buffer) -> Header:
+def parse_header(data: Buffer) -> Header:
+    """Read the metadata of a model in memory."""
     producer, graph, metadata, version = "", None, {}, None
     for number, kind, begin, end in fields(data, 0, len(data)):
         if _KNOWN.get(number) != kind:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.autograd.forward_ad as fwAD
 from torch import Tensor
 from torch._C import DispatchKey, _functorch
 
@@ -24,16 +25,21 @@ Kernel = Callable[..., Any]
 
 
 def _under_jvp(op: Any, elementary: Kernel) -> Kernel:
-    """Make a kernel of ``Autograd``: elementary at a level of ``jvp``, PyTorch's own at any other."""
+    """Make a kernel of ``Autograd``: elementary where a level of ``jvp`` derives it, PyTorch's own elsewhere."""
 
     @functools.wraps(elementary)
     def kernel(*args: Any) -> Any:
         level = _functorch.peek_interpreter_stack()
-        if level is not None and level.key() == _functorch.TransformType.Jvp:
+        if level is not None and level.key() == _functorch.TransformType.Jvp and any(map(_pushed, args)):
             return elementary(*args)
         return op._op_dk(DispatchKey.Autograd, *args)
 
     return kernel
+
+
+def _pushed(arg: Any) -> bool:
+    """Whether an argument is a tensor with a tangent."""
+    return isinstance(arg, Tensor) and fwAD.unpack_dual(arg).tangent is not None
 
 
 def _standardised(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,9 +88,32 @@ def _batch_norm(
         return _affine(y, weight, bias, place).to(x.dtype), saved_mean.squeeze(axes), saved_inverse.squeeze(axes)
     if mean is None or variance is None:
         raise RuntimeError("batch normalisation in evaluation needs running statistics")
-    wide = x.to(mean.dtype)
-    y = (wide - mean.reshape(place)) * torch.rsqrt(variance + eps).reshape(place)
-    return _affine(y, weight, bias, place).to(x.dtype), x.new_zeros(0), x.new_zeros(0)
+    none = x.new_zeros(0)
+    if _pushed(mean) or _pushed(variance):
+        y = (x.to(mean.dtype) - mean.reshape(place)) * torch.rsqrt(variance + eps).reshape(place)
+        return _affine(y, weight, bias, place).to(x.dtype), none, none
+    return _evaluated(x, weight, bias, mean, variance, eps), none, none
+
+
+def _evaluated(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> Tensor:
+    """Normalise by constants: one operator, whose tangent is the same by the tangents of its scale and shift.
+
+    y = w·(x − m)/√(v + eps) + b, so y' = w/√(v + eps)·x' + (w'·(x − m)/√(v + eps) + b').
+    """
+    x, dx = fwAD.unpack_dual(x)
+    (w, dw), (b, db) = (fwAD.unpack_dual(given) if given is not None else (None, None) for given in (weight, bias))
+    norm = functools.partial(torch.batch_norm, training=False, momentum=0.0, eps=eps, cudnn_enabled=False)
+    y = norm(x, w, b, mean, variance)
+    terms = []
+    if dx is not None:
+        scale = torch.rsqrt(variance + eps)
+        scale = (scale if w is None else scale * w).reshape([x.shape[1], *[1] * (x.dim() - 2)])
+        terms.append((dx * scale).to(y.dtype))
+    if dw is not None or db is not None:
+        terms.append(norm(x, torch.zeros_like(variance) if dw is None else dw, db, mean, variance))
+    return fwAD.make_dual(y, sum(terms[1:], terms[0])) if terms else y
 
 
 def _batch_norm_evaluation(
