@@ -1,4 +1,4 @@
-"""The command ``pure-export``: list, flow, onnx, verify, weights, quantize, report, reference, doctor.
+"""The command ``pure-export``: list, flow, audit, onnx, verify, weights, quantize, report, reference, doctor.
 
 Nothing heavy is imported before a command needs it, so that ``--help`` is quick.
 """
@@ -130,6 +130,61 @@ def _save(found: Any, path: Path) -> None:
         raise ArgumentError(f"cannot draw {path}: {kind!r} is no picture format; give a name that ends in .png or .svg")
     with writing.replacing(path) as file:
         figure.savefig(file, format=kind, dpi=150)
+
+
+@app.command(short_help="Audit gradient and signal at every depth, with advice.")
+def audit(
+    name: Annotated[str, typer.Argument(help="A row of the catalogue; see `pure-export list`.")],
+    depth: Annotated[
+        int | None, typer.Option(help="A network's depth; any other block is repeated so often.", min=1)
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Features of a network's stream.", min=1)] = None,
+    data: Annotated[
+        Literal["auto", "digits", "example"],
+        typer.Option(help="Real handwritten digits, or the row's random example; auto takes digits where they fit."),
+    ] = "auto",
+    full: Annotated[
+        bool, typer.Option("--full", help="Show every block, and paths, deletions and partial Jacobians.")
+    ] = False,
+    save: Annotated[Path | None, typer.Option(help="Also write every number into this .json file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the page into this file (.png, .svg, .pdf).")] = None,
+    bars: Annotated[bool, typer.Option("--progress/--quiet", help="Bars while it runs, on a terminal.")] = True,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Audit a block at initialisation: gradient, signal, branches and gates by depth, and what to change.
+
+    Digits are sorted into ten classes by the networks that can, by cross-entropy; where there are no classes the
+    gradients are those of a random direction of the output. --full shows every block of a deep network, not only some.
+    """
+    from export import auditing
+    from pure import catalogue
+    from pure.flow import audit as measure
+    from pure.flow import save_json
+
+    given = auditing.subject(catalogue.case(name), data, depth, width, seed)
+    found = measure(
+        given.block,
+        given.params,
+        given.x,
+        given.loss,
+        *given.target,
+        state=given.state,
+        extras=given.extras,
+        progress=bars and console.stderr().is_terminal,
+    )
+    if save is not None:
+        save_json(found, save)
+    if plot is not None:
+        _save(found, plot)
+    if as_json:
+        emit({"name": name, "seed": seed, "data": given.about, **found.to_dict()})
+        return
+    showing.audit(name, given.about, found, full)
+    for path in (save, plot):
+        if path is not None:
+            console.stderr().print(f"wrote {path}")
 
 
 @app.command(short_help="Export a block.")

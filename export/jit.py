@@ -20,13 +20,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from export import sessions
+from export import replay, sessions
 from export.errors import ArgumentError
 from export.kinds import ambient, walk
 from export.lowering import TABLE
 from export.lowering.builder import dtype_name
 from export.onnx import DEFAULT_OPSET, baked_positions, count_nodes, translate
 from export.program import Compilation, Program, Watched
+from export.replay import Replay
 from export.trace import Traced, record
 from export.tracing import isolation
 from export.tracing.arguments import take_apart
@@ -44,6 +45,7 @@ def jit(
     *,
     cache_size: int = 64,
     tf32: bool = False,
+    cuda_graph: bool = False,
 ) -> Jitted:
     """Compile a pure function by ONNX Runtime, at its first call for each kind of arguments.
 
@@ -60,6 +62,9 @@ def jit(
         cache_size: How many compilations are kept; the one unused for longest goes first.
         tf32: Whether a GPU may round the factors of float32 products to TF32, as ``torch.backends.cuda.matmul`` and
             ``torch.backends.cudnn`` may for eager.
+        cuda_graph: Whether a GPU replays each compilation as one CUDA graph, which saves the time of launching kernels
+            one by one: for small networks. Arguments and results are copied on the GPU then, and threads take turns;
+            branches and loops are refused. A CPU has no such thing and takes no notice.
 
     Returns:
         The function of the same arguments. ``.report()`` says what was compiled and where it runs.
@@ -76,14 +81,20 @@ def jit(
         >>> slope.report().splitlines()[0]
         'jit of lambda: 1 compilation, on cpu'
     """
-    return Jitted(fn, bake, device, cache_size, tf32)
+    return Jitted(fn, bake, device, cache_size, tf32, cuda_graph)
 
 
 class Jitted:
     """A compiled function; see ``jit``."""
 
     def __init__(
-        self, fn: Callable[..., Any], bake: Sequence[int], device: str, cache_size: int, tf32: bool = False
+        self,
+        fn: Callable[..., Any],
+        bake: Sequence[int],
+        device: str,
+        cache_size: int,
+        tf32: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         if cache_size < 1:
             raise ArgumentError(f"cache_size must be at least 1, got {cache_size!r}")
@@ -92,6 +103,7 @@ class Jitted:
         self.fn = fn
         self._bake, self._cache_size = tuple(bake), cache_size
         self._choice = sessions.choose(device, tf32)
+        self._replayed = cuda_graph and self.device == "cuda"
         self._place = torch.device("cuda", 0) if self.device == "cuda" else torch.device("cpu")
         self._alive: dict[int, weakref.ref[Tensor]] = {}
         self._gone: deque[int] = deque()
@@ -217,16 +229,20 @@ class Jitted:
             raise ArgumentError(f"jit({function_name(self.fn)}): the function returns no tensor")
         baked = baked_positions(self._bake, len(args))
         proto, inside = translate(traced, baked, DEFAULT_OPSET, check=False, tuned=self.device == "cpu")
+        if self._replayed:
+            replay.check(proto.graph)
         traced_at = time.perf_counter()
-        session = sessions.open_session(proto.SerializeToString(), self._choice)
+        session = sessions.open_session(proto.SerializeToString(), self._choice, cuda_graph=self._replayed)
         done = time.perf_counter()
         given = {value.name for value in session.get_inputs()}
         leaves = arguments.leaves
         inputs = [(i, name) for i, name in enumerate(arguments.leaf_names) if name in given]
         outputs = [(name, example.dtype) for name, example in zip(traced.out_names, traced.outputs, strict=True)]
         kinds = {name: f"{dtype_name(leaves[i].dtype)}{list(leaves[i].shape)}" for i, name in inputs}
-        report = Compilation(kinds, inside, count_nodes(proto.graph), traced_at - start, done - traced_at, self.device)
-        return Program(session, inputs, leaves, outputs, traced.out_structure, captured, identities, report)
+        spent = traced_at - start, done - traced_at
+        report = Compilation(kinds, inside, count_nodes(proto.graph), *spent, self.device, self._replayed)
+        known = session, inputs, leaves, outputs, traced.out_structure, captured, identities, report
+        return Replay(*known, traced.outputs) if self._replayed else Program(*known)
 
     def _captured(self, traced: Traced) -> list[Watched]:
         """Return the tensors that the function captured, as they are now."""
@@ -263,7 +279,7 @@ class Jitted:
         for one in found:
             lines.append(
                 f"  {one.nodes} nodes, {len(one.baked)} tensors inside, traced in {one.trace_seconds:.2f} s, "
-                f"compiled in {one.session_seconds:.2f} s"
+                f"compiled in {one.session_seconds:.2f} s" + ", as one CUDA graph" * one.replayed
             )
             lines += [f"    {name}: {kind}" for name, kind in one.arguments.items()]
         return "\n".join(lines)

@@ -49,6 +49,7 @@ class Compilation:
         trace_seconds: Time for recording and translating.
         session_seconds: Time for ONNX Runtime's optimisation.
         device: "cpu" or "cuda".
+        replayed: Whether a call replays one CUDA graph.
     """
 
     arguments: dict[str, str]
@@ -57,6 +58,7 @@ class Compilation:
     trace_seconds: float
     session_seconds: float
     device: str
+    replayed: bool = False
 
 
 class Program:

@@ -216,7 +216,7 @@ class Loaded:
             self._names[i]: to_ortvalue(as_array(v, self._leaves[i].dtype), self._leaves[i].dtype, self.device)
             for i, v in found.items()
         }
-        values = self._session.run_with_ort_values(names, feed)
+        values = self._session.run_with_ort_values(names, feed) if names else []  # ONNX Runtime takes none for all
         return [value.numpy() for value in values]
 
     @property

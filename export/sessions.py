@@ -170,6 +170,7 @@ def open_session(
     spinning: bool = True,
     path: str | os.PathLike[str] | None = None,
     weights: Mapping[str, Any] | None = None,
+    cuda_graph: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Create a session.
 
@@ -180,6 +181,7 @@ def open_session(
         spinning: Whether idle threads wait actively: faster calls, but in the way of other threads.
         path: The file that a serialised model comes from, with its data file beside it.
         weights: Values, which have to live as long as the session, for tensors that the model says are in a data file.
+        cuda_graph: Whether a GPU records the first run and replays it; inputs and outputs must lie at fixed addresses.
 
     Raises:
         UnsupportedOpError: If the provider lacks an operator in the dtype that the file uses.
@@ -201,7 +203,7 @@ def open_session(
         options.add_external_initializers(list(weights), list(weights.values()))
     providers: list[Any] = [CPU]
     if choice.device == "cuda":
-        providers.insert(0, (CUDA, {"use_tf32": "1" if choice.tf32 else "0"}))
+        providers.insert(0, (CUDA, {"use_tf32": str(int(choice.tf32)), "enable_cuda_graph": str(int(cuda_graph))}))
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)

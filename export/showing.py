@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
@@ -12,6 +13,7 @@ from export.errors import ExportError
 if TYPE_CHECKING:
     from export.doctor import Diagnosis
     from export.verdict import Verdict
+    from pure.flow import Audit
 
 
 WIDE, MIDDLE, NARROW = 150, 100, 72
@@ -78,6 +80,39 @@ def verdicts(judged: dict[str, Verdict | ExportError], full: bool) -> None:
     table(["name", "verdict", "ratio", "limit", "comparisons", "device"], rows, right=["ratio", "limit", "comparisons"])
     for text in long:
         stdout().print(f"\n{text}", soft_wrap=True)
+
+
+ROWS = 24
+"""Blocks of an audit that are shown unless all are asked for."""
+
+
+def audit(name: str, about: str, found: Audit, full: bool) -> None:
+    """Print an audit: its table, how fast signal and gradient grow, and the advice with its numbers."""
+    count = len(found)
+    loss = "" if math.isnan(found.loss) else f" {found.loss:.4g}"
+    stdout().print(f"{name}: {count} block{'s' * (count != 1)}, {about}{loss}\n", soft_wrap=True)
+    head, rows = (lines := found.table().splitlines())[:2], lines[2:]
+    if not full and count > ROWS:
+        rows = [rows[round(at * (count - 1) / (ROWS - 1))] for at in range(ROWS)]
+    stdout().print("\n".join([*head, *rows]), soft_wrap=True)
+    if len(rows) < count:
+        stdout().print(f"{len(rows)} of {count} blocks; --full shows all of them")
+    for of in ("paths", "deletions", "pairs") if full else ():
+        if getattr(found, of):
+            stdout().print(f"\n{found.table(of)}", soft_wrap=True)
+    stdout().print()
+    for what, grown in (
+        ("mean square of the stream", found.stream_growth),
+        ("square of the gradient, towards the input", found.gradient_growth),
+    ):
+        if grown is not None:
+            stdout().print(f"{what}: {grown}", soft_wrap=True)
+    if not found.advice:
+        stdout().print(found.table("advice"), soft_wrap=True)
+    for advice in found.advice:
+        stdout().print(Text.assemble((f"{advice.rule}: ", "yellow"), advice.text), soft_wrap=True)
+        numbers = ", ".join(f"{key} {value:.4g}" for key, value in advice.numbers.items())
+        stdout().print(f"  from {advice.evidence}: {numbers}", soft_wrap=True)
 
 
 def diagnosis(found: Diagnosis) -> None:

@@ -136,16 +136,19 @@ def _trace(
             raise TracingError(f"{function_name(fn)} must return a pytree of tensors; {error}") from error
         return found
 
-    # Autograd takes a written view's derivative by the view itself then, not by memory strides.
-    replayed = torch.autograd.grad_mode._force_original_view_tracking(True)
+    # Autograd takes a written view's derivative by the view itself then, not by memory strides. Made after inference
+    # mode is left: PyTorch 2.11 sets it when it is made, and leaving that mode clears it.
+    replayed = torch.autograd.grad_mode._force_original_view_tracking
     followed = torch.inference_mode(False)  # PyTorch 2.11 differentiates to zero in inference mode, without a word
-    with isolation.tracing_lock, isolation.restored(), followed, torch.no_grad(), replayed:
+    with isolation.tracing_lock, isolation.restored(), followed, torch.no_grad(), replayed(True):
         mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
         cond = functools.partial(conditional.traced_cond, symbols=tuple(sizes.named.values()))
         table = decompositions(frozenset(whole))
         # PyTorch's composite operators in C++ ask for sizes as numbers; their Python versions keep them symbolic.
         dispatcher = dispatching.installed() if hints and python else contextlib.nullcontext()
-        with mode, dispatcher, recording.recording(), watched(sizes), arrays.watched(), warnings.catch_warnings():
+        einsum = dispatching.left_to_right() if hints else contextlib.nullcontext()
+        noted = recording.recording()
+        with mode, dispatcher, einsum, noted, watched(sizes), arrays.watched(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
             with conditional.replaced(cond), scan.recorded(tuple(sizes.named.values())):
                 graph = _recorded(fn, arguments, flat, fakes, without_views(table))

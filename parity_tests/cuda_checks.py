@@ -297,6 +297,38 @@ def transfers(device: str, folder: Path) -> Facts:
     return {"events on the GPU": len(on_device), "copies between host and GPU": len(crossing)}
 
 
+def replayed(device: str, folder: Path) -> Facts:
+    """One CUDA graph gives what single launches give, call after call, in memory that is the caller's; no branches."""
+    facts: Facts = {}
+    with products(False):
+        for network in NETWORKS:
+            for name, make in TRANSFORMS.items():
+                fn, (params, x) = make(network, device)
+                run = export.jit(fn, device=device, cuda_graph=True)
+                assert run._replayed == (device == "cuda")
+                run._replayed = True  # a CPU takes the same way, without the graph
+                kept: list[tuple[Any, Any]] = []
+                for scale in (1.0, 0.5, 2.0):
+                    given = (scale * x).transpose(0, 1).contiguous().transpose(0, 1)  # not where the first one lay
+                    truth = fn(*tree.cast((params, given), torch.float64))
+                    own, result = distance(fn(params, given), truth), run(params, given)
+                    missed = distance(result, truth)
+                    assert missed <= 4 * max(own, 2 * torch.finfo(torch.float32).eps), (network, name, missed, own)
+                    kept.append((result, truth))
+                assert all(distance(result, truth) < 1e-2 for result, truth in kept), "a later call wrote there"
+                assert [one.replayed for one in run.compilations()] == [True]
+                facts[f"{network}, {name}"] = {"error": missed, "error of eager": own}
+    block = nets.dynamic_net(16, 32, 8, mode="branch")
+    params = placed(block.init(torch.Generator().manual_seed(0))[0], device)
+    branching = export.jit(block, device=device, cuda_graph=True)
+    branching._replayed = True
+    try:
+        branching(params, torch.ones(2, 16, device=device), {}, {"control": torch.tensor(0.9, device=device)})
+    except UnsupportedOpError as refusal:
+        return {**facts, "a branch": f"{refusal.op}: {refusal}"}
+    raise AssertionError("a branch was taken into a CUDA graph")
+
+
 def order(device: str, folder: Path) -> Facts:
     """What PyTorch has queued comes first, and results may be used and dropped at once."""
     run = export.jit(lambda x: x * 2 + 1, device=device)
@@ -357,6 +389,7 @@ CHECKS: dict[str, Callable[[str, Path], Facts]] = {
     "compiled": compiled,
     "memory": memory,
     "transfers": transfers,
+    "CUDA graph": replayed,
     "order": order,
     "kinds": kinds,
     "ResNet-18": network,

@@ -47,7 +47,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert not {"torch", "pure", "onnx", "onnxruntime", "sklearn", "matplotlib"}.intersection(done.stdout.split())
     shown = run("--help")
     assert shown.exit_code == 0
-    for command in ("list", "reference", "flow", "onnx", "verify", "weights", "quantize", "report", "doctor"):
+    for command in ("list", "reference", "flow", "audit", "onnx", "verify", "weights", "quantize", "report", "doctor"):
         assert f"\n  {command} " in shown.stdout
         assert "--json" in run(command, "--help").stdout
 
@@ -94,6 +94,111 @@ def test_flow_draws_a_picture(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (tmp_path / "flow.png").read_bytes().startswith(b"\x89PNG")
     assert [entry.name for entry in tmp_path.iterdir()] == ["flow.png"]
+
+
+def plainly(result: Any) -> Any:
+    """A result as it stands in JSON."""
+    from export.jsonable import plain
+
+    return json.loads(json.dumps(plain(result.to_dict())))
+
+
+def test_audit_sorts_digits_by_a_network_of_the_depth_and_width_asked_for() -> None:
+    import torch
+
+    from export.demo import digits
+    from export.demo.settings import Settings
+    from pure import flow, nets
+
+    net = nets.skip_mlp(64, 16, 10, depth=6)
+    params, _ = net.init(torch.Generator().manual_seed(3))
+    loaded = digits.load(Settings(seed=3))
+    x, labels = loaded.train_x[:64], loaded.train_y[:64]
+    expected = plainly(flow.audit(net, params, x, torch.nn.functional.cross_entropy, labels))
+    found = data("audit", "skip_mlp", "--depth", 6, "--width", 16, "--seed", 3)
+    assert {"name", "seed", "data", *expected} == set(found)
+    assert {name: found[name] for name in expected} == expected
+    assert found["data"] == "64 digits of 64 pixels, cross-entropy"
+
+
+@pytest.mark.parametrize("name", ["gated_residual_network", "dynamic_select", "batch_norm"])
+def test_audit_takes_the_example_of_a_row(name: str) -> None:
+    from pure import flow
+
+    block, params, state, x, extras = ROWS[name].example(seed=2)
+    expected = plainly(flow.audit(block, params, x, state=state, extras=extras))
+    found = data("audit", name, "--data", "example", "--seed", 2)
+    assert {key: found[key] for key in expected} == expected
+    assert found["data"] == f"{len(x)} random inputs, along a random direction of the output"
+
+
+@pytest.mark.parametrize(
+    ("words", "blocks", "given"),
+    [
+        (("highway", "--depth", 7), 7, "the first 6 principal components of 64 digits, along"),
+        (("residual_mlp", "--depth", 4, "--width", 64), 4, "64 digits of 64 pixels, along"),
+        (("residual_mlp", "--depth", 4, "--width", 65), 4, "5 random inputs, along"),
+        (("basic_block", "--depth", 3), 3, "64 digits of 7×7 pixels, along"),
+        (("cifar_resnet", "--depth", 14), 11, "64 digits of 12×12 pixels, cross-entropy"),
+        (("dynamic_per_sample", "--depth", 2), 2, "the first 6 principal components of 64 digits, along"),
+        (("vit", "--depth", 3, "--width", 12), 12, "64 digits of 8×8 pixels, cross-entropy"),
+        (("gpt2_tiny", "--depth", 3), 6, "3 random inputs, along"),
+    ],
+    ids=str,
+)
+def test_audit_makes_a_row_deeper_and_wider(words: tuple[object, ...], blocks: int, given: str) -> None:
+    found = data("audit", *words)
+    assert len(found["blocks"]) == blocks
+    assert found["data"].startswith(given)
+
+
+def test_audit_shows_the_table_and_the_advice_with_its_numbers() -> None:
+    words = ("audit", "skip_mlp", "--depth", 60, "--width", 32)
+    found = data(*words)
+    shown = run(*words)
+    assert shown.exit_code == 0
+    assert shown.stderr == ""
+    assert f"62 blocks, 64 digits of 64 pixels, cross-entropy {found['loss']:.4g}" in shown.stdout
+    lines = {line.partition(" ")[0]: line for line in shown.stdout.splitlines()}
+    assert "24 of 62 blocks; --full shows all of them" in shown.stdout
+    assert f"{found['blocks']['head']['log10_gradient']:.4g}" in lines["head"]
+    assert f"{found['blocks']['stem']['log10_gradient']:.4g}" in lines["stem"]
+    assert sum(name.startswith("layers.") for name in lines) == 22
+    (advice,) = found["advice"]
+    assert f"{advice['rule']}: {advice['text']}" in shown.stdout
+    assert all(f"{name} {value:.4g}" in shown.stdout for name, value in advice["numbers"].items())
+    full = run(*words, "--full").stdout
+    assert sum(line.startswith("layers.") for line in full.splitlines()) == 60 + len(found["deletions"])
+    assert all(head in full for head in ("branches  log10 gradient", "deleted block", "log10 APJN"))
+
+
+def test_audit_writes_its_numbers_and_its_picture(tmp_path: Path) -> None:
+    numbers, picture = tmp_path / "audit.json", tmp_path / "audit.png"
+    result = run("audit", "highway_mlp", "--save", numbers, "--plot", picture)
+    assert result.exit_code == 0, result.output
+    assert result.stderr.split() == ["wrote", str(numbers), "wrote", str(picture)]
+    found = data("audit", "highway_mlp")
+    written = json.loads(numbers.read_text())
+    assert written == {name: found[name] for name in written}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"audit.json", "audit.png"}
+
+
+def test_audit_shows_bars_on_stderr_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes every stream for a terminal
+    shown = run("audit", "residual_mlp", "--json")
+    assert "backward" in shown.stderr
+    assert json.loads(shown.stdout)["name"] == "residual_mlp"
+    assert run("audit", "residual_mlp", "--json", "--quiet").stderr == ""
+
+
+def test_audit_says_how_to_do_without_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sklearn" else find(name))
+    assert "--data example" in refused("audit", "skip_mlp")
+    assert run("audit", "skip_mlp", "--data", "example").exit_code == 0
 
 
 def test_onnx_writes_what_its_options_say(tmp_path: Path) -> None:
@@ -180,6 +285,16 @@ def test_one_error_does_not_hide_the_other_verdicts(monkeypatch: pytest.MonkeyPa
         (("onnx", "linear", "n.onnx", "--opset", 3), "opset must be from 18"),
         (("flow", "linear", "--plot", "/tmp/n.nothing"), "no picture format"),
         (("flow", "linear", "--per-sample", "--by", "activations"), "by leaves or blocks"),
+        (("audit", "skip_mpl"), "did you mean 'skip_mlp'"),
+        (("audit", "linear", "--width", 4), "linear has no width to choose"),
+        (("audit", "resnet", "--depth", 3), "resnet has no depth, only depths"),
+        (("audit", "linear", "--depth", 3), "it cannot be repeated"),
+        (("audit", "cifar_resnet", "--depth", 9), "6 n + 2"),
+        (("audit", "gpt2_tiny", "--data", "digits"), "takes token indices"),
+        (("audit", "conv1d", "--data", "digits"), "digits are images"),
+        (("audit", "embedding"), "no gradient reaches it"),
+        (("audit", "relu", "--save", "/no/such/folder/a.json"), "folder"),
+        (("audit", "relu", "--plot", "/tmp/n.nothing"), "no picture format"),
         (("verify",), "or --all"),
         (("verify", "linear", "--all"), "or --all"),
         (("verify", "linear", "relu", "--path", "n.onnx"), "exactly one name"),

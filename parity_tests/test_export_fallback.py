@@ -17,6 +17,7 @@ from export.trace import trace
 from export.tracing.decompose import decompositions
 
 X = torch.linspace(-1, 1, 12).reshape(4, 3)
+EDGES = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, -1.0, 3.999])
 VOLUME = torch.linspace(-1, 1, 64).reshape(1, 1, 4, 4, 4)
 
 USED: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], Any]] = {
@@ -33,6 +34,55 @@ USED: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], Any]] = {
         (VOLUME,),
         torch.ops.aten._upsample_bilinear2d_aa.default,
     ),
+    "antialiased, larger": (
+        lambda x: F.interpolate(x[0], size=(9, 11), mode="bilinear", antialias=True),
+        (VOLUME,),
+        torch.ops.aten._upsample_bilinear2d_aa.default,
+    ),
+    "bicubic antialiased": (
+        lambda x: F.interpolate(x[0], size=(3, 2), mode="bicubic", antialias=True),
+        (VOLUME,),
+        torch.ops.aten._upsample_bicubic2d_aa.default,
+    ),
+    "bicubic antialiased, larger": (
+        lambda x: F.interpolate(x[0], size=(9, 11), mode="bicubic", antialias=True),
+        (VOLUME,),
+        torch.ops.aten._upsample_bicubic2d_aa.default,
+    ),
+    "angle": (torch.angle, (X,), torch.ops.aten.angle.default),
+    "histogram": (lambda x: torch.histc(x, 5, -0.7, 0.9), (X,), torch.ops.aten.histc.default),
+    "histogram at its edges": (lambda x: torch.histc(x, 4, 0, 4), (EDGES,), torch.ops.aten.histc.default),
+    "renormalised rows": (
+        lambda x: torch.ops.aten.embedding_renorm(x, torch.tensor([0, 2]), 0.5, 2.0),
+        (X,),
+        torch.ops.aten.embedding_renorm.default,
+    ),
+}
+REFUSED: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], str]] = {
+    "antialiased by corners": (
+        lambda x: F.interpolate(x[0], size=(3, 2), mode="bilinear", antialias=True, align_corners=True),
+        (VOLUME,),
+        "align_corners=False",
+    ),
+    "bicubic antialiased by corners": (
+        lambda x: F.interpolate(x[0], size=(3, 2), mode="bicubic", antialias=True, align_corners=True),
+        (VOLUME,),
+        "align_corners=False",
+    ),
+    "angle of integers": (torch.angle, (torch.arange(-3, 4),), "cast the argument"),
+    "histogram without limits": (lambda x: torch.histc(x, 5), (X,), "min == max"),
+    "grouped products": (
+        torch.ops.aten._grouped_mm,
+        (torch.ones(3, 4, 8).bfloat16(), torch.ones(3, 8, 8).bfloat16()),
+        "no MatMul",
+    ),
+    "batch norm with its statistics": (
+        lambda x: torch.ops.aten._native_batch_norm_legit_functional(
+            x, None, None, torch.zeros(3), torch.ones(3), True, 0.1, 1e-5
+        ),
+        (X,),
+        "statistics out",
+    ),
 }
 
 
@@ -42,6 +92,14 @@ def test_an_operator_without_a_rule_goes_to_onnxscript(fn: Any, args: tuple[torc
     assert op in {node.target for node in trace(fn, args, None, TABLE).graph.graph.nodes}
     verdict = export.verify(fn, args, device="cpu")
     assert verdict.passed, verdict.table()
+
+
+@pytest.mark.parametrize(("fn", "args", "reason"), REFUSED.values(), ids=REFUSED)
+def test_where_onnxscript_would_be_wrong_a_typed_error_says_so(
+    fn: Any, args: tuple[torch.Tensor, ...], reason: str
+) -> None:
+    with pytest.raises(UnsupportedOpError, match=reason):
+        export.verify(fn, args, device="cpu")
 
 
 LOST = {
@@ -77,9 +135,7 @@ LEFT_TO_ONNXSCRIPT = {
     "aten::_upsample_bicubic2d_aa",
     "aten::_upsample_bilinear2d_aa",
     "aten::angle",
-    "aten::blackman_window",
     "aten::embedding_renorm",
-    "aten::hamming_window",
     "aten::histc",
     "aten::logcumsumexp",
     "aten::masked_scatter",

@@ -119,6 +119,7 @@ CASES = rows(
     ("one_hot", lambda x, i: x * F.one_hot(i, 6), V, LABELS),
     ("masked_fill", lambda x: x.masked_fill(x > 0.2, -1.0), T3),
     ("masked_fill_tensor", lambda x, v: x.masked_fill(x > 0.2, v), T3, torch.tensor(0.3)),
+    ("masked_fill_own", lambda x: x.masked_fill(x[0] > 0.2, x.detach().amax()) + x, T3),
     ("masked_scatter", lambda x, s: x.masked_scatter(x > 0.2, s), T3, T3.sin()),
     ("where", lambda x, y: torch.where(x > 0, x * y, x + y), T3, T3.sin()),
     ("select_scatter", lambda x: x.select_scatter(x[:, 0] * 2, 1, 2), T3),
@@ -173,6 +174,7 @@ CASES = rows(
     ("norm_matrix", lambda x: torch.linalg.matrix_norm(x), T3),
     ("count", lambda x: (x > 0).sum(1) * x.sum(1), T3),
     ("count_nonzero", lambda x: (x > 0).count_nonzero(1) * x.sum(1), T3),
+    ("count_nonzero_all", lambda x: x.relu().count_nonzero((1, 2)) * x.relu().count_nonzero() + x.sum((1, 2)), T3),
     ("any_all", lambda x: torch.where((x > 1).any(1) | (x > -1).all(1), x[:, 0], x[:, 1]), T3),
     ("trace", lambda x: torch.stack([torch.trace(x[0])]) + x, SPD),
     ("diff", lambda x: x.diff(dim=1), T3),
@@ -372,6 +374,14 @@ CASES = rows(
     ("cross_entropy_weights", lambda x, y, w: F.cross_entropy(x, y, w), V, LABELS, positive(6)),
     ("cross_entropy_smooth", lambda x, y: F.cross_entropy(x, y, ignore_index=1, label_smoothing=0.1), V, LABELS),
     ("cross_entropy_soft", lambda x: F.cross_entropy(x, x.cos().softmax(1)), V),
+    (
+        "cross_entropy_soft_weights",
+        lambda x, w: F.cross_entropy(x, x.cos().softmax(1), w, reduction="sum", label_smoothing=0.1),
+        IMAGE,
+        positive(4),
+    ),
+    ("cross_entropy_soft_none", lambda x: F.cross_entropy(x, x.cos().softmax(1), reduction="none"), IMAGE),
+    ("cross_entropy_soft_alone", lambda x: F.cross_entropy(x[0], x[0].cos().softmax(0))[None] + x, V),
     ("cross_entropy_image", lambda x, y: F.cross_entropy(x, y, reduction="none"), IMAGE, integers(4, 3, 6, 6)),
     ("nll", lambda x, y: F.nll_loss(x.log_softmax(1), y, reduction="sum"), V, LABELS),
     ("mse", F.mse_loss, V, V.cos()),
@@ -598,6 +608,12 @@ FIXED_BATCH: dict[str, tuple[str, ...]] = {
     "affine_grid": ("forward", "grad", "jvp"),
 }
 """What needs a fixed batch, mostly as PyTorch's batching rules ask for sizes as numbers: {case: its uses}."""
+
+
+if torch.__version__ < "2.15":
+    EAGER_REFUSES["grid_sample"] = FIXED_BATCH.pop("grid_sample")  # PyTorch had no forward derivative of it
+if torch.__version__ < "2.12":
+    EAGER_REFUSES["aminmax"] = ("grad", "vmap_grad", "jvp")  # nor any derivative of this
 
 
 def wanted(name: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from pure import Block, Function, LayerNorm, Linear, Repeat, Residual, Sequentia
 from pure.errors import ArgumentError, SaveError, ShapeError, UnsupportedError
 from pure.flow.moments import moments
 from pure.initializers import Normal
+from pure.layers import Embedding
 from pure.skips import Highway, pre_norm
 
 DTYPE = torch.float64
@@ -166,6 +167,26 @@ def test_a_block_that_is_no_chain_is_run_whole():
         assert math.isclose(10**block.log10_gradient, whole.activations[f"{name}.stream"].l2, rel_tol=1e-12)
         assert math.isclose(block.branch_to_skip, 1 / 3, rel_tol=1e-12)
     assert math.isclose(found.stream_growth.factor, 16 / 9, rel_tol=1e-12)
+
+
+def test_a_network_of_tokens_is_run_whole():
+    net = nets.gpt2(vocab_size=11, features=8, depth=2, heads=2, positions=6)
+    params, _ = drawn(net)
+    tokens = torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(1))
+    found = flow.audit(net, params, tokens, squared)
+    whole = flow.gradient_norms(lambda p, x: squared(net(p, x)), params, tokens)
+    streams = {path: entry for path, entry in whole.activations.items() if entry.kind == "stream"}
+    assert (found.road, len(found)) == ("whole", len(streams))
+    assert math.isclose(found.loss, whole.loss, rel_tol=1e-12)
+    for block, expected in zip(found.values(), streams.values(), strict=True):
+        assert math.isclose(10**block.log10_gradient, expected.l2, rel_tol=1e-12)
+    assert math.isnan(found.log10_input_gradient)
+
+
+def test_tokens_that_reach_no_stream_are_refused():
+    net = Sequential(Embedding(7, 4), Linear(4, 2))
+    with pytest.raises(ArgumentError, match="no gradient reaches it"):
+        flow.audit(net, drawn(net)[0], torch.zeros(2, 3, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit"])

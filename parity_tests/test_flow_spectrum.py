@@ -341,7 +341,7 @@ BAD: dict[str, tuple[Any, Any, dict[str, Any], type[Exception], str]] = {
     "NaN in fn(x)": (torch.log, -torch.ones(2), {}, UnsupportedError, r"fn\(x\) holds NaN"),
     "an infinite derivative": (torch.sqrt, torch.zeros(2), {}, UnsupportedError, "product .* holds NaN or infinity"),
     "random numbers": (noisy, torch.ones(3), {}, UnsupportedError, "draws random numbers"),
-    "in place": (in_place, torch.ones(3), {}, UnsupportedError, "changes its input in place"),
+    "in place": (in_place, torch.ones(3), {}, UnsupportedError, "changes x in place"),
     "a number out": (lambda x: 3.0, torch.ones(3), {}, ArgumentError, r"fn\(x\) is float"),
     "nothing out": (lambda x: None, torch.ones(3), {}, ArgumentError, "NoneType without tensors"),
     "integers out": (lambda x: x.argsort(), torch.ones(3), {}, DtypeError, "int64, which has no derivative"),

@@ -176,6 +176,50 @@ def stack(trees: Sequence[Tree], dim: int = 0) -> Tree:
     return _stack([dict(tree) if isinstance(tree, Mapping) else tree for tree in trees], dim)
 
 
+def stack_drawn(draw: Callable[[int], Tree], count: int) -> Tree:
+    """Return `stack([draw(0), …, draw(count - 1)])`, with one tree at a time held beside the result.
+
+    Raises:
+        TreeError: the trees differ in names or shapes; all differences are listed.
+        ArgumentError: `count` is 0.
+
+    Example:
+        >>> stack_drawn(lambda position: {"w": torch.full((2,), float(position))}, 3)["w"][:, 0]
+        tensor([0., 1., 2.])
+    """
+    first = draw(0) if count else None
+    if not count or not all(map(_is_plain, leaves(first))):
+        return stack([first, *map(draw, range(1, count))] if count else [])
+    whole = tree_map(lambda leaf: leaf.new_empty((count, *leaf.shape)), first)
+    rows = flatten(whole)
+    first = _placed(first, rows, 0)
+    for position in range(1, count):
+        refused = _placed(draw(position), rows, position)
+        if refused is not None:
+            before = [tree_map(lambda leaf, at=at: leaf[at], whole) for at in range(position)]
+            return stack([*before, refused, *map(draw, range(position + 1, count))])
+    return whole
+
+
+def _placed(tree: Tree, rows: Mapping[str, Tensor], position: int) -> Tree | None:
+    """Copy a tree into its rows, or return it if stacking it would do anything else."""
+    given = flatten(tree)
+    if given.keys() != rows.keys():
+        return tree
+    for name, leaf in given.items():
+        row = rows[name]
+        if not _is_plain(leaf) or (leaf.dtype, leaf.device, leaf.shape) != (row.dtype, row.device, row.shape[1:]):
+            return tree
+    for name, leaf in given.items():
+        rows[name][position] = leaf
+    return None
+
+
+def _is_plain(leaf: Leaf) -> bool:
+    """Return whether a leaf may be copied in place of being stacked: nothing follows what becomes of it."""
+    return type(leaf) is Tensor and not leaf.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(leaf)
+
+
 def _stack(trees: Sequence[Tree], dim: int) -> Tree:
     first = trees[0]
     if isinstance(first, Mapping):

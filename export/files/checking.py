@@ -25,14 +25,15 @@ def check(model: onnx.ModelProto, path: str | os.PathLike[str] | None = None) ->
     The values of large tensors are left out of what is checked, because the checker copies all that it is given.
 
     Raises:
-        UnsupportedOpError: If an operator does not exist for the dtype that it gets in the model's opset.
+        UnsupportedOpError: If an operator does not exist for the dtype that it gets in the model's opset, or the
+            model's dtypes or shapes contradict each other.
     """
     try:
         onnx.checker.check_model(skeleton(model) if path is None else os.fspath(path), full_check=True)
     except onnx.shape_inference.InferenceError as error:
         found = _MISTYPED.search(str(error))
         if found is None:
-            raise
+            raise _refused(model, error) from error
         kind, name, parameter, dtype = found.groups()
         opset = next(entry.version for entry in model.opset_import if not entry.domain)
         later = _first_opset(kind, parameter, dtype, opset)
@@ -47,6 +48,22 @@ def check(model: onnx.ModelProto, path: str | os.PathLike[str] | None = None) ->
             source=about.get("source", ""),
             path=about.get("path", ""),
         ) from error
+
+
+def _refused(model: onnx.ModelProto, error: Exception) -> UnsupportedOpError:
+    """Return the error for a model whose dtypes or shapes contradict each other."""
+    named = re.search(r"op_type:(\w+)(?:, node name: ([^)]*))?\)", str(error))
+    kind, name = named.groups("") if named else ("", "")
+    node = next((node for node in _nodes(model) if node.name == name), onnx.NodeProto())
+    about = {entry.key: entry.value for entry in node.metadata_props}
+    return UnsupportedOpError(
+        f"the translation is no valid ONNX at node {name!r} ({kind}), a fault of this package or of onnxscript: report "
+        f"it with the function, or write the operation with others. onnx says: {error}".rstrip(),
+        op=kind,
+        dtype=about.get("dtype", ""),
+        source=about.get("source", ""),
+        path=about.get("path", ""),
+    )
 
 
 def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:

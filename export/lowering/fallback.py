@@ -7,6 +7,7 @@ unsupported, which is what it would be without this file.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
@@ -28,6 +29,29 @@ NEVER = frozenset({"aten::as_strided", "aten::as_strided_copy", "aten::as_stride
 """Operators that read memory by strides, which an ONNX tensor does not have: a form that ignores that is wrong."""
 
 
+def _corners(node: Node) -> str:
+    return "ONNX places the samples elsewhere than PyTorch: antialias with align_corners=False" if node.args[2] else ""
+
+
+def _integers(node: Node) -> str:
+    example = node.args[0].meta["val"] if isinstance(node.args[0], Node) else None
+    wrong = isinstance(example, torch.Tensor) and not example.is_floating_point()
+    return "onnxscript's function for it takes floating point alone: cast the argument" if wrong else ""
+
+
+def _statistics(node: Node) -> str:
+    return "onnxscript's function for it leaves the batch's statistics out; torch.nn.functional.batch_norm has a form"
+
+
+WRONG: dict[str, Callable[[Node], str]] = {
+    "aten::_upsample_bilinear2d_aa": _corners,
+    "aten::_upsample_bicubic2d_aa": _corners,
+    "aten::angle": _integers,
+    "aten::_native_batch_norm_legit_functional": _statistics,
+}
+"""{operator: says why onnxscript's function is wrong for a node's arguments, or nothing where it is right}."""
+
+
 @functools.cache
 def _registry() -> Any:
     return _registration.ONNXRegistry.from_torchlib()
@@ -42,6 +66,9 @@ def lower(g: Builder, node: Node) -> Any:
     schema = getattr(node.target, "_schema", None)
     if schema is not None and schema.name in NEVER:
         raise g.unsupported("it reads memory by strides; write it with indexing or views")
+    wrong = WRONG[schema.name](node) if schema is not None and schema.name in WRONG else ""
+    if wrong:
+        raise g.unsupported(wrong)
     if _building is None:
         raise g.unsupported("this package has no ONNX form for it")
     function, _ = _dispatching.dispatch(node, _registry())
@@ -73,7 +100,7 @@ def lower(g: Builder, node: Node) -> Any:
     examples = node.meta["val"] if isinstance(results, tuple) else (node.meta["val"],)
     if any(isinstance(example, torch.Tensor) and example.dtype not in ONNX_TYPES for example in examples):
         raise g.unsupported("an exported file cannot hold complex numbers; write it with real and imaginary parts")
-    for value, example in zip(results if isinstance(results, tuple) else (results,), examples, strict=False):
+    for value, example in zip(results if isinstance(results, tuple) else (results,), examples, strict=True):
         g.dtypes[value] = example.dtype
         value.type = ir.TensorType(ONNX_TYPES[example.dtype])
     return results

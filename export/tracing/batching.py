@@ -199,6 +199,16 @@ def _batch_norm(op: Any) -> Rule:
     return choose
 
 
+def _count_nonzero(x: Tensor, dim: Any = None) -> Tensor:
+    """``aten.count_nonzero``, as a sum."""
+    return (x != 0).sum(dim)
+
+
+def _masked_fill(x: Tensor, mask: Tensor, value: Tensor) -> Tensor:
+    """``aten.masked_fill`` by a tensor without axes, as a choice."""
+    return torch.where(mask, value.to(x.dtype), x)
+
+
 _FOLDED = (
     aten.max_pool2d_with_indices.default,
     aten.max_pool2d_with_indices_backward.default,
@@ -235,6 +245,9 @@ _POINTWISE = (
 
 RULES: dict[Any, Rule] = {
     aten.cat.default: _cat,
+    aten.count_nonzero.default: _count_nonzero,
+    aten.count_nonzero.dim_IntList: _count_nonzero,
+    aten.masked_fill.Tensor: _masked_fill,
     **{op: mapped_kernel(op, _pointwise(op)) for op in _POINTWISE},
     aten.native_layer_norm.default: mapped_kernel(aten.native_layer_norm.default, _layer_norm),
     aten.native_group_norm.default: mapped_kernel(aten.native_group_norm.default, _group_norm),

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch.backends.opt_einsum
 from torch._C import DispatchKey
 from torch._dispatch.python import enable_python_dispatcher
 
@@ -41,3 +42,9 @@ def installed() -> Iterator[None]:
             else:
                 op.py_kernels[key] = kernel
             op._dispatch_cache.clear()
+
+
+def left_to_right() -> contextlib.AbstractContextManager[None]:
+    """Multiply an einsum's tensors from left to right: ``opt_einsum``, if there, orders them by sizes as numbers."""
+    chosen = torch.backends.opt_einsum
+    return chosen.flags(enabled=False) if chosen.enabled else contextlib.nullcontext()

@@ -107,10 +107,16 @@ class Repeat(Block):
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> tuple[Params, State]:
-        """Draw each depth in turn, as unrolled blocks would be, and stack."""
+        """Draw each depth in turn, as unrolled blocks would be, straight into its place in the stack."""
         check_generator(generator)
-        drawn = [block.init(generator, dtype, device) for block in self.children().values()]
-        return tree.stack([params for params, _ in drawn]), tree.stack([state for _, state in drawn])
+        blocks = list(self.children().values())
+
+        def draw(depth: int) -> dict[str, Any]:
+            params, state = blocks[depth].init(generator, dtype, device)
+            return {"params": params, "state": state}
+
+        drawn = tree.stack_drawn(draw, self.depth)
+        return drawn["params"], drawn["state"]
 
     def _slices(self, stacked: Any, what: str, axis: int = 0) -> dict[str, Any]:
         """Return the tree of each depth by its position."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -179,8 +180,8 @@ def finite_values(values: tree.Tree, what: str) -> None:
         ArgumentError: it names the leaf and how many of its values.
     """
     for name, leaf in tree.flatten(values).items():
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            bad = int((~torch.isfinite(leaf.detach())).sum())
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not math.isfinite(leaf.detach().sum()):
+            bad = int((~torch.isfinite(leaf.detach())).sum())  # 0 where only the sum has overflowed
             if bad:
                 where = f"{what} {name!r}" if name else what
                 raise ArgumentError(f"{where} holds NaN or infinity in {bad} of {leaf.numel()} values: clean it first")

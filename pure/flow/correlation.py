@@ -15,6 +15,7 @@ from pure.flow.autocorrelation import Autocorrelation, averaged, series
 from pure.flow.checks import check_outermost, finite_values
 from pure.flow.estimate import Estimate, estimate
 from pure.flow.input_gradients import INPUT, Gradients, input_gradients
+from pure.flow.results import Readings
 from pure.flow.tables import table
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class GradientCorrelation:
 
 
 @dataclass(frozen=True, eq=False)
-class Correlation(Mapping[str, GradientCorrelation]):
+class Correlation(Readings[GradientCorrelation]):
     """Gradient correlation by depth. As a mapping: {path of the stream's tag, or "(input)": its cosines}.
 
     Attributes:
@@ -72,14 +73,9 @@ class Correlation(Mapping[str, GradientCorrelation]):
     draws: int
     autocorrelation: Autocorrelation | None
 
-    def __getitem__(self, path: str) -> GradientCorrelation:
-        return self.by_path[path]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.by_path)
-
-    def __len__(self) -> int:
-        return len(self.by_path)
+    @property
+    def _readings(self) -> Mapping[str, GradientCorrelation]:
+        return self.by_path
 
     def __repr__(self) -> str:
         first = next(iter(self.by_path.values()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from pure.flow.multiply import products
 from pure.flow.products import Product, ggn_product, hvp
 from pure.flow.provenance import prefixes
 from pure.flow.quadrature import Density, Quadrature
+from pure.flow.results import Readings
 from pure.flow.tables import table
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ DENSE = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Curvature(Mapping[str, Estimate]):
+class Curvature(Readings[Estimate]):
     """What was found. As a mapping: {dotted leaf: trace of its diagonal block}.
 
     Attributes:
@@ -59,14 +60,9 @@ class Curvature(Mapping[str, Estimate]):
     quadrature: Quadrature | None
     exact: bool
 
-    def __getitem__(self, leaf: str) -> Estimate:
-        return self.leaves[leaf]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.leaves)
-
-    def __len__(self) -> int:
-        return len(self.leaves)
+    @property
+    def _readings(self) -> Mapping[str, Estimate]:
+        return self.leaves
 
     def __repr__(self) -> str:
         top = f", top eigenvalue {float(self.eigenvalues[0]):.4g}" if len(self.eigenvalues) else ""

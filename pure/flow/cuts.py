@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pure import tree
 from pure.errors import ArgumentError, DtypeError, UnsupportedError
+from pure.flow.attention import composed_attention
 from pure.flow.checks import purely
 from pure.flow.orders import Stack, aligned
 from pure.tags import Tagged, substitute
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["Cut", "Rule", "Segments", "detached", "pull", "push", "segments"]
 
 KINDS = ("stream", "branch", "gate")
-
-MATHS = SDPBackend.MATH
-"""The one form of attention that PyTorch can differentiate twice."""
 
 SECOND = (
     "forward mode needs the second derivative of every operation, which one lacks: split the gradient of a loss "
@@ -132,7 +129,7 @@ def segments(fn: Callable[..., Any], what: str, x: Tensor, *constants: tree.Tree
         return leaf
 
     given = tree.tree_map(_constant, constants)
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(MATHS), purely(what, x=first, constants=given):
+    with torch.inference_mode(False), torch.enable_grad(), composed_attention(), purely(what, x=first, constants=given):
         out = substitute(fn, cut, KINDS)(first, *given)
     if not isinstance(out, Tensor):
         raise ArgumentError(f"{what} of a function that returns {type(out).__name__}: expected one tensor")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +16,7 @@ from pure.flow.checks import finite, finite_values, purely, scalar
 from pure.flow.estimate import Estimate, estimate
 from pure.flow.quantiles import quantiles
 from pure.flow.residual_steps import Step, bound, missing, steps_of, watched
+from pure.flow.results import Readings
 from pure.flow.tables import table
 from pure.tags import observe
 
@@ -86,7 +87,7 @@ class StepProfile:
 
 
 @dataclass(frozen=True, eq=False)
-class DepthProfile(Mapping[str, StepProfile]):
+class DepthProfile(Readings[StepProfile]):
     """The measures by depth. As a mapping: {path of the stream's tag: its step}.
 
     Attributes:
@@ -97,14 +98,9 @@ class DepthProfile(Mapping[str, StepProfile]):
     loss: float
     steps: dict[str, StepProfile]
 
-    def __getitem__(self, path: str) -> StepProfile:
-        return self.steps[path]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.steps)
-
-    def __len__(self) -> int:
-        return len(self.steps)
+    @property
+    def _readings(self) -> Mapping[str, StepProfile]:
+        return self.steps
 
     def __repr__(self) -> str:
         return f"DepthProfile(loss={self.loss:.4g}, {len(self.steps)} steps)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from pure.errors import ArgumentError
 from pure.flow.checks import finite_values, purely
 from pure.flow.quantiles import quantiles
 from pure.flow.residual_steps import bound, missing, plain
+from pure.flow.results import Readings
 from pure.flow.tables import table
 from pure.tags import observe
 
@@ -60,7 +61,7 @@ class GateActivity:
 
 
 @dataclass(frozen=True, eq=False)
-class Gates(Mapping[str, GateActivity]):
+class Gates(Readings[GateActivity]):
     """The gates by depth. As a mapping: {path of the tag: its activity}.
 
     Attributes:
@@ -69,14 +70,9 @@ class Gates(Mapping[str, GateActivity]):
 
     gates: dict[str, GateActivity]
 
-    def __getitem__(self, path: str) -> GateActivity:
-        return self.gates[path]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.gates)
-
-    def __len__(self) -> int:
-        return len(self.gates)
+    @property
+    def _readings(self) -> Mapping[str, GateActivity]:
+        return self.gates
 
     def __repr__(self) -> str:
         mean = sum(gate.mean for gate in self.gates.values()) / len(self.gates)

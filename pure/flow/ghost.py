@@ -13,8 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
-from torch.autograd.graph import get_gradient_edge
+from torch._C._functorch import (
+    _add_batch_dim,
+    _unwrap_batched,
+    maybe_current_level,
+    pop_dynamic_layer_stack,
+    push_dynamic_layer_stack,
+)
 
 from pure.flow.calls import Call, Constants
 from pure.flow.checks import batch_norm_error
@@ -61,18 +66,21 @@ def kept(call: Call, anchor: Tensor, level: int, batch: int) -> Tensor:
         batch: how many samples there are.
     """
     use = call.use
-    x, axis = torch._C._functorch._unwrap_batched(call.input, level)
-    with retrieve_current_functorch_interpreter().lower():
+    x, axis = _unwrap_batched(call.input, level)
+    mapping = pop_dynamic_layer_stack()
+    try:
         x = x.expand(batch, *x.shape) if axis is None else x.movedim(axis, 0) if axis else x
         lead = x.shape[: x.ndim - use.rank]
-        flat = x.reshape(-1, *x.shape[len(lead) :])
+        flat = x if len(lead) == 1 else x.reshape(-1, *x.shape[len(lead) :])
         y: Tensor = use.run(flat) if flat.requires_grad else _Start.apply(anchor, flat, use)
         if y._is_view():
             y = y.clone()  # what follows may work on it in place, which would cut a view out of the graph
         use.inputs, use.version = x.detach(), x._version
-        use.node, use.number = get_gradient_edge(y)[:2]
-        y = y.reshape(*lead, *y.shape[1:])
-    mapped: Tensor = torch._C._functorch._add_batch_dim(y, 0, level)
+        use.node, use.number = y.grad_fn, y.output_nr
+        y = y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
+    finally:
+        push_dynamic_layer_stack(mapping)
+    mapped: Tensor = _add_batch_dim(y, 0, level)
     return mapped
 
 
@@ -112,21 +120,21 @@ class Uses(Provenance):
         self._batch = batch
         self._active = active
         self._room = room
-        self._level = torch._C._functorch.maybe_current_level() or 0
+        self._level = maybe_current_level() or 0
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Intercept the recognised uses, refuse batch statistics, and run the rest."""
-        kwargs = kwargs or {}
         if func not in FOLLOWED:
-            out = func(*args, **kwargs)
+            out = func(*args, **kwargs) if kwargs else func(*args)
             if self._room < torch.inf and isinstance(out, Tensor):
                 self._check_room(args, out)
             return out
+        kwargs = kwargs or {}
         if func in BATCH_NORMS and (args[5] if len(args) > 5 else kwargs.get("training", False)):
             raise batch_norm_error()
-        if not self._active or torch._C._functorch.maybe_current_level() != self._level:
+        if not self._active or maybe_current_level() != self._level:
             return super().__torch_function__(func, types, args, kwargs)
         recognise = RECOGNISED.get(func)
         if recognise is not None and torch.is_grad_enabled():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ from pure import tree
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow.checks import batch_size, check_outermost, named_leaves
 from pure.flow.jacobian_rows import Rows, Tangents
+from pure.flow.results import Readings
 from pure.flow.tables import table
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ __all__ = ["TangentKernel", "ntk"]
 
 
 @dataclass(frozen=True, eq=False)
-class TangentKernel(Mapping[str, Tensor]):
+class TangentKernel(Readings[Tensor]):
     """Θ = J(x₁) J(x₂)ᵀ. As a mapping: {dotted leaf: (N₁, N₂), that leaf's share of the trace over outputs}, float64.
 
     Attributes:
@@ -40,14 +41,9 @@ class TangentKernel(Mapping[str, Tensor]):
     outputs: int
     symmetric: bool
 
-    def __getitem__(self, leaf: str) -> Tensor:
-        return self.leaves[leaf]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.leaves)
-
-    def __len__(self) -> int:
-        return len(self.leaves)
+    @property
+    def _readings(self) -> Mapping[str, Tensor]:
+        return self.leaves
 
     def __repr__(self) -> str:
         return f"TangentKernel({tuple(self.kernel.shape)}, {self.outputs} outputs, {len(self.leaves)} leaves)"

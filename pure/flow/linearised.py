@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pure import tree
 from pure.errors import ArgumentError, DtypeError, UnsupportedError
+from pure.flow.attention import composed_attention
+from pure.flow.checks import purely
 
 __all__ = ["Linearised", "linearise"]
-
-MATHS = SDPBackend.MATH
-"""The one form of attention that PyTorch differentiates forwards, and twice."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +61,8 @@ def linearise(fn: Callable[[Any], Any], x: tree.Tree) -> Linearised:
         raise ArgumentError(f"fn is {type(fn).__name__}: expected a function of x; close over the parameters")
     x = tree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, x)
     given = _checked(x, "x", "hold it fixed inside fn")
-    with torch.no_grad():
-        y = _run(fn, x, given)
+    with torch.no_grad(), purely("a Jacobian", x=x):
+        y = fn(x)
     made = _checked(y, "fn(x)", "return the floating-point part alone")
     dtype = given[0].dtype
     for leaf in (*given, *made):
@@ -74,11 +72,11 @@ def linearise(fn: Callable[[Any], Any], x: tree.Tree) -> Linearised:
         return torch.func.vjp(fn, x)[1](u)[0]
 
     def forward(v: Tensor) -> Tensor:
-        with sdpa_kernel(MATHS):
+        with composed_attention():
             return _flat(tangent(_split(v, x, given)), dtype)
 
     def backward(u: Tensor) -> Tensor:
-        with sdpa_kernel(MATHS):
+        with composed_attention():
             return _flat(pull(_split(u, y, made)), dtype)
 
     def tangent(v: Any) -> Any:
@@ -88,33 +86,12 @@ def linearise(fn: Callable[[Any], Any], x: tree.Tree) -> Linearised:
         return torch.func.vjp(pull, tree.tree_map(torch.zeros_like, y))[1](v)[0]
 
     try:
-        with sdpa_kernel(MATHS):
+        with composed_attention():
             tangent(tree.tree_map(torch.zeros_like, x))
     except NotImplementedError:
         tangent = twice
     sizes = sum(leaf.numel() for leaf in made), sum(leaf.numel() for leaf in given)
     return Linearised(*sizes, dtype, given[0].device, forward, backward)
-
-
-def _run(fn: Callable[[Any], Any], x: Any, leaves: list[Tensor]) -> Any:
-    """Return fn(x).
-
-    Raises:
-        UnsupportedError: it drew from PyTorch's global generator, or changed a leaf of x.
-    """
-    versions = [leaf._version for leaf in leaves]
-    devices = {leaf.device for leaf in leaves if leaf.is_cuda}
-    before = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-    y = fn(x)
-    after = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
-    if not all(map(torch.equal, before, after)):
-        raise UnsupportedError(
-            "fn draws random numbers from the global generator, so that it is another function at every call: draw "
-            "them before, as block.noise does, and close over them"
-        )
-    if versions != [leaf._version for leaf in leaves]:
-        raise UnsupportedError("fn changes its input in place: write x = x + y, not x += y")
-    return y
 
 
 def _checked(value: Any, what: str, fix: str) -> list[Tensor]:

@@ -44,7 +44,7 @@ def row_norms(v: Tensor) -> Tensor:
         >>> row_norms(torch.tensor([[3e200, 4e200], [0.0, 0.0]], dtype=torch.float64))
         tensor([5.0000e+200,  0.0000e+00], dtype=torch.float64)
     """
-    flat = v.reshape(len(v), -1)
+    flat = v if v.ndim == 2 else v.reshape(len(v), -1)
     if flat.dtype == torch.float64:
         norms = torch.linalg.vector_norm(flat, dim=1)
         if flat.numel() and not ((norms > 1e-140) & (norms < 1e140)).all():

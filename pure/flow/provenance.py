@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ __all__ = ["UNBIND", "Origin", "Provenance", "part_name", "prefixes"]
 UNBIND = (torch.unbind, Tensor.unbind)
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a tensor comes from: the leaf's dotted name and the indices taken along its first axes."""
 
     name: str
@@ -97,5 +95,9 @@ def prefixes(name: str) -> list[str]:
     >>> prefixes("layers.3.branch.weight")
     ['', 'layers', 'layers.3', 'layers.3.branch']
     """
-    keys = name.split(".")[:-1]
-    return [".".join(keys[:count]) for count in range(len(keys) + 1)]
+    found = [""]
+    end = name.find(".")
+    while end >= 0:
+        found.append(name[:end])
+        end = name.find(".", end + 1)
+    return found

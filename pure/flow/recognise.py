@@ -40,7 +40,9 @@ def product(
     """Return x Wᵀ, or x W where `turned`, for a weight whose axes are summed over at one end."""
     bias_origin = constants.origin(bias)
     weight = constants.value(origin)
-    if turned:
+    if weight.ndim == 2 and contracted == 1:
+        matrix = weight.mT if turned else weight
+    elif turned:
         matrix = weight.reshape(math.prod(weight.shape[:contracted]), -1).mT
     else:
         matrix = weight.reshape(math.prod(weight.shape[: weight.ndim - contracted]), -1)

@@ -1,16 +1,37 @@
-"""Results on disk: JSON, in one step."""
+"""What all results share: they read as mappings, and go to disk as JSON in one step."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from typing import Any, Protocol
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
 from pure.errors import ArgumentError
 from pure.storage import write_whole
 
-__all__ = ["Result", "save_json"]
+__all__ = ["Readings", "Result", "save_json"]
+
+V = TypeVar("V")
+
+
+class Readings(Mapping[str, V]):
+    """A result that reads as a mapping from names to what was measured there."""
+
+    @property
+    @abstractmethod
+    def _readings(self) -> Mapping[str, V]: ...
+
+    def __getitem__(self, name: str) -> V:
+        return self._readings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readings)
+
+    def __len__(self) -> int:
+        return len(self._readings)
 
 
 class Result(Protocol):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._C._functorch import _add_batch_dim, current_level
 
 from pure import tree
 from pure.errors import PureError
@@ -100,20 +101,21 @@ class Pass:
         size = batch_size(batch)
         wanted = {name: leaf for name, leaf in self.leaves.items() if self.wanted is None or name in self.wanted}
         copies = {name: leaf.expand(size, *leaf.shape).requires_grad_() for name, leaf in wanted.items()}
-        versions = {name: copy._version for name, copy in copies.items()}
+        versions = [copy._version for copy in copies.values()]
         anchor = torch.zeros((), requires_grad=True)
         modes: list[Uses] = []
 
-        def one(copies: dict[str, Tensor], *sample: tree.Tree) -> Tensor:
-            values = room / size / 8
-            modes.append(Uses(copies, wanted, anchor, size, active=self.ghost, room=values))
+        def one(*sample: tree.Tree) -> Tensor:
+            values, level = room / size / 8, current_level()
+            mapped = {name: _add_batch_dim(copy, 0, level) for name, copy in copies.items()}
+            modes.append(Uses(mapped, wanted, anchor, size, active=self.ghost, room=values))
+            params = tree.tree_unflatten([mapped.get(n, leaf) for n, leaf in self.leaves.items()], self.spec)
             with modes[-1], tracing():
-                params = tree.tree_unflatten([copies.get(n, leaf) for n, leaf in self.leaves.items()], self.spec)
                 return scalar(self.loss(params, *sample), "one sample's")
 
         try:
             with torch.enable_grad():
-                losses = torch.func.vmap(one, in_dims=(dict.fromkeys(copies, 0), *(0 for _ in batch)))(copies, *batch)
+                losses = torch.func.vmap(one)(*batch)
         except (RuntimeError, PureError) as error:
             clearer = explained(error)
             if clearer is error:
@@ -121,7 +123,7 @@ class Pass:
             raise clearer from error
         mode = modes[0]
         changed = (use.inputs is None or use.inputs._version != use.version for use in mode.found)
-        if any(changed) or any(copy._version != versions[name] for name, copy in copies.items()):
+        if any(changed) or [copy._version for copy in copies.values()] != versions:
             raise in_place_error()
         nodes, variables = _reached(losses)
         uses = [use for use in mode.found if use.node in nodes]
@@ -161,12 +163,15 @@ class Pass:
         g, x, use.inputs = gradients[use.number], use.inputs, None
         if g is None or x is None:
             return
-        g = g.detach().unflatten(0, (len(x), -1))
         weight, bias = use.weight, use.bias
-        if isinstance(use, Product) and g.shape[1] == 1 and weight in run.alone and bias in run.alone:
-            run.norms[bias] = row_norms(g)
-            run.norms[weight] = run.norms[bias] * row_norms(x)
+        alone = bias is None or bias in run.alone
+        if alone and weight in run.alone and isinstance(use, Product) and len(g) == len(x):
+            norms = row_norms(g)
+            if bias is not None:
+                run.norms[bias] = norms
+            run.norms[weight] = norms * row_norms(x)
             return
+        g = g.detach().unflatten(0, (len(x), -1))
         if bias is not None:
             self._put(run, bias, use.bias_gradient(g))
         if weight is None:
@@ -252,8 +257,10 @@ def _reached(losses: Tensor) -> tuple[set[Any], set[int]]:
     variables = set()
     while nodes:
         node = nodes.pop()
-        variables.add(id(getattr(node, "variable", None)))
-        for following, _ in node.next_functions:
+        edges = node.next_functions
+        if not edges:
+            variables.add(id(getattr(node, "variable", None)))
+        for following, _ in edges:
             if following is not None and following not in met:
                 met.add(following)
                 nodes.append(following)
@@ -273,8 +280,8 @@ def _roads(names: Iterable[str], uses: Sequence[Use], rests: Collection[str], fo
 
 def _road(found: list[tuple[Origin, Use, bool]], rest: bool, form: bool) -> Road:
     """Return one leaf's road: a ghost needs slices that share no value, each used in one way."""
-    if not rest and not found:
-        return "unused"
+    if not rest and len(found) < 2:
+        return "materialised" if found and form else "ghost" if found else "unused"
     vectors = {origin for origin, _, matrix in found if not matrix}
     matrices: dict[Origin, list[Use]] = {}
     for origin, use, matrix in found:

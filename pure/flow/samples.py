@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,9 @@ from pure import tree
 from pure.errors import ArgumentError
 from pure.flow.checks import batch_size, check_outermost, finite, named_leaves
 from pure.flow.ghost import TooLargeError
+from pure.flow.outer import row_norms
 from pure.flow.provenance import prefixes
+from pure.flow.results import Readings
 from pure.flow.sample_pass import Chunk, Pass, Road, cut
 from pure.flow.tables import table
 
@@ -25,7 +27,7 @@ __all__ = ["PerSampleNorms", "per_sample_norms"]
 
 
 @dataclass(frozen=True, eq=False)
-class PerSampleNorms(Mapping[str, Tensor]):
+class PerSampleNorms(Readings[Tensor]):
     """L2 norms of each sample's gradient. As a mapping: {dotted leaf: (batch,)}, float64.
 
     Attributes:
@@ -46,14 +48,9 @@ class PerSampleNorms(Mapping[str, Tensor]):
     roads: dict[str, Road]
     chunk_size: int
 
-    def __getitem__(self, leaf: str) -> Tensor:
-        return self.leaves[leaf]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.leaves)
-
-    def __len__(self) -> int:
-        return len(self.leaves)
+    @property
+    def _readings(self) -> Mapping[str, Tensor]:
+        return self.leaves
 
     def __repr__(self) -> str:
         ghosts = sum(road == "ghost" for road in self.roads.values())
@@ -180,7 +177,16 @@ def _blocks(leaves: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> dict[s
     if not members:
         return {}
     norms = torch.stack([*leaves.values(), *parts.values()])
-    return {prefix: torch.linalg.vector_norm(norms[rows], dim=0) for prefix, rows in members.items()}
+    return dict(zip(members, _added(norms, members.values()), strict=True))
+
+
+def _added(norms: Tensor, groups: Collection[list[int]]) -> Sequence[Tensor]:
+    """Return √Σ norms² over each group of rows; all at once, unless a square would leave the range of float64."""
+    if not ((norms == 0) | ((norms > 1e-140) & (norms < 1e140))).all():
+        return [row_norms(norms[rows].T) for rows in groups]
+    rows = torch.tensor([row for group in groups for row in group], device=norms.device)
+    lengths = torch.tensor([len(group) for group in groups], device=norms.device)
+    return torch.segment_reduce(norms.square()[rows], "sum", lengths=lengths, axis=0).sqrt().unbind()
 
 
 def _run(pass_: Pass, batch: Sequence[tree.Tree], samples: int, chunk_size: int | None) -> tuple[int, list[Chunk]]:

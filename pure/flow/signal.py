@@ -14,6 +14,7 @@ from pure.block import EMPTY, Block
 from pure.errors import ArgumentError
 from pure.flow.checks import finite_values, purely
 from pure.flow.residual_steps import Step, bound, missing, steps_of
+from pure.flow.results import Readings
 from pure.flow.tables import table
 from pure.tags import observe
 
@@ -50,7 +51,7 @@ class ChannelSignal:
 
 
 @dataclass(frozen=True, eq=False)
-class Signal(Mapping[str, ChannelSignal]):
+class Signal(Readings[ChannelSignal]):
     """The signal by depth. As a mapping: {path of the tag: its numbers}, in the order of depth.
 
     Attributes:
@@ -65,14 +66,9 @@ class Signal(Mapping[str, ChannelSignal]):
     input_variance: float
     not_finite: tuple[str, ...]
 
-    def __getitem__(self, path: str) -> ChannelSignal:
-        return self.channels[path]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.channels)
-
-    def __len__(self) -> int:
-        return len(self.channels)
+    @property
+    def _readings(self) -> Mapping[str, ChannelSignal]:
+        return self.channels
 
     def __repr__(self) -> str:
         trouble = f", not finite from {self.not_finite[0]!r}" if self.not_finite else ""

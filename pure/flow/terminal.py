@@ -56,7 +56,7 @@ def show(text: str, console: Console | None = None) -> None:
 
 
 class Bars:
-    """A context that gives a function to wrap loops: with a bar each, or as they are.
+    """A context that gives a function to wrap loops: with a bar each on stderr, or as they are.
 
     Args:
         shown: whether there are bars.
@@ -74,9 +74,10 @@ class Bars:
     def __enter__(self) -> Callable[[Iterable[int], str], Iterable[int]]:
         if not self.shown:
             return lambda loop, _: loop
+        from rich.console import Console
         from rich.progress import Progress
 
-        self.bar = Progress(transient=True)
+        self.bar = Progress(console=Console(stderr=True), transient=True)
         self.bar.start()
         return self._track
 

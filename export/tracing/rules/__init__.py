@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from export.tracing.rules import arithmetic, order, pools, positions, products
+from export.tracing.rules import arithmetic, cosine_windows, order, pools, positions, products
 
 RULES: dict[Any, Callable[..., Any]] = {
     **arithmetic.RULES,
+    **cosine_windows.RULES,
     **order.RULES,
     **pools.RULES,
     **positions.RULES,

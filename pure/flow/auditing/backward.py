@@ -14,6 +14,7 @@ from pure.block import Block
 from pure.errors import UnsupportedError
 from pure.flow.auditing.forward import Forward, Track
 from pure.flow.chain import Chain, Link
+from pure.flow.quantiles import quantiles
 from pure.flow.sweep import LOG10_2, Pullback, Scaled, floating, log10, run_link, times_power
 from pure.tags import Tagged, substitute
 
@@ -29,7 +30,7 @@ class Backward:
 
     Attributes:
         gradient: log10 ‖∂loss/∂(output of each block)‖, the first of the list by the network's input.
-        samples: the same for each sample, (depth + 1, batch), float64.
+        bands: log10 of the 10%, 50% and 90% quantiles over the samples of the same; the input has none.
         parameters: log10 ‖∂loss/∂(parameters of each block)‖.
         paths: log10 norm of the input gradient's part through exactly 0, 1, … branches; empty if none was asked for.
         probes: {(source, target): (batch,) log10 of each sample's ‖Jᵀu‖², u a random unit vector}.
@@ -37,7 +38,7 @@ class Backward:
     """
 
     gradient: list[float]
-    samples: list[Tensor]
+    bands: list[list[float]]
     parameters: list[float]
     paths: list[float]
     probes: dict[tuple[int, int], Tensor]
@@ -75,7 +76,7 @@ def backward(
         UnsupportedError: a block gives another output when it runs again.
     """
     depth = len(done.seen)
-    found = Backward([cotangent.log10_norm()], [cotangent.log10_sample_norms()], [], [], {}, {})
+    found = Backward([cotangent.log10_norm()], [], [], [], {}, {})
     paths = [cotangent, *[_zeros(cotangent)] * orders] if orders >= 0 else []
     probes: dict[int, Scaled] = {}
     y = done.output
@@ -84,11 +85,11 @@ def backward(
             probes[index + 1] = direction(y, generator, each=True)
         x = done.inputs.take(index)
         link = chain[index]
+        found.bands.append(_band(cotangent.log10_sample_norms()))
         pull = Pullback(link, x, extras, done.seen[index].branch_path if paths else None)
         _same(link, pull.outputs, floating(y))
         cotangent, by_params = pull.full(scale := cotangent)
         found.gradient.append(cotangent.log10_norm())
-        found.samples.append(cotangent.log10_sample_norms())
         found.parameters.append(Scaled(by_params, scale.exponent).log10_norm() if by_params else -math.inf)
         paths = _lengthened(pull, paths)
         probes = {target: pull.through(probe) for target, probe in probes.items()}
@@ -99,7 +100,7 @@ def backward(
             found.deletions[index] = judge(changed)
         y = x
     found.gradient.reverse()
-    found.samples.reverse()
+    found.bands.reverse()
     found.parameters.reverse()
     found.paths.extend(path.log10_norm() for path in paths)
     return found
@@ -135,6 +136,14 @@ def scaled_loss(value: Tensor, outputs: Sequence[Tensor]) -> Scaled:
     return Scaled(
         [torch.zeros_like(part) if g is None else g for part, g in zip(outputs, found, strict=True)]
     ).rescaled()
+
+
+def _band(logs: Tensor) -> list[float]:
+    """Return log10 of the quantiles over the samples, taken on the samples' own scale."""
+    top = float(logs.max())
+    if not math.isfinite(top):
+        return [top] * 3
+    return (quantiles(10 ** (logs - top)).log10() + top).tolist()
 
 
 def _zeros(cotangent: Scaled) -> Scaled:

@@ -21,7 +21,6 @@ from pure.flow.chain import Chain, is_chain
 from pure.flow.checks import check_outermost, finite, finite_values, purely, scalar
 from pure.flow.estimate import half_width
 from pure.flow.growth import growth
-from pure.flow.quantiles import quantiles
 from pure.flow.sweep import Scaled, floating
 from pure.flow.terminal import Bars
 
@@ -54,7 +53,7 @@ def audit(
     blocks. Gradients are scaled by powers of 2 on the way and reported as log10: 10,000 blocks neither overflow nor
     vanish. A stream that itself overflows is reported where it does, with all that was measured before. A block
     that is no chain but tags several streams is run whole, and those stand for the depths; paths, deletions and pairs
-    are then left out.
+    are then left out. So is a network of token indices, which no gradient reaches.
 
     Everything is in evaluation.
 
@@ -76,7 +75,8 @@ def audit(
         progress: show bars.
 
     Raises:
-        ArgumentError: no block, a chain without blocks, an input that holds NaN, or a negative count.
+        ArgumentError: no block, a chain without blocks, an input that holds NaN, a negative count, or an input
+            without floating-point tensors to a network that tags less than two streams.
         UnsupportedError: a block that is not pure, a loss that is NaN, or called inside a transform.
         ShapeError: a loss that is no scalar.
 
@@ -102,14 +102,15 @@ def audit(
     if len(chain) == 0:
         raise ArgumentError(f"audit of {block!r}: it holds no blocks: there is no depth to audit")
     finite_values(x, "x")
-    if not floating(x) and not is_chain(block):
-        raise ArgumentError("audit of an input without floating-point tensors: no gradient reaches it")
     generator = generator or torch.Generator().manual_seed(0)
     x = tree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, x)
-    if len(chain) == 1 and not is_chain(block):
+    tokens = not floating(x)
+    if tokens or (len(chain) == 1 and not is_chain(block)):
         found = whole(block, params, x, loss, target, state, extras, generator)
         if found is not None:
             return advise(found, chain)
+    if tokens:
+        raise ArgumentError("audit of an input without floating-point tensors: no gradient reaches it")
     with Bars(progress) as track, purely("audit", params=params, state=state):
         done = forward(chain, x, extras, budget_mib * MIB, track)
         depth = len(done.seen)
@@ -185,7 +186,7 @@ def _result(chain: Chain, done: Forward, back: Backward | None, loss: float) -> 
         ratio = math.nan
         if seen.branch is not None and before.log10_second_moment > -math.inf:
             ratio = 10 ** ((seen.branch.log10_second_moment - before.log10_second_moment) / 2)
-        low, middle, high = _band(back.samples[depth + 1]) if back else [math.nan] * 3
+        low, middle, high = back.bands[depth] if back else [math.nan] * 3
         blocks[seen.name] = BlockFlow(
             name=seen.name,
             kind=seen.kind[0],
@@ -223,14 +224,6 @@ def _result(chain: Chain, done: Forward, back: Backward | None, loss: float) -> 
         advice=(),
         held=done.inputs.most,
     )
-
-
-def _band(logs: Tensor) -> list[float]:
-    """Return log10 of the quantiles over the samples, taken on the samples' own scale."""
-    top = float(logs.max())
-    if not math.isfinite(top):
-        return [top] * 3
-    return (quantiles(10 ** (logs - top)).log10() + top).tolist()
 
 
 def _family(seen: Sequence[Seen]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from pure.errors import ArgumentError
 from pure.flow.auditing.forward import Stop
 from pure.flow.growth import Growth
 from pure.flow.moments import GateShares, Moments
+from pure.flow.results import Readings
 from pure.flow.tables import table
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class PairNorm:
 
 
 @dataclass(frozen=True, eq=False)
-class Audit(Mapping[str, BlockFlow]):
+class Audit(Readings[BlockFlow]):
     """What one audit measured. As a mapping: {name of a block: what flows through it}, in the order of depth.
 
     Attributes:
@@ -142,14 +143,9 @@ class Audit(Mapping[str, BlockFlow]):
     advice: tuple[Advice, ...]
     held: int
 
-    def __getitem__(self, name: str) -> BlockFlow:
-        return self.blocks[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.blocks)
-
-    def __len__(self) -> int:
-        return len(self.blocks)
+    @property
+    def _readings(self) -> Mapping[str, BlockFlow]:
+        return self.blocks
 
     def __repr__(self) -> str:
         worst = self.advice[0].rule if self.advice else "no advice"

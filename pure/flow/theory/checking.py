@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,7 @@ from pure.block import Block, specification
 from pure.errors import ArgumentError
 from pure.flow.checks import check_outermost
 from pure.flow.estimate import Estimate, estimate
+from pure.flow.results import Readings
 from pure.flow.tables import number, table
 from pure.flow.theory.measures import Measured, measured
 from pure.flow.theory.prediction import Prediction, Predictions, refusals
@@ -59,7 +60,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, eq=False)
-class Check(Mapping[str, Comparison]):
+class Check(Readings[Comparison]):
     """Predictions against draws. As a mapping: {quantity: comparison}.
 
     Attributes:
@@ -72,14 +73,9 @@ class Check(Mapping[str, Comparison]):
     refused: dict[str, str]
     draws: int
 
-    def __getitem__(self, quantity: str) -> Comparison:
-        return self.comparisons[quantity]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.comparisons)
-
-    def __len__(self) -> int:
-        return len(self.comparisons)
+    @property
+    def _readings(self) -> Mapping[str, Comparison]:
+        return self.comparisons
 
     @property
     def agrees(self) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pure.flow.results import Readings
 from pure.flow.tables import number, table
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions(Mapping[str, Prediction]):
+class Predictions(Readings[Prediction]):
     """What theory says about a block. As a mapping: {quantity: prediction}.
 
     Attributes:
@@ -70,14 +71,9 @@ class Predictions(Mapping[str, Prediction]):
     mean_square: float
     width: int
 
-    def __getitem__(self, quantity: str) -> Prediction:
-        return self.predictions[quantity]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.predictions)
-
-    def __len__(self) -> int:
-        return len(self.predictions)
+    @property
+    def _readings(self) -> Mapping[str, Prediction]:
+        return self.predictions
 
     def table(self) -> str:
         """Return a plain text table of the predictions, and below it why other laws do not hold."""
