@@ -27,7 +27,7 @@ from benchmarks.harness import QUICK, Budget, Comparison, Contender, Measurement
 from pure import Block, Repeat, Sequential, flow, nets, tree
 
 NAME = "flow"
-SLOW = Budget(rounds=15, sample_seconds=0.0, warm_up_seconds=0.0, warm_up_calls=2)
+SLOW = Budget(rounds=25, sample_seconds=0.0, warm_up_seconds=0.0, warm_up_calls=2)
 
 
 @dataclasses.dataclass(frozen=True)

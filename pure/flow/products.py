@@ -8,18 +8,20 @@ to the outputs and one back, four thirds of a gradient.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pure import tree
 from pure.errors import ArgumentError, ShapeError, TreeError, UnsupportedError
+from pure.flow.attention import composed_attention
 from pure.flow.checks import check_outermost, finite, finite_values, named_leaves, purely, scalar
 from pure.flow.multiply import products
+from pure.flow.second_order import SecondOrder
+from pure.flow.stages import NestedError, Stages
 
 __all__ = ["Product", "ggn_product", "hvp"]
 
@@ -119,13 +121,22 @@ def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Produ
     """
     check_outermost("hvp")
     leaves, spec = _leaves(loss, params)
-    with torch.enable_grad():
-        with _twice("hvp", params, batch):
-            out = loss(tree.tree_unflatten(list(leaves.values()), spec), *_constants(batch))
+    inputs, constants = list(leaves.values()), _constants(batch)
+
+    def graph(around: AbstractContextManager[Any], stages: Stages) -> tuple[Tensor, Sequence[Tensor | None]]:
+        with _twice("hvp", params, batch), around:
+            out = loss(tree.tree_unflatten(inputs, spec), *constants)
         value = scalar(out, "the batch's")
         finite(value)
-        gradient = _pulled([value], leaves.values(), [torch.ones_like(value)], keep=True)
-    inputs = list(leaves.values())
+        with stages.gradient():
+            return value, _pulled([value], inputs, [torch.ones_like(value)], keep=True)
+
+    with torch.enable_grad():
+        stages = Stages(inputs)
+        try:
+            value, gradient = graph(SecondOrder(stages), stages)
+        except NestedError:
+            value, gradient = graph(nullcontext(), stages)
 
     def apply(vectors: list[Tensor]) -> list[Tensor]:
         return _filled(_pulled(gradient, inputs, vectors), inputs)
@@ -192,7 +203,7 @@ def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tre
 def _twice(what: str, params: tree.Tree, batch: Sequence[tree.Tree]) -> Iterator[None]:
     """Check that the function run inside is pure; attention takes its one form that has second derivatives."""
     finite_values(tuple(batch), "batch")
-    with sdpa_kernel(SDPBackend.MATH), purely(what, params=params, batch=tuple(batch)):
+    with composed_attention(), purely(what, params=params, batch=tuple(batch)):
         yield
 
 
