@@ -158,3 +158,24 @@ def test_the_errors_of_the_blocks_come_through() -> None:
 def test_chunk_size(chunk_size: int) -> None:
     with pytest.raises(ArgumentError, match="expected at least 1"):
         flow.per_sample_norms(product, W, X, chunk_size=chunk_size)
+
+
+def test_finite_values_whose_sum_overflows_are_taken() -> None:
+    largest = torch.finfo(torch.float32).max
+    weights = {"w": torch.tensor([largest, largest / 2, 1.0])}
+    assert not torch.isfinite(weights["w"].sum())
+    H = flow.hvp(lambda p: (p["w"] / largest).square().sum(), weights)
+    torch.testing.assert_close(H({"w": torch.ones(3)})["w"], torch.full((3,), 2 / largest / largest))
+    weights["w"][1] = -torch.inf
+    with pytest.raises(ArgumentError, match="params 'w' holds NaN or infinity in 1 of 3"):
+        flow.hvp(lambda p: (p["w"] / largest).square().sum(), weights)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_norms_of_blocks_neither_overflow_nor_vanish(scale: float) -> None:
+    params = {"a": {"w": torch.ones(3, dtype=torch.float64), "b": torch.ones(3, dtype=torch.float64)}}
+    x = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64) * scale
+    found = flow.per_sample_norms(lambda p, x: ((p["a"]["w"] + p["a"]["b"]) * x).sum(), params, x)
+    expected = torch.tensor([5.0, 1.0], dtype=torch.float64) * scale * 2**0.5
+    torch.testing.assert_close(found.total, expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(found.blocks["a"], expected, rtol=1e-14, atol=0)

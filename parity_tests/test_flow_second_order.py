@@ -243,7 +243,14 @@ def hooked(p: Params) -> Tensor:
     return bent(F.linear(numbers(3, 4), w, p["b"]))
 
 
-UNUSUAL = [norm_of_gradient, functional_gradient, mapped, recomputed, hooked]
+def hooked_afterwards(p: Params) -> Tensor:
+    y = F.linear(numbers(3, 4), p["w"], p["b"])
+    if p["w"].requires_grad:
+        p["w"].register_hook(torch.sin)
+    return bent(y)
+
+
+UNUSUAL = [norm_of_gradient, functional_gradient, mapped, recomputed, hooked, hooked_afterwards]
 
 
 @pytest.mark.parametrize("loss", UNUSUAL, ids=lambda loss: loss.__name__)

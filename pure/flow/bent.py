@@ -32,19 +32,19 @@ def gelu(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gelu_tanh(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x h, h + x q b' and q (2 b' + x b'' + x b'² (1 − 2 h)).
+    """Return y = x h, y' = h + y a and y'' = a (h + y' − y h b') + y (1 − h) b''.
 
-    Here h = (1 + tanh(b / 2)) / 2 is the logistic function of b = k (x + c x³), and q = h (1 − h).
+    Here h = (1 + tanh(b / 2)) / 2 is the logistic function of b = k (x + c x³), and a = (1 − h) b'.
     """
     k = 2 * math.sqrt(2 / math.pi)
     square = x * x
     h = (square * (k * CUBIC)).add_(k).mul_(x).sigmoid_()
-    slope = (square * (3 * k * CUBIC)).add_(k)
-    rest = 1 - h
-    turn = (rest - h).mul_(x).mul_(slope).mul_(slope)
-    q = rest.mul_(h)
-    first = torch.addcmul(h, slope.mul_(q), x)
-    return x * h, first, square.mul_(12 * k * CUBIC).add_(2 * k).add_(turn).mul_(q)
+    slope = square.mul_(3 * k * CUBIC).add_(k)
+    y, rest = x * h, 1 - h
+    a = rest * slope
+    first = torch.addcmul(h, y, a)
+    second = (h + first).addcmul_(h.mul_(y), slope, value=-1).mul_(a)
+    return y, first, second.addcmul_(rest.mul_(x), y, value=6 * k * CUBIC)
 
 
 def bent(bend: Bend, stages: Stages, x: Tensor) -> Tensor:

@@ -50,6 +50,8 @@ class Linear:
 
     def back(self, g: Tensor, x: Tensor, w: Tensor, wanted: Sequence[bool]) -> Gradients:
         """Return the gradients that are wanted."""
+        if not any(wanted[1:]):
+            return g @ w, None, None
         rows = g.reshape(-1, g.shape[-1])
         return (
             g @ w if wanted[0] else None,
@@ -149,8 +151,7 @@ def bilinear(maps: Maps, stages: Stages, x: Tensor, w: Tensor, b: Tensor | None 
         w: its weight.
         b: its bias.
     """
-    unread = stages.owns(w) and (b is None or stages.owns(b))
-    y: Tensor = _Out.apply(x, w, b, maps, stages, unread)
+    y: Tensor = _Out.apply(x, w, b, maps, stages)
     return y
 
 
@@ -158,20 +159,20 @@ class _Out(torch.autograd.Function):
     """The output."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, maps: Maps, stages: Stages, unread: bool) -> Tensor:
-        ctx.save_for_backward(x, w)
-        ctx.maps, ctx.stages, ctx.unread = maps, stages, unread
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, maps: Maps, stages: Stages) -> Tensor:
+        ctx.save_for_backward(x, w, b)
+        ctx.maps, ctx.stages = maps, stages
         return maps.out(x, w, b)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         wanted = ctx.needs_input_grad[:3]
-        x, w = ctx.saved_tensors
+        x, w, b = ctx.saved_tensors
         if ctx.stages.recording():
-            found = _Gradients.apply(g, x, w, ctx.maps, wanted, ctx.unread)
+            found = _Gradients.apply(g, x, w, ctx.maps, wanted, ctx.stages.owns(w, b))
         else:
             found = ctx.maps.back(g, x, w, wanted)
-        return (*found, None, None, None)
+        return (*found, None, None)
 
 
 class _Gradients(torch.autograd.Function):

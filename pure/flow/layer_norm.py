@@ -24,8 +24,7 @@ def layer_norm(stages: Stages, x: Tensor, w: Tensor, b: Tensor | None, eps: floa
         b: the bias.
         eps: added to the variance.
     """
-    unread = stages.owns(w) and (b is None or stages.owns(b))
-    y: Tensor = _Out.apply(x, w, b, eps, stages, unread)
+    y: Tensor = _Out.apply(x, w, b, eps, stages)
     return y
 
 
@@ -49,21 +48,21 @@ class _Out(torch.autograd.Function):
     """The output."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, eps: float, stages: Stages, unread: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, eps: float, stages: Stages) -> Tensor:
         y, mean, r = torch.native_layer_norm(x, list(w.shape), w, b, eps)
-        ctx.save_for_backward(x, w, mean, r)
-        ctx.eps, ctx.stages, ctx.unread = eps, stages, unread
+        ctx.save_for_backward(x, w, b, mean, r)
+        ctx.eps, ctx.stages = eps, stages
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, w, mean, r = ctx.saved_tensors
+        x, w, b, mean, r = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if ctx.stages.recording():
-            found = _Gradients.apply(g, x, w, mean, r, ctx.eps, wanted, ctx.unread)
+            found = _Gradients.apply(g, x, w, mean, r, ctx.eps, wanted, ctx.stages.owns(w, b))
         else:
             found = _back(g, x, mean, r, w, wanted)
-        return (*found, None, None, None)
+        return (*found, None, None)
 
 
 class _Gradients(torch.autograd.Function):

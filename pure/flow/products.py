@@ -1,8 +1,8 @@
 """Products with the Hessian and with the generalised Gauss–Newton matrix, for the price of about two gradients each.
 
-The gradient is computed once and its graph is kept. A Hessian product is then one backward pass through that graph,
-which costs what two gradients cost in matrix products; building it costs one gradient. A Gauss–Newton product is a pass
-to the outputs and one back, four thirds of a gradient.
+The graph of the gradient is built once and kept. A Hessian product is then one backward pass through that graph, which
+costs what two gradients cost in matrix products. Building it costs two thirds of one: the parameters' gradients are
+recorded, but nobody reads their values. A Gauss–Newton product is a pass to the outputs and one back, four thirds.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Product:
 def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Product:
     """Return the Hessian of `loss` by `params`, as its product with a tree.
 
-    The whole graph of the gradient stays in memory as long as the result does.
+    The whole graph of the gradient stays in memory as long as the result does. A loss that takes gradients itself runs
+    twice, as only the second time its layers are left as they are.
 
     Args:
         loss: `loss(params, *batch)` is the whole batch's scalar loss; any pure function that can be differentiated

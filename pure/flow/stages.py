@@ -26,8 +26,11 @@ class Stages:
         self._leaves = {id(leaf): leaf for leaf in leaves}  # holds them, so that an id stays its own
         self._now = "loss"
 
-    def owns(self, tensor: Tensor) -> bool:
-        """Return whether a tensor is a parameter or a view of one, without hooks that would read its gradient."""
+    def owns(self, *tensors: Tensor | None) -> bool:
+        """Return whether tensors are parameters or views of them, without hooks that would read their gradient."""
+        return all(tensor is None or self._owned(tensor) for tensor in tensors)
+
+    def _owned(self, tensor: Tensor) -> bool:
         base = tensor._base if tensor._is_view() else tensor
         return id(base) in self._leaves and not tensor._backward_hooks
 
