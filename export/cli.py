@@ -117,7 +117,7 @@ def flow(
     else:
         stdout().print(f"{name} has no {'tagged activations' if by == 'activations' else 'parameters'}")
     if plot is not None:
-        console.stderr().print(f"wrote {plot}")
+        console.stderr().print(f"wrote {plot}", soft_wrap=True)
 
 
 def _save(found: Any, path: Path) -> None:
@@ -184,7 +184,7 @@ def audit(
     showing.audit(name, given.about, found, full)
     for path in (save, plot):
         if path is not None:
-            console.stderr().print(f"wrote {path}")
+            console.stderr().print(f"wrote {path}", soft_wrap=True)
 
 
 @app.command(short_help="Export a block.")

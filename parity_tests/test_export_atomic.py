@@ -45,6 +45,7 @@ if moment == "half written":
         def __exit__(self, *_): return None
         def write(self, content):
             self.file.write(content[: len(content) // 2]); self.file.flush(); die()
+        def writelines(self, chunks): self.write(b"".join(chunks))
     writing.open = lambda *a: Half(open(*a))
 elif moment == "before fsync": os.fsync = die
 elif moment == "before replace": os.replace = die
@@ -76,10 +77,8 @@ def test_a_kill_at_each_step_leaves_a_whole_file_or_none(moment: str, older: boo
     path = tmp_path / "f.onnx"
     if older:
         export.to_onnx(lambda x: x * 2, (torch.ones(2),), path)
-    process = start(STOP_INSIDE, str(path), moment)
-    assert process.wait(120) == -signal.SIGKILL
-    if process.stdout is not None:
-        process.stdout.close()
+    with start(STOP_INSIDE, str(path), moment) as process:
+        assert process.wait(120) == -signal.SIGKILL
     assert whole_or_absent(path) is (older or moment == "after replace")
     if path.exists():
         expected = 4.0 if moment == "after replace" else 2.0
