@@ -177,7 +177,7 @@ class Verdict:
 
         What did not pass stands first.
         """
-        rows = list(self.rows) if full else _worst_rows(self.rows)
+        rows = sorted(self.rows if full else _worst_rows(self.rows), key=lambda row: _ORDER[row.status])
         cells = [("leaf", "case", "dtype", "rmse", "yardstick", "ratio", "limit", "status")]
         for row in rows:
             numbers = [_short(value) for value in (row.rmse, row.yardstick, row.ratio)]
@@ -229,15 +229,17 @@ def _where(path: str, source: str) -> str:
     return ", ".join(text for text in (path and f"block {path}", source) if text) or "no source line"
 
 
+_ORDER = {"fail": 0, "ambiguous": 1, "pass": 2, "skipped": 3}
+
+
 def _worst_rows(rows: tuple[Row, ...]) -> list[Row]:
-    order = {"fail": 0, "ambiguous": 1, "pass": 2, "skipped": 3}
     worst: dict[str, Row] = {}
     for row in rows:
         known = worst.get(row.leaf)
-        key = (order[row.status], -(row.ratio or 0.0))
-        if known is None or key < (order[known.status], -(known.ratio or 0.0)):
+        key = (_ORDER[row.status], -(row.ratio or 0.0))
+        if known is None or key < (_ORDER[known.status], -(known.ratio or 0.0)):
             worst[row.leaf] = row
-    return sorted(worst.values(), key=lambda row: row.status in ("pass", "skipped"))
+    return list(worst.values())
 
 
 def _short(value: float | None) -> str:

@@ -25,6 +25,7 @@ def numbers(*shape: int, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=FLOAT64)
 
 
+X = numbers(3, 4)
 MEAN, VAR = numbers(4, seed=5), numbers(4, seed=6).square() + 0.1
 LAST = torch.channels_last
 
@@ -113,6 +114,8 @@ CASES: dict[str, Case] = {
     "relu in place": (lambda p: F.relu(F.linear(p["x"], p["w"]), inplace=True), {"x": (3, 4), "w": (2, 4)}),
 }
 LEFT = {"linear, one output", "conv2d, uneven", "conv2d, one sample", "batch norm in training"}
+LEFT |= {f"{layer}, constant weight" for layer in ("linear", "conv2d", "batch norm")}
+LEFT |= {"linear, bias alone", "batch norm, not affine"}
 LEFT |= {"linear, no rows", "relu", "relu in place"}  # that end in another operation
 
 
@@ -250,7 +253,73 @@ def hooked_afterwards(p: Params) -> Tensor:
     return bent(y)
 
 
-UNUSUAL = [norm_of_gradient, functional_gradient, mapped, recomputed, hooked, hooked_afterwards]
+def hooked_leaf_of_a_view(p: Params) -> Tensor:
+    if p["w"].requires_grad:
+        p["w"].register_hook(torch.sin)
+    return bent(F.linear(numbers(3, 4), p["w"].view(2, 4), p["b"]))
+
+
+def hooked_view_between(p: Params) -> Tensor:
+    turned = p["w"].t()
+    if turned.requires_grad:
+        turned.register_hook(torch.sin)
+    return bent(F.linear(numbers(3, 4), turned.t(), p["b"]))
+
+
+def hooked_node(p: Params) -> Tensor:
+    w = p["w"].view(2, 4)
+    if w.grad_fn is not None:
+        w.grad_fn.register_prehook(lambda gradients: tuple(map(torch.sin, gradients)))
+    return bent(F.linear(numbers(3, 4), w, p["b"]))
+
+
+class Clipped(torch.autograd.Function):
+    """A view that changes the gradient that passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        return g.sin()
+
+
+def clipped(p: Params) -> Tensor:
+    return bent(F.linear(numbers(3, 4), Clipped.apply(p["w"]), p["b"]))
+
+
+def caught(p: Params) -> Tensor:
+    y = bent(F.linear(numbers(3, 4), p["w"], p["b"]))
+    if not p["w"].requires_grad:
+        p = {name: leaf.requires_grad_() for name, leaf in p.items()}
+        y = bent(F.linear(numbers(3, 4), p["w"], p["b"]))
+    try:
+        (slope,) = torch.autograd.grad(y, p["w"], create_graph=True)
+    except Exception:
+        return y
+    return slope.square().sum() + y
+
+
+def hooked_and_nested(p: Params) -> Tensor:
+    own = {name: leaf if leaf.requires_grad else leaf.requires_grad_() for name, leaf in p.items()}
+    own["w"].register_hook(torch.sin)
+    y = bent(F.linear(numbers(3, 4), own["w"], own["b"]))
+    (slope,) = torch.autograd.grad(y, own["b"], create_graph=True)
+    return slope.square().sum() + y
+
+
+def frozen_and_in_place(p: Params) -> Tensor:
+    h = F.linear(numbers(3, 4), p["w"], p["b"]) * 1
+    q = F.linear(h, numbers(3, 2))  # saves no input, since its weight is a constant
+    h += 1
+    return bent(q.sum(1, keepdim=True) * h)
+
+
+UNUSUAL = [
+    *(norm_of_gradient, functional_gradient, mapped, recomputed, clipped, caught, frozen_and_in_place),
+    *(hooked, hooked_afterwards, hooked_leaf_of_a_view, hooked_view_between, hooked_node, hooked_and_nested),
+]
 
 
 @pytest.mark.parametrize("loss", UNUSUAL, ids=lambda loss: loss.__name__)
@@ -280,6 +349,51 @@ def test_changing_what_a_layer_has_read_is_still_an_error() -> None:
 
     with pytest.raises(UnsupportedError, match="in place"):
         flow.hvp(loss, parameters({"x": (3, 4), "w": (2, 4)}))
+
+
+def test_a_compiled_loss_is_left_as_it_is() -> None:
+    params = parameters({"w": (2, 4), "b": (2,)})
+
+    def loss(p: Params) -> Tensor:
+        return bent(F.gelu(F.linear(X, p["w"], p["b"])))
+
+    _, _, expected = plain_hessian(loss, params)
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    close(flow.hvp(compiled, params).dense(), (expected + expected.T) / 2)
+
+
+REFUSED: dict[str, tuple[Callable[[Params], Tensor], type[Exception]]] = {
+    "a gain over other axes": (lambda p: F.layer_norm(p["x"], (4,), p["w"]).sum(), RuntimeError),
+    "same padding with a stride": (
+        lambda p: F.conv1d(p["x"][None], p["w"][None], stride=2, padding="same").sum(),
+        RuntimeError,
+    ),
+    "a convolution of other axes": (lambda p: F.conv1d(p["x"][None, None], p["w"][None, None]).sum(), RuntimeError),
+    "no tensor": (lambda p: F.relu(3.0) + p["x"].sum(), TypeError),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize(("loss", "kind"), REFUSED.values(), ids=REFUSED)
+def test_what_pytorch_refuses_is_refused(loss: Callable[[Params], Tensor], kind: type[Exception]) -> None:
+    params = parameters({"x": (3, 4), "w": (3, 4)})
+    with pytest.raises(kind):
+        loss(params)
+    with pytest.raises(kind):
+        flow.hvp(loss, params)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_keep_pytorchs_own_kernels(dtype: torch.dtype) -> None:
+    params = parameters({"x": (3, 4), "w": (2, 4)}, dtype)
+
+    def loss(p: Params) -> Tensor:
+        return F.gelu(F.linear(p["x"], p["w"]), approximate="tanh").square().sum()
+
+    inputs = [leaf.clone().requires_grad_() for leaf in params.values()]
+    gradient = torch.autograd.grad(loss(dict(zip(params, inputs, strict=True))), inputs, create_graph=True)
+    expected = torch.autograd.grad(gradient, inputs, [torch.ones_like(part) for part in gradient])
+    found = flow.hvp(loss, params)({name: torch.ones_like(leaf) for name, leaf in params.items()})
+    assert all(torch.equal(a, b) for a, b in zip(found.values(), expected, strict=True))
 
 
 def flops(work: Callable[[], Any]) -> int:

@@ -54,7 +54,7 @@ def _refused(model: onnx.ModelProto, error: Exception) -> UnsupportedOpError:
     """Return the error for a model whose dtypes or shapes contradict each other."""
     named = re.search(r"op_type:(\w+)(?:, node name: ([^)]*))?\)", str(error))
     kind, name = named.groups("") if named else ("", "")
-    node = next((node for node in _nodes(model) if node.name == name), onnx.NodeProto())
+    node = next((node for node in _nodes(model) if name and node.name == name), onnx.NodeProto())
     about = {entry.key: entry.value for entry in node.metadata_props}
     return UnsupportedOpError(
         f"the translation is no valid ONNX at node {name!r} ({kind}), a fault of this package or of onnxscript: report "

@@ -151,7 +151,7 @@ def bilinear(maps: Maps, stages: Stages, x: Tensor, w: Tensor, b: Tensor | None 
         w: its weight.
         b: its bias.
     """
-    y: Tensor = _Out.apply(x, w, b, maps, stages)
+    y: Tensor = _Out.apply(x, w, b, maps, stages, stages.owns(w, b))
     return y
 
 
@@ -159,20 +159,20 @@ class _Out(torch.autograd.Function):
     """The output."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, maps: Maps, stages: Stages) -> Tensor:
-        ctx.save_for_backward(x, w, b)
-        ctx.maps, ctx.stages = maps, stages
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, maps: Maps, stages: Stages, owned: bool) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.maps, ctx.stages, ctx.owned = maps, stages, owned
         return maps.out(x, w, b)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         wanted = ctx.needs_input_grad[:3]
-        x, w, b = ctx.saved_tensors
+        x, w = ctx.saved_tensors
         if ctx.stages.recording():
-            found = _Gradients.apply(g, x, w, ctx.maps, wanted, ctx.stages.owns(w, b))
+            found = _Gradients.apply(g, x, w, ctx.maps, wanted, ctx.owned and not ctx.stages.watched)
         else:
             found = ctx.maps.back(g, x, w, wanted)
-        return (*found, None, None)
+        return (*found, None, None, None)
 
 
 class _Gradients(torch.autograd.Function):

@@ -180,7 +180,9 @@ def finite_values(values: tree.Tree, what: str) -> None:
         ArgumentError: it names the leaf and how many of its values.
     """
     for name, leaf in tree.flatten(values).items():
-        if isinstance(leaf, Tensor) and leaf.is_floating_point() and not math.isfinite(leaf.detach().sum()):
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            continue
+        if leaf.itemsize == 1 or not math.isfinite(leaf.detach().sum()):  # PyTorch adds up no numbers of 8 bits
             bad = int((~torch.isfinite(leaf.detach())).sum())  # 0 where only the sum has overflowed
             if bad:
                 where = f"{what} {name!r}" if name else what

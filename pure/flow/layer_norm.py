@@ -24,7 +24,7 @@ def layer_norm(stages: Stages, x: Tensor, w: Tensor, b: Tensor | None, eps: floa
         b: the bias.
         eps: added to the variance.
     """
-    y: Tensor = _Out.apply(x, w, b, eps, stages)
+    y: Tensor = _Out.apply(x, w, b, eps, stages, stages.owns(w, b))
     return y
 
 
@@ -48,21 +48,22 @@ class _Out(torch.autograd.Function):
     """The output."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, eps: float, stages: Stages) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None, eps: float, stages: Stages, owned: bool) -> Tensor:
         y, mean, r = torch.native_layer_norm(x, list(w.shape), w, b, eps)
-        ctx.save_for_backward(x, w, b, mean, r)
-        ctx.eps, ctx.stages = eps, stages
+        ctx.save_for_backward(x, w, mean, r)
+        ctx.eps, ctx.stages, ctx.owned = eps, stages, owned
         return y
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        x, w, b, mean, r = ctx.saved_tensors
+        x, w, mean, r = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:3]
         if ctx.stages.recording():
-            found = _Gradients.apply(g, x, w, mean, r, ctx.eps, wanted, ctx.stages.owns(w, b))
+            unread = ctx.owned and not ctx.stages.watched
+            found = _Gradients.apply(g, x, w, mean, r, ctx.eps, wanted, unread)
         else:
             found = _back(g, x, mean, r, w, wanted)
-        return (*found, None, None)
+        return (*found, None, None, None)
 
 
 class _Gradients(torch.autograd.Function):

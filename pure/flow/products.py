@@ -1,8 +1,9 @@
 """Products with the Hessian and with the generalised Gauss–Newton matrix, for the price of about two gradients each.
 
 The graph of the gradient is built once and kept. A Hessian product is then one backward pass through that graph, which
-costs what two gradients cost in matrix products. Building it costs two thirds of one: the parameters' gradients are
-recorded, but nobody reads their values. A Gauss–Newton product is a pass to the outputs and one back, four thirds.
+costs what two gradients cost in matrix products. Building it costs two thirds of one: the gradients by the parameters
+of linear layers, convolutions and norms are recorded, but nobody reads their values. A Gauss–Newton product is a pass
+to the outputs and one back, four thirds.
 """
 
 from __future__ import annotations
@@ -121,23 +122,27 @@ def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Produ
                 [1., 0.]]))
     """
     check_outermost("hvp")
-    leaves, spec = _leaves(loss, params)
-    inputs, constants = list(leaves.values()), _constants(batch)
+    constants = _constants(batch)
 
-    def graph(around: AbstractContextManager[Any], stages: Stages) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def graph(stages: Stages, around: AbstractContextManager[Any]) -> tuple[Tensor, Sequence[Tensor | None]]:
         with _twice("hvp", params, batch), around:
             out = loss(tree.tree_unflatten(inputs, spec), *constants)
+        if stages.nested:  # even where the loss has caught the error
+            raise NestedError
         value = scalar(out, "the batch's")
         finite(value)
         with stages.gradient():
             return value, _pulled([value], inputs, [torch.ones_like(value)], keep=True)
 
     with torch.enable_grad():
-        stages = Stages(inputs)
         try:
-            value, gradient = graph(SecondOrder(stages), stages)
+            leaves, spec = _leaves(loss, params)
+            inputs = list(leaves.values())
+            value, gradient = graph(stages := Stages(inputs), SecondOrder(stages))
         except NestedError:
-            value, gradient = graph(nullcontext(), stages)
+            leaves, spec = _leaves(loss, params)  # new ones, without the first run's hooks
+            inputs = list(leaves.values())
+            value, gradient = graph(Stages(inputs), nullcontext())
 
     def apply(vectors: list[Tensor]) -> list[Tensor]:
         return _filled(_pulled(gradient, inputs, vectors), inputs)

@@ -7,6 +7,7 @@ work in the derivative of its gradient, which autograd puts together from many s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,15 +20,17 @@ from pure.flow.bent import bent, gelu, gelu_tanh, kinked
 from pure.flow.bilinear import ChannelScale, Convolution, Linear, bilinear
 from pure.flow.layer_norm import layer_norm
 from pure.flow.stages import Stages
+from pure.flow.windows import spread
 
 __all__ = ["SecondOrder"]
 
 
 def _linear(stages: Stages, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    return bilinear(Linear(), stages, input, weight, bias) if weight.ndim == 2 else None
+    return bilinear(Linear(), stages, input, weight, bias) if weight.ndim == 2 and weight.requires_grad else None
 
 
 def _convolution(
+    axes: int,
     stages: Stages,
     input: Tensor,
     weight: Tensor,
@@ -37,8 +40,12 @@ def _convolution(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor | None:
+    if not weight.requires_grad or not input.ndim == weight.ndim == axes + 2:
+        return None
+    if isinstance(padding, str) and any(step != 1 for step in spread(stride, axes)):
+        return None  # which PyTorch refuses for "same"
     maps = Convolution.given(weight, stride, padding, dilation, groups)
-    return bilinear(maps, stages, input, weight, bias) if maps and input.ndim == weight.ndim else None
+    return bilinear(maps, stages, input, weight, bias) if maps else None
 
 
 def _batch_norm(
@@ -54,9 +61,8 @@ def _batch_norm(
 ) -> Tensor | None:
     if training or running_mean is None or running_var is None:
         return None
-    if running_mean.requires_grad or running_var.requires_grad:
+    if running_mean.requires_grad or running_var.requires_grad or weight is None or not weight.requires_grad:
         return None
-    weight = torch.ones_like(running_mean) if weight is None else weight
     return bilinear(ChannelScale(running_mean, running_var, eps), stages, input, weight, bias)
 
 
@@ -68,6 +74,8 @@ def _layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor | None:
+    if any(given is not None and given.shape != tuple(normalized_shape) for given in (weight, bias)):
+        return None
     weight = input.new_ones(tuple(normalized_shape)) if weight is None else weight
     return layer_norm(stages, input, weight, bias, eps)
 
@@ -82,13 +90,26 @@ def _relu(stages: Stages, input: Tensor, inplace: bool = False) -> Tensor | None
 
 RULES: dict[Any, Callable[..., Tensor | None]] = {
     F.linear: _linear,
-    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolution),
+    **{conv: partial(_convolution, axes) for axes, conv in enumerate((F.conv1d, F.conv2d, F.conv3d), 1)},
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
     F.gelu: _gelu,
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _relu),
 }
-"""Function → what runs in its place; None from it means that this use is left as it is."""
+"""Function → what runs in its place; None from it means that this use is left as it is.
+
+Where the weight is a constant, PyTorch's own form keeps less and costs as little.
+"""
+
+WATCHING = frozenset(
+    (
+        Tensor.register_hook,
+        Tensor.register_post_accumulate_grad_hook,
+        Tensor.retain_grad,
+        Tensor.grad_fn.__get__,  # type: ignore[union-attr]
+    )
+)
+"""By which a loss can have a gradient's values read: hooks on a tensor, or on a node."""
 
 
 class SecondOrder(TorchFunctionMode):
@@ -106,8 +127,12 @@ class SecondOrder(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run the function, in its other form if there is one and its arguments are ordinary."""
-        rule = RULES.get(func)
         kwargs = kwargs or {}
+        if torch.compiler.is_compiling():
+            return func(*args, **kwargs)
+        if func in WATCHING:
+            self._stages.watched = True
+        rule = RULES.get(func)
         if rule is not None and _ordinary([*args, *kwargs.values()]):
             found = rule(self._stages, *args, **kwargs)
             if found is not None:
@@ -116,20 +141,21 @@ class SecondOrder(TorchFunctionMode):
 
 
 def _ordinary(arguments: Iterable[Any]) -> bool:
-    """Return whether the tensors are plain and of one floating-point dtype, with nothing around that sees operations.
+    """Return whether the tensors are plain, of float32 or of float64, and nothing around them sees operations.
 
-    That is a transform, forward mode, autocast, or hooks on saved tensors, such as checkpointing sets.
+    A transform, forward mode, autocast and hooks on saved tensors, such as checkpointing sets, would see them. In half
+    types PyTorch's kernels compute in float32 inside.
     """
     tensors = [argument for argument in arguments if isinstance(argument, Tensor)]
-    first = tensors[0]
     return (
-        torch.is_grad_enabled()
+        bool(tensors)
+        and torch.is_grad_enabled()
         and any(tensor.requires_grad for tensor in tensors)
-        and first.is_floating_point()
+        and tensors[0].dtype in (torch.float32, torch.float64)
         and all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
-        and all(tensor.layout is torch.strided and tensor.dtype == first.dtype for tensor in tensors)
+        and all(tensor.layout is torch.strided and tensor.dtype == tensors[0].dtype for tensor in tensors)
         and torch._C._functorch.maybe_current_level() is None
         and forward_ad._current_level < 0
-        and not torch.is_autocast_enabled(first.device.type)
+        and not torch.is_autocast_enabled(tensors[0].device.type)
         and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
     )
