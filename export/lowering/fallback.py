@@ -30,7 +30,8 @@ NEVER = frozenset({"aten::as_strided", "aten::as_strided_copy", "aten::as_stride
 
 
 def _corners(node: Node) -> str:
-    return "ONNX places the samples elsewhere than PyTorch: antialias with align_corners=False" if node.args[2] else ""
+    corners = node.args[2] if len(node.args) > 2 else node.kwargs.get("align_corners")
+    return "ONNX places the samples elsewhere than PyTorch: antialias with align_corners=False" if corners else ""
 
 
 def _integers(node: Node) -> str:
@@ -98,6 +99,8 @@ def lower(g: Builder, node: Node) -> Any:
         _adopt(g, node, recorded, given)
     results = tuple(results) if isinstance(results, (list, tuple)) else results
     examples = node.meta["val"] if isinstance(results, tuple) else (node.meta["val"],)
+    if isinstance(results, tuple) and len(results) != len(examples):
+        raise g.unsupported(f"onnxscript's function for it gives {len(results)} results instead of {len(examples)}")
     if any(isinstance(example, torch.Tensor) and example.dtype not in ONNX_TYPES for example in examples):
         raise g.unsupported("an exported file cannot hold complex numbers; write it with real and imaginary parts")
     for value, example in zip(results if isinstance(results, tuple) else (results,), examples, strict=True):
