@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["NestedError", "Stages"]
 
 
-class NestedError(Exception):
+class NestedError(RuntimeError):
     """The loss itself takes a gradient, so that a third derivative is needed."""
 
 
