@@ -29,13 +29,19 @@ def speed(data: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for measurement in data["measurements"]:
-        name = measurement["name"]
-        for timing in measurement["timings"]:
-            low, high = timing["ratio_interval_95"]
-            cells = [name, timing["name"], f"{timing['median_seconds'] * 1e3:.3g} ms", f"{timing['ratio']:.2f}"]
-            lines.append(f"| {' | '.join(cells)} | {low:.2f} – {high:.2f} |")
-            name = ""
+        lines += timed(measurement)
     return "\n".join(lines)
+
+
+def timed(measurement: dict[str, Any]) -> list[str]:
+    """One row a contender, the first with the comparison's name."""
+    rows, name = [], measurement["name"]
+    for timing in measurement["timings"]:
+        low, high = timing["ratio_interval_95"]
+        cells = [name, timing["name"], f"{timing['median_seconds'] * 1e3:.3g} ms", f"{timing['ratio']:.2f}"]
+        rows.append(f"| {' | '.join(cells)} | {low:.2f} – {high:.2f} |")
+        name = ""
+    return rows
 
 
 def compilers(data: dict[str, Any]) -> str:
@@ -104,13 +110,9 @@ def flow(data: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for measurement in data["measurements"]:
-        name, notes = measurement["name"], measurement["notes"]
-        for timing in measurement["timings"]:
-            low, high = timing["ratio_interval_95"]
-            cells = [name, timing["name"], f"{timing['median_seconds'] * 1e3:.3g} ms", f"{timing['ratio']:.2f}"]
-            lines.append(f"| {' | '.join(cells)} | {low:.2f} – {high:.2f} |")
-            name = ""
-        for note, value in notes.items():
+        lines += timed(measurement)
+        name = "" if measurement["timings"] else measurement["name"]
+        for note, value in measurement["notes"].items():
             if isinstance(value, (int, float)):
                 lines.append(f"| {name} | {note} | {value:,.3g} |  |  |")
                 name = ""

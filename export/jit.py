@@ -27,7 +27,6 @@ from export.lowering import TABLE
 from export.lowering.builder import dtype_name
 from export.onnx import DEFAULT_OPSET, baked_positions, count_nodes, translate
 from export.program import Compilation, Program, Watched
-from export.replay import Replay
 from export.trace import Traced, record
 from export.tracing import isolation
 from export.tracing.arguments import take_apart
@@ -242,7 +241,7 @@ class Jitted:
         spent = traced_at - start, done - traced_at
         report = Compilation(kinds, inside, count_nodes(proto.graph), *spent, self.device, self._replayed)
         known = session, inputs, leaves, outputs, traced.out_structure, captured, identities, report
-        return Replay(*known, traced.outputs) if self._replayed else Program(*known)
+        return replay.Replay(*known, traced.outputs) if self._replayed else Program(*known)
 
     def _captured(self, traced: Traced) -> list[Watched]:
         """Return the tensors that the function captured, as they are now."""

@@ -38,8 +38,7 @@ def check(model: onnx.ModelProto, path: str | os.PathLike[str] | None = None) ->
         opset = next(entry.version for entry in model.opset_import if not entry.domain)
         later = _first_opset(kind, parameter, dtype, opset)
         way = f"opset {later} has it (to_onnx(…, opset={later})), or " if later else ""
-        node = next((node for node in _nodes(model) if node.name == name), onnx.NodeProto())
-        about = {entry.key: entry.value for entry in node.metadata_props}
+        about = _about(model, name)
         raise UnsupportedOpError(
             f"ONNX opset {opset} has no {kind} for {dtype} (node {name!r}); {way}"
             "cast the arguments, pure.cast(tree, torch.float32): float32 has every operator",
@@ -54,8 +53,7 @@ def _refused(model: onnx.ModelProto, error: Exception) -> UnsupportedOpError:
     """Return the error for a model whose dtypes or shapes contradict each other."""
     named = re.search(r"op_type:(\w+)(?:, node name: ([^)]*))?\)", str(error))
     kind, name = named.groups("") if named else ("", "")
-    node = next((node for node in _nodes(model) if name and node.name == name), onnx.NodeProto())
-    about = {entry.key: entry.value for entry in node.metadata_props}
+    about = _about(model, name) if name else {}
     return UnsupportedOpError(
         f"the translation is no valid ONNX at node {name!r} ({kind}), a fault of this package or of onnxscript: report "
         f"it with the function, or write the operation with others. onnx says: {error}".rstrip(),
@@ -101,6 +99,12 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     light.graph.output.extend(graph.output)
     light.graph.value_info.extend(graph.value_info)
     return light
+
+
+def _about(model: onnx.ModelProto, name: str) -> dict[str, str]:
+    """Return the notes of the node of that name, none if there is no such node."""
+    node = next((node for node in _nodes(model) if node.name == name), onnx.NodeProto())
+    return {entry.key: entry.value for entry in node.metadata_props}
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -107,7 +107,7 @@ class Convolution:
 
     def spread(self, c: Tensor, g: Tensor) -> Tensor:
         """Return a bias in the shape of the output."""
-        return c.reshape(-1, *[1] * (g.ndim - 2)).expand(g.shape)
+        return _along_channels(c, g)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,11 @@ class ChannelScale:
 
     def spread(self, c: Tensor, g: Tensor) -> Tensor:
         """Return a bias in the shape of the output."""
-        return c.reshape(-1, *[1] * (g.ndim - 2)).expand(g.shape)
+        return _along_channels(c, g)
+
+
+def _along_channels(c: Tensor, g: Tensor) -> Tensor:
+    return c.reshape(-1, *[1] * (g.ndim - 2)).expand(g.shape)
 
 
 def bilinear(maps: Maps, stages: Stages, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
