@@ -26,7 +26,7 @@ from benchmarks.cuda_networks import NETWORKS, both
 from benchmarks.floor import floor, operations, traffic
 from benchmarks.harness import QUICK, Budget, Comparison, Contender, Measurement, measure
 from export.errors import ExportError
-from export.judging.products import products
+from export.verdict.matmul_precision import products
 from pure import tree
 
 NAME = "cuda"

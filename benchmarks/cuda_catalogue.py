@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import export
-from export import examples
+from export.app import catalogue_examples
 from export.errors import ExportError
 from parity_tests.cuda_checks import placed
 from pure import catalogue
@@ -14,7 +14,7 @@ from pure import catalogue
 
 def judged(case: catalogue.Case, device: str) -> dict[str, Any]:
     """The verdict on a row, at every batch size, with its tensors on the device."""
-    ready = examples.call(case)
+    ready = catalogue_examples.call(case)
     try:
         verdict = export.verify(ready.fn, placed(ready.args, device), dynamic=ready.dynamic, device=device)
     except ExportError as error:

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks import cuda
 from benchmarks.environment import environment
-from export import doctor
+from export.runtime import doctor
 from parity_tests.cuda_checks import CHECKS
 
 STEPS = ("checks", "speed", "catalogue")

@@ -7,37 +7,35 @@ onnxruntime only.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export import errors, runtime
-    from export.jit import Jitted, jit
-    from export.onnx import Exported, to_onnx
-    from export.quantization import Quantized, quantize
-    from export.quantizing.degradation import QuantizationVerdict
-    from export.quantizing.quantized import verify_quantized
-    from export.runtime import Loaded, load
-    from export.verdict import Verdict
-    from export.verify import verify
-    from export.weights import replace_weights, weights
+    from export.compiler.jitted import Jitted, jit
+    from export.files.checkpoint import replace_weights, weights
+    from export.graph.onnx_export import Exported, to_onnx
+    from export.quantization.degradation import QuantizationVerdict
+    from export.quantization.degradation_check import verify_quantized
+    from export.quantization.quantizing import Quantized, quantize
+    from export.runtime.loading import Loaded, load
+    from export.verdict.verdict_result import Verdict
+    from export.verdict.verification import verify
 
 _HOMES = {
-    "to_onnx": "export.onnx",
-    "Exported": "export.onnx",
-    "load": "export.runtime",
-    "Loaded": "export.runtime",
-    "verify": "export.verify",
-    "Verdict": "export.verdict",
-    "quantize": "export.quantization",
-    "Quantized": "export.quantization",
-    "verify_quantized": "export.quantizing.quantized",
-    "QuantizationVerdict": "export.quantizing.degradation",
-    "jit": "export.jit",
-    "Jitted": "export.jit",
-    "weights": "export.weights",
-    "replace_weights": "export.weights",
+    "to_onnx": "export.graph.onnx_export",
+    "Exported": "export.graph.onnx_export",
+    "load": "export.runtime.loading",
+    "Loaded": "export.runtime.loading",
+    "verify": "export.verdict.verification",
+    "Verdict": "export.verdict.verdict_result",
+    "quantize": "export.quantization.quantizing",
+    "Quantized": "export.quantization.quantizing",
+    "verify_quantized": "export.quantization.degradation_check",
+    "QuantizationVerdict": "export.quantization.degradation",
+    "jit": "export.compiler.jitted",
+    "Jitted": "export.compiler.jitted",
+    "weights": "export.files.checkpoint",
+    "replace_weights": "export.files.checkpoint",
 }
 _MODULES = ("errors", "runtime")
 
@@ -73,14 +71,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Package(ModuleType):
-    """Keeps ``export.verify`` the function: importing the file of that name would put the module in its place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

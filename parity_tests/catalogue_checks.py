@@ -1,8 +1,8 @@
 """What is checked of each catalogue row beside the contract: its oracle, and its file's verdicts.
 
-`python -m parity_tests.catalogue_checks [NAME …]` runs the checks and writes them into `export/reference/checked.json`,
-from which `pure-export list` and the reference page read them. Without names it checks every row; rows that are gone
-leave the file.
+`python -m parity_tests.catalogue_checks [NAME …]` runs the checks and writes them into
+`export/app/reference/checked.json`, from which `pure-export list` and the reference page read them. Without names it
+checks every row; rows that are gone leave the file.
 """
 
 import json
@@ -14,15 +14,15 @@ import torch
 from rich.progress import track
 
 import export
-from export.environment import environment, version_of
-from export.reference import checked
+from export.app.reference import checked
+from export.runtime.environment import environment, version_of
 from parity_tests.oracles import ORACLES
 from parity_tests.oracles.oracle import differences, shifted
 from pure import tree
 from pure.block import Block
 from pure.catalogue import CASES, Case
 
-PATH = Path(export.__file__).parent / "reference" / checked.FILE
+PATH = Path(export.__file__).parent / "app" / "reference" / checked.FILE
 COMMAND = "python -m parity_tests.catalogue_checks"
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 PEERS = ("torchvision", "timm", "transformers", "x-transformers", "hyper-connections", "pytorchcv")

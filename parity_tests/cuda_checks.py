@@ -20,9 +20,9 @@ from torch.func import grad, jvp, vmap
 
 import export
 import pure
-from export import sessions
 from export.errors import ArgumentError, UnsupportedOpError
-from export.judging.products import products
+from export.runtime import sessions
+from export.verdict.matmul_precision import products
 from pure import nets, tree
 from pure.block import Block
 from pure.skips import pre_norm

@@ -22,7 +22,7 @@ def public_modules() -> dict[str, ModuleType]:
     """The two packages, the subpackages of `pure`, and each module that their `__all__` lists."""
     names = list(ROOTS)
     for info in pkgutil.walk_packages(importlib.import_module("pure").__path__, "pure."):
-        if info.ispkg:
+        if info.ispkg and hasattr(importlib.import_module(info.name), "__all__"):  # others are folders of internals
             names.append(info.name)
     modules: dict[str, ModuleType] = {}
     while names:

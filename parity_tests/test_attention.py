@@ -18,11 +18,11 @@ from pure.layers.attention import Attention
 from pure.layers.embedding import Embedding, LearnedPositions
 from pure.layers.rotary import Rotary
 from pure.layers.tokens import FirstToken
-from pure.nets.llama import llama
-from pure.nets.transformer import feed_forward
+from pure.nets.transformers.llama import llama
+from pure.nets.transformers.parts import feed_forward
 from pure.skips import Residual
-from pure.skips.placement import pre_norm
-from pure.skips.value_residual import ValueResidual
+from pure.skips.scaled.norm_placement import pre_norm
+from pure.skips.streams.value_residual import ValueResidual
 
 X = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 

@@ -10,14 +10,14 @@ import onnx
 import pytest
 from typer.testing import CliRunner, Result
 
-from export import cli
+from export.app import command_line
 from pure.catalogue import CASES
 
 ROWS = {case.name: case for case in CASES}
 
 
 def run(*words: object) -> Result:
-    return CliRunner().invoke(cli.app, [str(word) for word in words])
+    return CliRunner().invoke(command_line.app, [str(word) for word in words])
 
 
 def data(*words: object) -> Any:
@@ -42,7 +42,7 @@ def refused(*words: object) -> str:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from export import cli; print(*{m.partition('.')[0] for m in sys.modules})"
+    code = "import sys; from export.app import command_line; print(*{m.partition('.')[0] for m in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert not {"torch", "pure", "onnx", "onnxruntime", "sklearn", "matplotlib"}.intersection(done.stdout.split())
     shown = run("--help")
@@ -66,11 +66,11 @@ def test_list_shows_every_row() -> None:
 
 @pytest.mark.parametrize("by", ["blocks", "leaves", "activations"])
 def test_flow_shows_the_measured_numbers(by: str) -> None:
-    from export import examples
+    from export.app import catalogue_examples
     from pure.flow import gradient_norms
 
-    ready = examples.call(ROWS["skip_mlp"], seed=3)
-    expected = gradient_norms(examples.batch_loss(ready), *ready.args).to_dict()
+    ready = catalogue_examples.call(ROWS["skip_mlp"], seed=3)
+    expected = gradient_norms(catalogue_examples.batch_loss(ready), *ready.args).to_dict()
     found = data("flow", "skip_mlp", "--by", by, "--seed", 3)
     assert found["loss"] == expected["loss"]
     assert found[by] == expected[by]
@@ -98,7 +98,7 @@ def test_flow_draws_a_picture(tmp_path: Path) -> None:
 
 def plainly(result: Any) -> Any:
     """A result as it stands in JSON."""
-    from export.jsonable import plain
+    from export.files.jsonable import plain
 
     return json.loads(json.dumps(plain(result.to_dict())))
 
@@ -106,8 +106,8 @@ def plainly(result: Any) -> Any:
 def test_audit_sorts_digits_by_a_network_of_the_depth_and_width_asked_for() -> None:
     import torch
 
-    from export.demo import digits
-    from export.demo.settings import Settings
+    from export.app.report import digits
+    from export.app.report.settings import Settings
     from pure import flow, nets
 
     net = nets.skip_mlp(64, 16, 10, depth=6)
@@ -318,7 +318,7 @@ def test_debug_shows_the_traceback() -> None:
 
 
 def test_cuda_is_never_replaced_silently() -> None:
-    from export import sessions
+    from export.runtime import sessions
 
     if sessions.cuda_problem() is None:
         assert data("verify", "linear", "--device", "cuda")["verdicts"]["linear"]["device"] == "cuda"

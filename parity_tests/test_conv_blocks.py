@@ -12,12 +12,12 @@ from pure.block import Block, specification
 from pure.errors import ArgumentError, NoiseError, RankError, ShapeError, TreeError
 from pure.layers.squeeze import SqueezeExcite
 from pure.layers.weight_standard import GAMMA, ScaledActivation, ScaledStdConv2d
-from pure.skips.conv import basic_block, bottleneck
-from pure.skips.fractal import Fractal, FractalJoin
-from pure.skips.multi_scale import MultiScale, res2net_block
-from pure.skips.norm_free import norm_free_block
-from pure.skips.preactivation import preact_basic, preact_bottleneck, pyramid_block
-from pure.skips.shake import Shake
+from pure.skips.additive.conv_blocks import basic_block, bottleneck
+from pure.skips.additive.fractal import Fractal, FractalJoin
+from pure.skips.additive.multi_scale import MultiScale, res2net_block
+from pure.skips.additive.preactivation import preact_basic, preact_bottleneck, pyramid_block
+from pure.skips.additive.shake import Shake
+from pure.skips.scaled.norm_free import norm_free_block
 from pure.widths import divisible
 
 

@@ -13,14 +13,14 @@ from pure.errors import ArgumentError, DtypeError, PureError, RankError, ShapeEr
 from pure.layers import Conv2d, Dropout, Linear
 from pure.layers.axes import MoveAxis, Upsample
 from pure.layers.channel_norm import ChannelNorm, GlobalResponseNorm
-from pure.nets.unet import unet
+from pure.nets.convolutional.unet import unet
 from pure.skips import Crop
-from pure.skips.dense_layers import dense_block, dense_layer
-from pure.skips.dual_path import DualPath, dual_path_block
-from pure.skips.inverted import inverted_residual
-from pure.skips.long import LongSkip
-from pure.skips.one_shot import OneShot, one_shot_aggregation
-from pure.skips.split import SplitSkip, cross_stage
+from pure.skips.additive.inverted import inverted_residual
+from pure.skips.additive.long_skip import LongSkip
+from pure.skips.dense.cross_stage_partial import SplitSkip, cross_stage
+from pure.skips.dense.dense_layers import dense_block, dense_layer
+from pure.skips.dense.dual_path import DualPath, dual_path_block
+from pure.skips.dense.one_shot_aggregation import OneShot, one_shot_aggregation
 
 SMALL = (2, 4, 7, 7)
 

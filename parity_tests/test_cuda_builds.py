@@ -8,8 +8,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from export import cuda_builds, doctor, sessions
-from export.cuda_builds import Builds
+from export.runtime import cuda_builds, doctor, sessions
+from export.runtime.cuda_builds import Builds
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
-from export import cli, doctor, libraries, sessions
+from export.app import command_line
+from export.runtime import doctor, sessions, shared_libraries
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_both_flavours_together_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> 
     assert not found.healthy
     assert found.providers == ()
     assert any(fix.startswith("pip uninstall -y onnxruntime onnxruntime-gpu") for fix in found.fixes)
-    result = CliRunner().invoke(cli.app, ["doctor"])
+    result = CliRunner().invoke(command_line.app, ["doctor"])
     assert result.exit_code == 1
     assert "each breaks the other" in result.stdout
 
@@ -80,24 +81,24 @@ def test_a_library_that_only_a_package_is_missing_for_has_its_line() -> None:
 def test_needed_libraries_are_read_from_the_file(tmp_path: Path) -> None:
     text = tmp_path / "not.so"
     text.write_text("no library")
-    assert libraries.needed(text) == []
+    assert shared_libraries.needed(text) == []
     shared = sorted((Path(onnxruntime.__file__).parent / "capi").glob("onnxruntime_pybind11_state*.so"))
     if shared and shared[0].read_bytes()[:6] == b"\x7fELF\x02\x01":
-        assert any(name.startswith("libc.so") for name in libraries.needed(shared[0]))
+        assert any(name.startswith("libc.so") for name in shared_libraries.needed(shared[0]))
 
 
 def test_libraries_are_found_where_the_loader_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "libcurand.so.10").touch()
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    found = libraries.locate(["libcurand.so.10", "libnothing.so.1"])
+    found = shared_libraries.locate(["libcurand.so.10", "libnothing.so.1"])
     assert found == {"libcurand.so.10": str(tmp_path / "libcurand.so.10"), "libnothing.so.1": None}
 
 
 def test_the_command_prints_the_same_as_json(diagnosis: doctor.Diagnosis) -> None:
-    result = CliRunner().invoke(cli.app, ["doctor", "--json"])
+    result = CliRunner().invoke(command_line.app, ["doctor", "--json"])
     assert result.exit_code == 0
     assert json.loads(result.stdout) == json.loads(json.dumps(diagnosis.to_dict()))
-    shown = CliRunner().invoke(cli.app, ["doctor"])
+    shown = CliRunner().invoke(command_line.app, ["doctor"])
     assert shown.exit_code == 0
     for name in onnxruntime.get_available_providers():
         assert name in shown.stdout

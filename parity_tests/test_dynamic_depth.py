@@ -23,14 +23,14 @@ from pure.catalogue.parts import conv, mlp
 from pure.errors import ArgumentError, NoiseError, PureError, RankError, ShapeError, TreeError
 from pure.initializers import Constant, Normal
 from pure.layers import BatchNorm
-from pure.skips.branching import Branching
-from pure.skips.depth_router import MixtureOfDepths
-from pure.skips.dynamic import Dynamic
-from pure.skips.exits import EarlyExit
-from pure.skips.experts import MixtureOfExperts
-from pure.skips.halting import ACT, PonderNet, halting_unit
-from pure.skips.routing import AdaptiveResidual, HardGate, SkipLayer, gate_head
-from pure.skips.slimmable import SlimConv2d, SlimLinear, Slimmable, SwitchableBatchNorm
+from pure.skips.dynamic.branching import Branching
+from pure.skips.dynamic.early_exits import EarlyExit
+from pure.skips.dynamic.external_control import Dynamic
+from pure.skips.dynamic.halting import ACT, PonderNet, halting_unit
+from pure.skips.dynamic.mixture_of_depths import MixtureOfDepths
+from pure.skips.dynamic.mixture_of_experts import MixtureOfExperts
+from pure.skips.dynamic.routing import AdaptiveResidual, HardGate, SkipLayer, gate_head
+from pure.skips.dynamic.slimmable import SlimConv2d, SlimLinear, Slimmable, SwitchableBatchNorm
 
 FREE = Normal(std=2.0)
 

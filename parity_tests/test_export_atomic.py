@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import export
-from export.files import writing
+from export.files import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,7 +61,7 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
 def whole_or_absent(path: Path) -> bool:
     """Whether the file exists; if it does it must load and run, and everything else must be a recognisable leftover."""
     for name in os.listdir(path.parent):
-        assert name in (path.name, path.name + "-warm.onnx") or name.endswith(writing.TEMPORARY), name
+        assert name in (path.name, path.name + "-warm.onnx") or name.endswith(atomic_write.TEMPORARY), name
     if not path.exists():
         return False
     onnx.checker.check_model(onnx.load(path), full_check=True)
@@ -122,7 +122,7 @@ def test_a_path_that_cannot_be_written_fails_before_the_function_runs(name: str,
 
 
 def test_a_file_above_the_limit_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "LARGEST", 2**24 + 1000)
+    monkeypatch.setattr(atomic_write, "LARGEST", 2**24 + 1000)
     args = (torch.ones(20, 20), torch.ones(2, 20))
     with pytest.raises(export.errors.WriteError, match="exceed 2 GB"):
         export.to_onnx(lambda w, x: x @ w, args, tmp_path / "f.onnx", bake=(0,), external=False)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import export
-from export.reference import checked
+from export.app.reference import checked
 from parity_tests import catalogue_checks
 from pure.catalogue import CASES, Case
 

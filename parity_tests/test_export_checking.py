@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.errors import UnsupportedOpError
-from export.files import checking
+from export.graph import checking
 
 
 def model(op: str = "MatMul", rows: int = 64, content: bytes | None = None) -> onnx.ModelProto:

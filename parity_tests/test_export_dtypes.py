@@ -13,7 +13,7 @@ from torch.func import grad
 import export
 import pure
 from export import errors
-from export.onnx import DEFAULT_OPSET, OPSETS
+from export.graph.onnx_export import DEFAULT_OPSET, OPSETS
 from pure import nets
 from pure.tree import tree_map
 

@@ -19,7 +19,8 @@ from torch.func import grad, jvp, vmap
 import export
 import pure
 from export.errors import SpecialisedSizeError
-from export.tracing import batching_conv, dispatching
+from export.ops import batching_conv
+from export.trace import dispatch
 
 BATCH = {0: "batch"}
 
@@ -59,7 +60,7 @@ MAPPED = {"input": (0, None), "weight": (None, 0), "both": (0, 0)}
 def agree(fn: Callable[..., Any], *args: Any) -> None:
     """This package's kernels compute what PyTorch's do."""
     expected = fn(*args)
-    with dispatching.installed():
+    with dispatch.installed():
         actual = fn(*args)
     torch.testing.assert_close(actual, expected)
 
@@ -97,7 +98,7 @@ def test_windows_give_the_derivative_by_each_weight(
     x, w = draw(3, *x_shape), draw(*w_shape)
     fn = vmap(grad(squared(convolution), 1), (0, None))
     expected = fn(x, w)
-    with pytest.MonkeyPatch.context() as patch, dispatching.installed():
+    with pytest.MonkeyPatch.context() as patch, dispatch.installed():
         patch.setattr(batching_conv, "is_number", lambda size: False)
         patch.setattr(batching_conv, "weight_by_windows", watched)
         actual = fn(x, w)
@@ -110,7 +111,7 @@ def test_windows_convolve_each_input_with_its_weight() -> None:
     for name in ("plain", "stride and padding", "dilation", "groups", "one axis"):
         x_shape, w_shape, convolution = CONVOLUTIONS[name]
         x, w = draw(3, *x_shape), draw(3, *w_shape)
-        with pytest.MonkeyPatch.context() as patch, dispatching.installed():
+        with pytest.MonkeyPatch.context() as patch, dispatch.installed():
             patch.setattr(batching_conv, "is_number", lambda size: False)
             actual = vmap(convolution)(x, w)
         torch.testing.assert_close(actual, vmap(convolution)(x, w))
@@ -231,9 +232,9 @@ def test_a_mapped_forward_pass_keeps_its_norm_whole(tmp_path: Any) -> None:
 
 
 def test_the_kernels_are_gone_after_a_trace_even_a_failed_one(tmp_path: Any) -> None:
-    before = {place: place[0].py_kernels.get(place[1]) for place in dispatching.KERNELS}
+    before = {place: place[0].py_kernels.get(place[1]) for place in dispatch.KERNELS}
     x = draw(3, 4).float()
     export.to_onnx(vmap(torch.tanh), (x,), tmp_path / "f.onnx", dynamic=(BATCH,))
     with pytest.raises(SpecialisedSizeError):
         export.to_onnx(lambda x: x + torch.ones(3, 1), (x,), tmp_path / "g.onnx", dynamic=(BATCH,))
-    assert {place: place[0].py_kernels.get(place[1]) for place in dispatching.KERNELS} == before
+    assert {place: place[0].py_kernels.get(place[1]) for place in dispatch.KERNELS} == before

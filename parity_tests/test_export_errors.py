@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 import export
 from export import errors
-from export.tracing import isolation
+from export.trace import isolation
 
 X = torch.linspace(-1, 1, 12).reshape(4, 3)
 BATCH = ({0: "batch"},)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from export.tracing.fakes import SHORTCUTS, fake_mode
+from export.ops.fakes import SHORTCUTS, fake_mode
 
 aten = torch.ops.aten
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -12,9 +12,10 @@ from torch.func import grad
 
 import export
 from export.errors import UnsupportedOpError
-from export.lowering import TABLE, fallback
-from export.trace import trace
-from export.tracing.decompose import decompositions
+from export.ops import fallback
+from export.ops.registry import TABLE
+from export.trace.aten_graph import trace
+from export.trace.decomposition import decompositions
 
 X = torch.linspace(-1, 1, 12).reshape(4, 3)
 EDGES = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, -1.0, 3.999])

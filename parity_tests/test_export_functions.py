@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.func import grad
 
 import export
-from export.functions.calls import DOMAIN
-from export.functions.inlining import inline
-from export.onnx import count_nodes
+from export.graph.function_calls import DOMAIN
+from export.graph.function_inlining import inline
+from export.graph.onnx_export import count_nodes
 from pure import Activation, Function, Linear, Residual, Sequential, nets, tags, tree
 from pure.block import Block
 
@@ -282,7 +282,7 @@ def test_a_body_called_twice_under_one_path_is_one_unit(tmp_path: Path) -> None:
 
 def placed(path: Path, x: np.ndarray[Any, Any]) -> dict[str, str]:
     """{readable name of a node that ONNX Runtime runs: the weight it reads}, from ONNX Runtime's own graph."""
-    from export.functions.calls import read_calls
+    from export.graph.function_calls import read_calls
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -364,7 +364,7 @@ def test_a_wrong_body_is_found_at_its_first_call(tmp_path: Path) -> None:
 
 
 def test_jit_compiles_a_flat_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    from export import sessions
+    from export.runtime import sessions
 
     seen: list[onnx.ModelProto] = []
     opened = sessions.open_session

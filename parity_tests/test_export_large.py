@@ -18,7 +18,7 @@ import torch
 import export
 import pure
 from export import errors
-from export.files import saving, stored, wire, writing
+from export.files import atomic_write, protobuf_wire, saving, stored_tensors
 from pure import nets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,8 +53,8 @@ def right(path: Path, value: float = 1.0) -> bool:
     return bool(torch.allclose(export.load(path, device="cpu")(X), network(made(value), X), rtol=1e-5, atol=1e-5))
 
 
-def tensors(path: Path) -> dict[str, stored.Stored]:
-    return stored.find(path, wire.read_header(path))
+def tensors(path: Path) -> dict[str, stored_tensors.Stored]:
+    return stored_tensors.find(path, protobuf_wire.read_header(path))
 
 
 def test_large_tensors_lie_beside_the_model_and_small_ones_inside(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_another_threshold_is_refused_before_the_function_runs(external: Any, tm
 
 
 def test_a_model_above_the_limit_gets_a_data_file_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "LARGEST", 2**24 + 20_000)
+    monkeypatch.setattr(atomic_write, "LARGEST", 2**24 + 20_000)
     exported = write(tmp_path / "f.onnx")
     assert exported.data is not None
     assert right(exported.path)
@@ -250,7 +250,7 @@ def test_a_kill_at_any_step_leaves_a_whole_pair(older: bool, tmp_path: Path) -> 
         folder = tmp_path / str(step)
         path = folder / "f.onnx"
         for name in files(folder):
-            assert name == "f.onnx" or name.endswith((writing.TEMPORARY, ".data")), name
+            assert name == "f.onnx" or name.endswith((atomic_write.TEMPORARY, ".data")), name
         value = float(export.load(path, device="cpu")(torch.ones(2, 40))[0, 0]) / 40 if path.exists() else None
         seen.append(value)
     assert seen == sorted(seen, key=lambda value: value == 3.0), "never back from the new pair to the old one"
@@ -407,8 +407,8 @@ def test_a_model_of_more_than_two_gigabytes(tmp_path: Path) -> None:
         f = export.load(path, device="cpu")
         assert f(np.ones(2, np.float32)).tolist() == pytest.approx([expected] * 2, rel=1e-6)
         names = tensors(path)
-        assert stored.read(path, names["params.7"])[-1, -1] == 8
-        assert stored.read(path, names["params.turned"]).shape == (size // 4096, 1024)
+        assert stored_tensors.read(path, names["params.7"])[-1, -1] == 8
+        assert stored_tensors.read(path, names["params.turned"]).shape == (size // 4096, 1024)
     finally:
         for file in tmp_path.iterdir():
             file.unlink()

@@ -18,9 +18,9 @@ from torch.func import grad, jvp, vmap
 
 import export
 from export.errors import ExportError
-from export.judging import judge
-from export.lowering import TABLE
-from export.trace import trace
+from export.ops.registry import TABLE
+from export.trace.aten_graph import trace
+from export.verdict import judge
 
 Op = Callable[..., Any]
 BATCH, MODES = {0: "batch"}, ("forward", "grad", "vmap_grad", "jvp")

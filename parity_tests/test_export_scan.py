@@ -15,8 +15,9 @@ from torch.func import grad, hessian, jacrev, jvp, vjp, vmap
 import export
 import pure
 from export.errors import MutationError, RandomOpError, SpecialisedSizeError
-from export.judging import forcing
-from export.onnx import build
+from export.graph import onnx_export
+from export.graph.onnx_export import build
+from export.verdict import branch_forcing
 from pure import nets
 
 pytestmark = [
@@ -96,7 +97,7 @@ def test_depth_does_not_count(transform: Case, loops: int) -> None:
         model, _ = build(transform(net), (params, X, V))
         counts.append({kind: len(ops(model, kind)) for kind in {node.op_type for node in model.graph.node}})
         assert len(ops(model, "Scan")) == loops
-        assert export.onnx.count_nodes(model.graph) < 400
+        assert onnx_export.count_nodes(model.graph) < 400
     assert counts[0] == counts[1]
 
 
@@ -194,7 +195,7 @@ def test_a_repeat_inside_a_repeat(name: str) -> None:
     for depth in (4, 40):
         net, params, _ = repeat(depth, pure.Repeat(nets.residual_mlp_block(4, 3, scale=0.1, activation="gelu"), depth))
         model, _ = build(TRANSFORMS[name][0](net), (params, X, V))
-        counts.append(export.onnx.count_nodes(model.graph))
+        counts.append(onnx_export.count_nodes(model.graph))
     assert counts[0] == counts[1]
     net, params, _ = repeat(4, pure.Repeat(nets.residual_mlp_block(4, 3, scale=0.1, activation="gelu"), 4))
     passes(TRANSFORMS[name][0](net), (params, X, V))
@@ -226,7 +227,7 @@ def test_a_condition_inside_a_loop(sign: int) -> None:
     args = (X, drawn((6, 5, 4))[0])
     model, _ = build(fn, args)
     assert len(ops(model, "If")) == 1
-    assert forcing.depth_of(model.graph) == 1
+    assert branch_forcing.depth_of(model.graph) == 1
     passes(fn, args)
     passes(grad(lambda c, xs: fn(c, xs)[1].square().sum(), (0, 1)), args, loops=2)
 

@@ -18,7 +18,7 @@ from torch.func import grad
 import export
 import pure
 from export import errors
-from export.files import writing
+from export.files import atomic_write
 from pure import nets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -328,7 +328,7 @@ def test_a_failed_replacement_leaves_the_file_alone(
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(writing.os, "replace", full)
+    monkeypatch.setattr(atomic_write.os, "replace", full)
     with pytest.raises(errors.WriteError, match=r"cannot write .*f\.onnx: No space left"):
         export.replace_weights(path, {"params": made(1)})
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before

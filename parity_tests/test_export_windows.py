@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 import export
-from export.lowering import TABLE, windows
-from export.lowering.conv_backward import ENOUGH
-from export.onnx import DEFAULT_OPSET, translate
-from export.trace import record
-from export.tracing.arguments import take_apart
+from export.graph.onnx_export import DEFAULT_OPSET, translate
+from export.ops import windows
+from export.ops.conv_backward import ENOUGH
+from export.ops.registry import TABLE
+from export.trace.arguments import take_apart
+from export.trace.aten_graph import record
 
 CASES: dict[str, tuple[int, tuple[int, ...], dict[str, Any]]] = {
     "plain": (2, (5, 5), {}),

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch.func import grad, jvp, vmap
 
 import export
-from export.lowering import TABLE
-from export.trace import trace
+from export.ops.registry import TABLE
+from export.trace.aten_graph import trace
 
 X = torch.linspace(-1.0, 1.0, 12).reshape(4, 3)
 W = torch.linspace(0.5, 2.0, 6).reshape(2, 3)

@@ -9,8 +9,8 @@ import torch
 
 from pure import Activation, LayerNorm, Linear, Repeat, Sequential, flow, nets, tree
 from pure.errors import ArgumentError
-from pure.flow.growth import growth
-from pure.flow.remedies import edited, scaled_branch
+from pure.flow.auditing.growth_fit import growth
+from pure.flow.auditing.remedies import edited, scaled_branch
 from pure.initializers import Constant, KaimingNormal, KaimingUniform, Normal
 from pure.skips import Highway, Residual, Weighted, layer_scale, post_norm, pre_norm, rezero
 

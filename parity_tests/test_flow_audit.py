@@ -11,7 +11,7 @@ import torch
 
 from pure import Block, Function, LayerNorm, Linear, Repeat, Residual, Sequential, flow, nets, tag, tree
 from pure.errors import ArgumentError, SaveError, ShapeError, UnsupportedError
-from pure.flow.moments import moments
+from pure.flow.activations.log_moments import moments
 from pure.initializers import Normal
 from pure.layers import Embedding
 from pure.skips import Highway, pre_norm

@@ -15,7 +15,7 @@ from parity_tests.test_flow_plots import check_layout
 from pure import flow, nets
 from pure.errors import ArgumentError, ShapeError, UnsupportedError
 from pure.flow import plot
-from pure.flow.autocorrelation import brownian
+from pure.flow.jacobian.autocorrelation import brownian
 
 FLOAT64 = torch.float64
 LIMIT = 3.0
@@ -242,7 +242,7 @@ def test_depth_takes_the_gradients_memory_along_a_line() -> None:
 
 
 def test_tokens_have_no_gradient_but_their_streams_have() -> None:
-    block, params, state, tokens, _ = pure.catalogue.case("gpt2_tiny").example()
+    block, params, state, tokens, _ = pure.catalogue.cases("gpt2_tiny").example()
     u = torch.randn(block(params, tokens, state).shape[1:], generator=torch.Generator().manual_seed(0))
     found = flow.correlation(lambda x: block(params, x, state), tokens, directions=u)
     assert "(input)" not in found

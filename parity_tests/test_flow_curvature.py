@@ -13,7 +13,7 @@ from torch.func import grad, hessian, jacfwd, jacrev
 import pure
 from pure import flow, nets
 from pure.errors import ArgumentError, DtypeError, ShapeError, TreeError, UnsupportedError
-from pure.flow.curvature import _block_traces
+from pure.flow.hessian.hessian_spectrum import _block_traces
 
 FLOAT64 = torch.float64
 CLOSE = 1e-10

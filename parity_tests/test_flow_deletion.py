@@ -14,7 +14,7 @@ from parity_tests.test_flow_plots import check_layout
 from pure import flow, nets, tree
 from pure.catalogue import CASES, Case
 from pure.errors import ArgumentError, ShapeError, UnsupportedError
-from pure.flow.deletion import interactions
+from pure.flow.activations.block_deletion import interactions
 from pure.skips import Highway
 from pure.tags import substitute
 
@@ -78,7 +78,7 @@ def test_a_resnet_whose_last_norms_are_zeroed() -> None:
 
 
 def test_a_transformer_whose_last_maps_are_zeroed() -> None:
-    case = pure.catalogue.case("vit_block")
+    case = pure.catalogue.cases("vit_block")
     block, params, state, x, _ = case.example(dtype=FLOAT64)
     paths = flow.deletion(block, params, state, square, x).branches
     assert len(paths) == 2

@@ -13,7 +13,7 @@ from pure import flow, nets
 from pure.catalogue import CASES, Case
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow import plot
-from pure.flow.quantiles import quantiles
+from pure.flow.shared.quantiles import quantiles
 from pure.skips import GatedSkip, Highway
 
 

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pure
 from pure import flow
-from pure.flow.contraction import contraction
+from pure.flow.per_sample.einsum_contraction import contraction
 from pure.interop import from_module
 
 FLOAT64 = torch.float64
@@ -160,8 +160,8 @@ def test_both_roads_of_a_convolution(stride: int, dilation: int, groups: int, ch
 
 @pytest.mark.parametrize("pads", [((1, 1), (0, 0)), ((0, 1), (2, 2))], ids=["even", "odd"])
 def test_the_gram_matrix_of_windows_is_that_of_unfolded_windows(pads: Any) -> None:
-    from pure.flow.outer import gram
-    from pure.flow.windows import Geometry, unfolded, window_gram
+    from pure.flow.per_sample.conv_windows import Geometry, unfolded, window_gram
+    from pure.flow.per_sample.outer_products import gram
 
     x = drawn(2, 4, 7, 8)
     for stride, dilation, groups in (((1, 1), (1, 1), 1), ((2, 1), (1, 2), 2), ((2, 3), (2, 1), 4)):

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError, ShapeError, UnsupportedError
-from pure.flow.estimate import estimate, ratio, student_t
-from pure.flow.golub_kahan import singular_triplets
-from pure.flow.lanczos import eigenpairs, quadrature, trace, tridiagonal
-from pure.flow.quadrature import Quadrature
+from pure.flow.linalg.golub_kahan import singular_triplets
+from pure.flow.linalg.lanczos import eigenpairs, quadrature, trace, tridiagonal
+from pure.flow.linalg.quadrature import Quadrature
+from pure.flow.shared.estimate import estimate, ratio, student_t
 
 FLOAT64 = torch.float64
 RUNS = 1_000

@@ -15,7 +15,7 @@ import pure
 from pure import flow, nets
 from pure.errors import ArgumentError, DtypeError, ShapeError, UnsupportedError
 from pure.flow import infinite_width
-from pure.flow.estimate import student_t
+from pure.flow.shared.estimate import student_t
 
 FLOAT64 = torch.float64
 CLOSE = 1e-10
@@ -124,7 +124,7 @@ def test_it_is_symmetric_and_positive() -> None:
 
 
 def test_both_roads_through_positions_give_one_answer() -> None:
-    from pure.flow.jacobian_gram import Factors, gram, outer_gram
+    from pure.flow.kernel.jacobian_gram import Factors, gram, outer_gram
 
     for positions, width in ((2, 30), (60, 2)):
         pair = [

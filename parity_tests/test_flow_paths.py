@@ -13,8 +13,8 @@ from torch.func import jacrev, jvp, vmap
 import pure
 from pure import flow, nets
 from pure.skips import DenseSkip, Expand, Highway, Residual, hyper_connected
-from pure.skips.gru_gate import GatedSkip, GRUCellSkip
-from pure.skips.streams import Collapse
+from pure.skips.gated.gru_gate import GatedSkip, GRUCellSkip
+from pure.skips.streams.stream_axis import Collapse
 from pure.tags import Tagged, substitute
 
 DOUBLE = torch.float64

@@ -75,7 +75,7 @@ def test_equal_paths_add_up_and_the_generator_alone_decides() -> None:
 
 def test_stacks_too_large_for_one_sweep_are_split() -> None:
     block, params, x, v = case("residual")
-    from pure.flow import coherence
+    from pure.flow.paths import coherence
 
     whole = flow.path_coherence(block, params, x, v, generator=torch.Generator().manual_seed(0), samples=10)
     with pytest.MonkeyPatch.context() as patch:

@@ -92,7 +92,7 @@ def test_linear_maps_of_vectors_and_sequences(shape: tuple[int, ...]) -> None:
 
 
 def test_both_roads_through_a_sequence_give_one_answer() -> None:
-    from pure.flow.outer import outer_norm, outer_sum
+    from pure.flow.per_sample.outer_products import outer_norm, outer_sum
 
     for time, width in ((3, 40), (40, 3)):
         a, g = inputs(4, time, 2, width, seed=time), inputs(4, time, 2, width + 1, seed=width)

@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import pure
 from pure import flow, nets, tree
 from pure.errors import UnsupportedError
-from pure.flow.second_order import SecondOrder
-from pure.flow.stages import Stages
+from pure.flow.hessian.second_order import SecondOrder
+from pure.flow.hessian.stages import Stages
 
 FLOAT64 = torch.float64
 Params = dict[str, Tensor]

@@ -14,7 +14,7 @@ from parity_tests.test_flow_plots import check_layout
 from pure import flow, nets
 from pure.errors import ArgumentError, DtypeError, UnsupportedError
 from pure.flow import theory
-from pure.flow.estimate import estimate, ratio
+from pure.flow.shared.estimate import estimate, ratio
 
 FLOAT64 = torch.float64
 LIMIT = 3.5

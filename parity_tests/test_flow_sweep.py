@@ -13,10 +13,10 @@ import torch
 
 from pure import Function, Initialize, Linear, Repeat, Residual, Sequential, flow, nets, tree
 from pure.errors import ArgumentError, TreeError
-from pure.flow.chain import Chain
-from pure.flow.sweep import Inputs, Pullback, Scaled, floating, run_link
+from pure.flow.auditing.block_chain import Chain
+from pure.flow.auditing.chain_sweep import Inputs, Pullback, Scaled, floating, run_link
 from pure.initializers import Constant
-from pure.nets.tutorial import residual_mlp_block
+from pure.nets.small.tutorial import residual_mlp_block
 from pure.skips import Highway
 
 DTYPE = torch.float64

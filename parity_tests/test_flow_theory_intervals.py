@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError
-from pure.flow.estimate import Estimate, estimate
+from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.theory import Prediction, compare, mean_ratio, z_score
 
 SEEDS, DRAWS = 1000, 200

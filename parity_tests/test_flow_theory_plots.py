@@ -10,7 +10,7 @@ from parity_tests.test_flow_plots import check_layout
 from parity_tests.theory_laws import jacobians
 from pure.errors import ArgumentError
 from pure.flow import plot, theory
-from pure.flow.estimate import Estimate
+from pure.flow.shared.estimate import Estimate
 from pure.flow.theory import ensembles
 
 

@@ -12,15 +12,15 @@ from pure.block import Block
 from pure.catalogue.parts import mlp
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.layers import Activation, Linear
-from pure.skips.channel_gates import ECA, ChannelAttention, SelectiveKernel, SpatialAttention, cbam
-from pure.skips.fixup import FixupNormal, fixup
-from pure.skips.glu import GLU
-from pure.skips.grn import GatedResidualNetwork
-from pure.skips.gru_gate import GatedSkip, GRUCellSkip
-from pure.skips.recurrent_highway import RecurrentHighway
-from pure.skips.scalar_gate import ScalarGate
-from pure.skips.scaled import Weighted
-from pure.skips.spatial_gating import SpatialGating
+from pure.skips.gated.channel_gates import ECA, ChannelAttention, SelectiveKernel, SpatialAttention, cbam
+from pure.skips.gated.glu import GLU
+from pure.skips.gated.grn import GatedResidualNetwork
+from pure.skips.gated.gru_gate import GatedSkip, GRUCellSkip
+from pure.skips.gated.recurrent_highway import RecurrentHighway
+from pure.skips.gated.scalar_gate import ScalarGate
+from pure.skips.gated.spatial_gating import SpatialGating
+from pure.skips.scaled.factors import Weighted
+from pure.skips.scaled.fixup import FixupNormal, fixup
 
 IDENTITY = Activation("identity")
 DOUBLE = torch.float64

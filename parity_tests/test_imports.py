@@ -45,7 +45,7 @@ def test_pure_needs_only_torch_and_safetensors() -> None:
     foreign = []
     for path in python_files("pure"):
         for found in imports(path):
-            where = {"matplotlib": "pure/flow/", "rich": "pure/flow/terminal.py"}.get(top(found.module))
+            where = {"matplotlib": "pure/flow/", "rich": "pure/flow/shared/terminal.py"}.get(top(found.module))
             showing = where is not None and found.deferred and relative(path).startswith(where)
             if top(found.module) not in allowed and not showing:
                 foreign.append(f"{relative(path)}:{found.line} {found.module}")

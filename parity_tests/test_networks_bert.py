@@ -11,7 +11,7 @@ from parity_tests.network_parity import assert_round_trip, randomised
 from pure import tree
 from pure.errors import ShapeError, TreeError
 from pure.interop.checkpoints import from_state_dict
-from pure.nets.bert import bert_base
+from pure.nets.transformers.bert import bert_base
 
 SIZES: dict[str, Any] = {"vocab_size": TOKENS, "positions": 9, "features": 32, "depth": 2, "heads": 4}
 KEPT = {"dropout": 0.0, "attention_dropout": 0.0}

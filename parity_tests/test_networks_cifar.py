@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pure.errors import ArgumentError
-from pure.nets import cifar
+from pure.nets.convolutional import cifar
 
 
 def test_a_hundred_and_ten_layers_run_and_end_in_finite_values() -> None:

@@ -7,7 +7,7 @@ from parity_tests.oracles.oracle import Oracle, assert_equal, differences, shift
 from parity_tests.oracles.scaled import FixupNetwork, network_names
 from pure import tree
 from pure.errors import ArgumentError
-from pure.nets.fixup import fixup_resnet, fixup_resnet20, fixup_resnet110
+from pure.nets.convolutional.fixup import fixup_resnet, fixup_resnet20, fixup_resnet110
 
 WIDTHS = (16, 32, 64)
 SIZES = {20: (fixup_resnet20, 3), 110: (fixup_resnet110, 18)}

@@ -11,7 +11,7 @@ from parity_tests.network_parity import assert_round_trip, randomised
 from pure import tree
 from pure.errors import ShapeError, TreeError
 from pure.interop.checkpoints import from_state_dict, to_state_dict
-from pure.nets.gpt2 import gpt2
+from pure.nets.transformers.gpt2 import gpt2
 
 SIZES: dict[str, Any] = {"vocab_size": TOKENS, "positions": 9, "features": 32, "depth": 2, "heads": 4}
 RATES = {"dropout": 0.0, "attention_dropout": 0.0, "embedding_dropout": 0.0}

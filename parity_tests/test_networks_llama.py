@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 from parity_tests.language_models import NONE, TOKENS, assert_equal, padding
 from parity_tests.network_parity import assert_round_trip, randomised
 from pure.interop.checkpoints import from_state_dict, to_state_dict
-from pure.nets.llama import llama
+from pure.nets.transformers.llama import llama
 
 SIZES: dict[str, Any] = {"vocab_size": TOKENS, "features": 32, "depth": 2, "heads": 4, "hidden": 48}
 

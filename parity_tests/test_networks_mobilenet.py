@@ -9,7 +9,7 @@ from parity_tests.network_parity import assert_same, picture
 from parity_tests.oracles.convolutional import replayed
 from pure import tree
 from pure.errors import ArgumentError
-from pure.nets.mobilenet import mobilenet_v2
+from pure.nets.convolutional.mobilenet import mobilenet_v2
 
 both_modes = pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 

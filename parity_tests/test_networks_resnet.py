@@ -22,8 +22,8 @@ from pure.block import Block, specification
 from pure.errors import ArgumentError, TreeError
 from pure.interop.checkpoints import from_state_dict, to_state_dict
 from pure.interop.scheme import Source
-from pure.nets import nf_resnet, resnet
-from pure.nets import resnetv2 as pure_v2
+from pure.nets.convolutional import nf_resnet, resnet
+from pure.nets.convolutional import resnetv2 as pure_v2
 
 PRESETS: dict[str, tuple[Source, Callable[..., Block]]] = {
     "resnet18": ("torchvision", resnet.resnet18),

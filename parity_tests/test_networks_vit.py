@@ -27,7 +27,7 @@ from pure.interop.checkpoints import from_state_dict, to_state_dict
 from pure.interop.scheme import Source
 from pure.layers import DropPath
 from pure.layers.patches import ClassToken, MeanToken
-from pure.nets import vit
+from pure.nets.transformers import vit
 
 NAMES = (
     "vit_b_16",

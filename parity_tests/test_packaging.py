@@ -62,7 +62,7 @@ def test_the_wheel_holds_every_source_file(wheel: zipfile.ZipFile, root: Path) -
 
 def test_the_wheel_holds_command_and_licence(wheel: zipfile.ZipFile, root: Path) -> None:
     names = {name.partition(".dist-info/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
-    assert "pure-export = export.cli:main" in wheel.read(names["entry_points.txt"]).decode()
+    assert "pure-export = export.app.command_line:main" in wheel.read(names["entry_points.txt"]).decode()
     assert wheel.read(names["licenses/LICENSE"]) == (root / "LICENSE").read_bytes()
 
 

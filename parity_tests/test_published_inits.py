@@ -14,16 +14,16 @@ from pure.catalogue.parts import conv, mlp
 from pure.compose import Sequential
 from pure.initializers import Constant, Initializer, KaimingNormal, Normal
 from pure.layers import Activation, BatchNorm, Conv2d, Linear
-from pure.nets.fixup import fixup_resnet110
-from pure.nets.gpt2 import gpt2_block
-from pure.skips.fixup import FixupNormal, fixup_basic, fixup_bottleneck
-from pure.skips.gated import Highway
-from pure.skips.glu import GLU
-from pure.skips.gru_gate import GatedSkip
-from pure.skips.residual import Residual
-from pure.skips.scalar_gate import ScalarGate
-from pure.skips.scaled import Weighted, layer_scale, rezero, skip_init
-from pure.skips.spatial_gating import SpatialGating
+from pure.nets.convolutional.fixup import fixup_resnet110
+from pure.nets.transformers.gpt2 import gpt2_block
+from pure.skips.additive.residual import Residual
+from pure.skips.gated.glu import GLU
+from pure.skips.gated.gru_gate import GatedSkip
+from pure.skips.gated.highway import Highway
+from pure.skips.gated.scalar_gate import ScalarGate
+from pure.skips.gated.spatial_gating import SpatialGating
+from pure.skips.scaled.factors import Weighted, layer_scale, rezero, skip_init
+from pure.skips.scaled.fixup import FixupNormal, fixup_basic, fixup_bottleneck
 
 DOUBLE = torch.float64
 ZERO = Constant(0.0)

@@ -19,8 +19,8 @@ from pure.compose.initialize import Initialize
 from pure.errors import ArgumentError
 from pure.initializers import Constant, XavierNormal
 from pure.layers import Linear
-from pure.nets.transformer_layer import transformer_layer
-from pure.skips.placement import deep_norm_constants, deep_norm_encoder_decoder
+from pure.nets.transformers.layer import transformer_layer
+from pure.skips.scaled.norm_placement import deep_norm_constants, deep_norm_encoder_decoder
 
 FEATURES, HEADS, SEEDS = 16, 2, range(4)
 

@@ -20,9 +20,9 @@ from torch.nn.functional import cross_entropy
 import export
 import pure
 from export.errors import ArgumentError, UnsupportedOpError, VerificationError, WriteError
-from export.files import wire
-from export.quantizing import intervals
-from export.quantizing.kernels import kernels
+from export.files import protobuf_wire
+from export.quantization import intervals
+from export.quantization.integer_kernels import kernels
 from pure import nets
 
 BATCH = (None, {0: "batch"}, None)
@@ -223,12 +223,12 @@ def test_trees_and_dynamic_batches_go_through(tmp_path: Path) -> None:
 
 
 def test_the_file_is_still_ours(digits: Digits) -> None:
-    before, after = (wire.read_header(path) for path in (digits.exact, digits.small))
+    before, after = (protobuf_wire.read_header(path) for path in (digits.exact, digits.small))
     own = json.loads(after.metadata["pure_export.quantized"])
     assert (own["method"], own["batches"]) == ("minmax", len(digits.calibration))
     assert {**after.metadata} == {**before.metadata, "pure_export.quantized": after.metadata["pure_export.quantized"]}
     assert after.producer == before.producer
-    node = wire.find_node(digits.small, "conv1.convolution.Conv")
+    node = protobuf_wire.find_node(digits.small, "conv1.convolution.Conv")
     assert node is not None
     assert "conv.py" in node.metadata["source"]
     onnx.checker.check_model(onnx.load(digits.small), full_check=True)
@@ -465,7 +465,7 @@ def test_intervals_are_those_of_scipy(successes: int, trials: int) -> None:
 def test_the_command(digits: Digits, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
-    from export import cli
+    from export.app import command_line
 
     x = torch.cat([x for (x,) in (*digits.calibration, *digits.held_out)]).numpy()
     labels = np.concatenate([np.zeros(200, np.int64), digits.labels.numpy()])
@@ -476,7 +476,7 @@ def test_the_command(digits: Digits, tmp_path: Path) -> None:
     def run(name: str, *words: object) -> Any:
         out = tmp_path / "out.onnx"
         given = ["quantize", digits.exact, tmp_path / name, "--out", out, "--calibration", 200, *words]
-        return CliRunner().invoke(cli.app, [str(word) for word in given])
+        return CliRunner().invoke(command_line.app, [str(word) for word in given])
 
     good = run("good.npz", "--json")
     assert good.exit_code == 0, good.output

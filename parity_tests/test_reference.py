@@ -13,14 +13,14 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from export import cli, showing
-from export.reference import checked, page
-from export.reference.drawing import drawn, size_of
-from export.reference.facts import facts, listed, shape_text
-from export.reference.findings import findings
-from export.reference.flow import flow_of
-from export.reference.snippet import snippet
-from export.reference.structure import Box, Column, Fork, Frame, Gate, Skip, Wire, drawing_of, sizes
+from export.app import command_line, showing
+from export.app.reference import checked, page
+from export.app.reference.drawing import drawn, size_of
+from export.app.reference.facts import facts, listed, shape_text
+from export.app.reference.findings import findings
+from export.app.reference.flow import flow_of
+from export.app.reference.snippet import snippet
+from export.app.reference.structure import Box, Column, Fork, Frame, Gate, Skip, Wire, drawing_of, sizes
 from parity_tests.sources import ROOT
 from pure import (
     Activation,
@@ -302,11 +302,11 @@ def test_boxes_of_a_column_do_not_overlap() -> None:
 def test_the_command_writes_the_page(html: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "render", partial(str, html))
     path = tmp_path / "page.html"
-    result = CliRunner().invoke(cli.app, ["reference", "--out", str(path)])
+    result = CliRunner().invoke(command_line.app, ["reference", "--out", str(path)])
     assert result.exit_code == 0, result.output
     assert path.read_text(encoding="utf-8") == html
     assert result.stdout.startswith(f"{len(CASES)} rows")
-    refused = CliRunner().invoke(cli.app, ["reference", "--out", str(tmp_path / "no" / "page.html")])
+    refused = CliRunner().invoke(command_line.app, ["reference", "--out", str(tmp_path / "no" / "page.html")])
     assert refused.exit_code == 2
     assert "does not exist" in refused.stderr
 
@@ -319,11 +319,11 @@ def test_a_block_meets_in_front_of_the_child_that_ends_it() -> None:
 
 
 def test_the_list_shows_one_family() -> None:
-    shown = CliRunner().invoke(cli.app, ["list", "--family", "gated", "--family", "dense"]).stdout
+    shown = CliRunner().invoke(command_line.app, ["list", "--family", "gated", "--family", "dense"]).stdout
     names = [line.partition(" ")[0] for line in shown.splitlines()]
     for case in CASES:
         assert (case.name in names) == (case.family in ("gated", "dense"))
-    refused = CliRunner().invoke(cli.app, ["list", "--family", "gate"])
+    refused = CliRunner().invoke(command_line.app, ["list", "--family", "gate"])
     assert refused.exit_code == 2
     assert "'gated'" in refused.stderr
 
@@ -331,7 +331,7 @@ def test_the_list_shows_one_family() -> None:
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_the_list_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     console = Console(markup=False, highlight=False, width=width)
-    monkeypatch.setattr("export.console.stdout", lambda: console)
+    monkeypatch.setattr("export.app.console.stdout", lambda: console)
     monkeypatch.setattr(showing, "stdout", lambda: console)
     row = {"name": "n" * 30, "family": "transformer", "formula": "x + f(x)", "parameters": 1234567}
     measured = {"difference": 1e-16, "float32": {"status": "pass", "ratio": 0.5}, "oracle": "torch.nn." + "M" * 30}

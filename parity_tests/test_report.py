@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 import export
 import pure
-from export import cli, report
-from export.demo import digits, enhancer, photographs, wording
-from export.demo.settings import Settings
+from export.app import command_line, report_command
+from export.app.report import digits, enhancer, photographs
+from export.app.report.page import wording
+from export.app.report.settings import Settings
 
 NETWORKS = ("plain", "residual", "gated", "dense")
 QUICK = Settings().quick()
@@ -25,7 +26,7 @@ QUICK = Settings().quick()
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A quick report, as the command writes it."""
     out = tmp_path_factory.mktemp("reports") / "report"
-    result = CliRunner().invoke(cli.app, ["report", "--quick", "--json", "--out", str(out)])
+    result = CliRunner().invoke(command_line.app, ["report", "--quick", "--json", "--out", str(out)])
     assert result.exit_code == 0, result.output
     said = json.loads(result.stdout)
     assert said["passed"] is True
@@ -226,11 +227,11 @@ def test_darkening_takes_the_light_that_it_says() -> None:
 
 
 def test_the_same_seed_gives_the_same_training(found: dict[str, Any]) -> None:
-    from export.demo import training
+    from export.app.report import training
 
     data = digits.load(QUICK)
     (residual,) = [network for network in digits.networks(QUICK) if network.name == "residual"]
-    with report._one_thread():
+    with report_command._one_thread():
         again = training.train(residual, 0, data, QUICK)
         other = training.train(residual, 1, data, QUICK)
     first, second = found["networks"]["residual"]["trainings"]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from export import cli, report
-from export.demo import folder
-from export.demo.settings import Settings
+from export.app import command_line, report_command
+from export.app.report import folder
+from export.app.report.settings import Settings
 from export.errors import WriteError
 
 
@@ -27,17 +27,17 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
         def render(results: object) -> str:
             return "page"
 
-    monkeypatch.setattr(report, "compute", write)
-    monkeypatch.setattr(report, "page", Data)
-    monkeypatch.setattr(report, "_data", lambda results: {folder.MARK: 1})
+    monkeypatch.setattr(report_command, "compute", write)
+    monkeypatch.setattr(report_command, "page", Data)
+    monkeypatch.setattr(report_command, "_data", lambda results: {folder.MARK: 1})
 
 
 @pytest.mark.usefixtures("stub")
 def test_an_earlier_report_is_replaced_as_a_whole(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "report"
-    report.write(out)
+    report_command.write(out)
     (out / "plain.onnx").write_text("old")
-    report.write(out)
+    report_command.write(out)
     assert (out / "plain.onnx").read_text() == "model"
     assert sorted(entry.name for entry in out.iterdir()) == ["index.html", "plain.onnx", "report.json"]
     assert [entry.name for entry in out.parent.iterdir()] == ["report"]
@@ -45,7 +45,7 @@ def test_an_earlier_report_is_replaced_as_a_whole(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("stub")
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
-    report.write(tmp_path)
+    report_command.write(tmp_path)
     assert (tmp_path / "report.json").exists()
 
 
@@ -53,12 +53,12 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 def test_what_no_report_wrote_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years")
     with pytest.raises(WriteError, match="no earlier report"):
-        report.write(tmp_path)
+        report_command.write(tmp_path)
     out = tmp_path / "report"
-    report.write(out)
+    report_command.write(out)
     (out / "notes.txt").write_text("mine")
     with pytest.raises(WriteError, match=r"also holds notes\.txt"):
-        report.write(out)
+        report_command.write(out)
     assert (out / "notes.txt").read_text() == "mine"
     assert (tmp_path / "thesis.tex").read_text() == "years"
 
@@ -69,29 +69,29 @@ def test_a_file_or_a_link_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     for name in ("file", "link"):
         with pytest.raises(WriteError, match="not a folder"):
-            report.write(tmp_path / name)
+            report_command.write(tmp_path / name)
     with pytest.raises(WriteError, match="cannot write"):
-        report.write(tmp_path / "file" / "report")
+        report_command.write(tmp_path / "file" / "report")
 
 
 def test_a_failure_leaves_the_earlier_report(tmp_path: Path, stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    report.write(tmp_path / "report")
+    report_command.write(tmp_path / "report")
 
     def fails(settings: Settings, into: Path, tick: Callable[[str, float], None]) -> Any:
         (into / "half.onnx").write_text("half")
         raise RuntimeError("power cut")
 
-    monkeypatch.setattr(report, "compute", fails)
+    monkeypatch.setattr(report_command, "compute", fails)
     with pytest.raises(RuntimeError, match="power cut"):
-        report.write(tmp_path / "report")
+        report_command.write(tmp_path / "report")
     assert (tmp_path / "report" / "plain.onnx").read_text() == "model"
     assert [entry.name for entry in tmp_path.iterdir()] == ["report"]
 
 
 def test_an_unusable_folder_is_found_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(report, "compute", lambda *_: pytest.fail("the work was begun"))
+    monkeypatch.setattr(report_command, "compute", lambda *_: pytest.fail("the work was begun"))
     (tmp_path / "thesis.tex").write_text("years")
-    result = CliRunner().invoke(cli.app, ["report", "--out", str(tmp_path)])
+    result = CliRunner().invoke(command_line.app, ["report", "--out", str(tmp_path)])
     assert result.exit_code == 2
     assert "no earlier report" in result.stderr.replace("\n", " ")
 
@@ -102,8 +102,8 @@ def test_a_failed_verdict_ends_with_1(monkeypatch: pytest.MonkeyPatch, tmp_path:
         networks = ()
         seconds: dict[str, float] = {}  # noqa: RUF012
 
-    monkeypatch.setattr(report, "compute", lambda *_: Failed())
-    result = CliRunner().invoke(cli.app, ["report", "--out", str(tmp_path / "report"), "--json"])
+    monkeypatch.setattr(report_command, "compute", lambda *_: Failed())
+    result = CliRunner().invoke(command_line.app, ["report", "--out", str(tmp_path / "report"), "--json"])
     assert result.exit_code == 1
     assert json.loads(result.stdout)["passed"] is False
     assert (tmp_path / "report" / "index.html").exists(), "a report on a failure is still a report"

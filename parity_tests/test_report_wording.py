@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from export.demo import chart, wording
-from export.demo.measuring import Flow
+from export.app.report.measuring import Flow
+from export.app.report.page import chart, wording
 
 
 def flow_of(*median: float) -> Flow:

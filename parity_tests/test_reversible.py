@@ -15,11 +15,11 @@ from pure.compose import Sequential
 from pure.errors import ArgumentError, RankError, ShapeError, UnsupportedError
 from pure.layers import Activation, Dropout, Linear
 from pure.skips import Residual
-from pure.skips.equilibrium import Equilibrium
-from pure.skips.euler import Euler
-from pure.skips.momentum import Momentum
-from pure.skips.reversal import ReversibleStack
-from pure.skips.reversible import Reversible, inverse
+from pure.skips.reversible.coupling import Reversible, inverse
+from pure.skips.reversible.equilibrium import Equilibrium
+from pure.skips.reversible.euler import Euler
+from pure.skips.reversible.momentum import Momentum
+from pure.skips.reversible.reversal import ReversibleStack
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -16,7 +16,8 @@ import torch
 from onnx import TensorProto, helper
 
 import export
-from export import errors, sessions
+from export import errors
+from export.runtime import sessions
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = {"fc1": {"weight": torch.linspace(-1, 1, 12).reshape(4, 3), "bias": torch.linspace(0, 1, 4)}}

@@ -13,12 +13,12 @@ from pure.compose import Sequential
 from pure.errors import ArgumentError, DtypeError, RankError, ShapeError, TreeError
 from pure.layers import LayerNorm, Linear
 from pure.skips import Residual
-from pure.skips.dense_former import DenseFormer, EarlierOutputs
-from pure.skips.depth_attention import DepthAttention, DepthRead
-from pure.skips.hyper import HyperConnection, hyper_connected
-from pure.skips.laurel import laurel
-from pure.skips.manifold import ManifoldConnection, sinkhorn
-from pure.skips.streams import Collapse, Expand
+from pure.skips.streams.dense_former import DenseFormer, EarlierOutputs
+from pure.skips.streams.depth_attention import DepthAttention, DepthRead
+from pure.skips.streams.hyper_connections import HyperConnection, hyper_connected
+from pure.skips.streams.laurel import laurel
+from pure.skips.streams.manifold_hyper_connections import ManifoldConnection, sinkhorn
+from pure.skips.streams.stream_axis import Collapse, Expand
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from torch.func import grad, vjp, vmap
 
 import export
-from export.judging import elementary, judge, kinks
+from export.verdict import elementary_errors, judge, kinks
 from pure import nets
 
 Edit = Callable[[onnx.ModelProto], None]
@@ -296,18 +296,18 @@ def highway() -> tuple[Callable[..., Any], tuple[Any, ...]]:
 def test_the_error_of_onnx_runtimes_tanh_is_measured_and_named() -> None:
     x = torch.linspace(-3, 3, 10_000)
     exact = x.double().tanh()
-    theirs, own = ((y.double() - exact).abs() for y in (elementary.kernel("Tanh", x), x.tanh()))
-    assert theirs.max() < elementary.WORST_ULP * torch.finfo(torch.float32).eps
+    theirs, own = ((y.double() - exact).abs() for y in (elementary_errors.kernel("Tanh", x), x.tanh()))
+    assert theirs.max() < elementary_errors.WORST_ULP * torch.finfo(torch.float32).eps
     assert theirs.square().mean().sqrt() > 2 * own.square().mean().sqrt(), "else this file has lost its purpose"
 
 
 def test_a_kernel_that_is_wrong_excuses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.linspace(-3, 3, 100)
-    true = elementary.kernel
-    with elementary.Kernels("cpu"):
+    true = elementary_errors.kernel
+    with elementary_errors.Kernels("cpu"):
         assert torch.equal(torch.tanh(x), true("Tanh", x))
-    monkeypatch.setattr(elementary, "kernel", lambda kind, x, device: true(kind, x, device) + 1e-5)
-    with elementary.Kernels("cpu"):
+    monkeypatch.setattr(elementary_errors, "kernel", lambda kind, x, device: true(kind, x, device) + 1e-5)
+    with elementary_errors.Kernels("cpu"):
         assert torch.equal(torch.tanh(x), x.tanh())
 
 

@@ -20,9 +20,9 @@ from onnx import helper, numpy_helper
 import export
 import pure
 from export import errors
-from export.judging import judge, pool, truth
-from export.judging.measure import Errors, Measured
-from export.tracing.arguments import take_apart
+from export.trace.arguments import take_apart
+from export.verdict import judge, pooled_errors, reference_runs
+from export.verdict.error_ratio import Errors, Measured
 from pure import tags
 
 DYNAMIC = (None, {0: "batch"})
@@ -313,7 +313,7 @@ def test_a_narrow_failure_on_few_inputs_is_looked_at_on_more(
 
     for limit in ("SAMPLES", "MOST_SAMPLES"):
         monkeypatch.setattr(judge, limit, 1)
-    monkeypatch.setattr(pool, "measure", measured)
+    monkeypatch.setattr(pooled_errors, "measure", measured)
     verdict = export.verify(torch.tanh, (seeded(3),))
     assert (verdict.status, verdict.samples) == (status, runs)
 
@@ -355,5 +355,5 @@ def test_parameters_that_a_function_captured_are_lifted_to_the_truth_as_well() -
     verdict = export.verify(captured, (x,), dynamic=({0: "batch"},))
     assert verdict.passed, verdict.table()
     arguments = take_apart(captured, (x,), None)
-    (found,) = truth.run(captured, arguments, arguments.leaves, to=torch.float64).leaves
+    (found,) = reference_runs.run(captured, arguments, arguments.leaves, to=torch.float64).leaves
     assert torch.equal(found, net(pure.cast(params, torch.float64), x.double())), "the weights are lifted too"

@@ -13,7 +13,7 @@ import pure
 from parity_tests.theory_rows import Row, law, row
 from pure import nets
 from pure.flow import theory
-from pure.flow.estimate import Estimate, estimate
+from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.theory import ensembles, mean_ratio
 from pure.flow.theory.measures import inputs
 

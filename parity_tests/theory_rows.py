@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pure.flow.estimate import Estimate
-from pure.flow.tables import number, table
+from pure.flow.shared.estimate import Estimate
+from pure.flow.shared.text_table import number, table
 from pure.flow.theory import Comparison, Prediction, compare
 
 ROUNDING = 1e-12

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import pure.catalogue
-from export.reference import checked
+from export.app.reference import checked
 from parity_tests import oracles
 
 FILES = ("parity_tests/test_contract.py", "parity_tests/test_oracles.py", "parity_tests/test_export_catalogue.py")

@@ -24,7 +24,7 @@ from pure.layers import (
     RMSNorm,
     Scale,
 )
-from pure.scan import scan
+from pure.scan_loop import scan
 from pure.skips import (
     GLU,
     AvgPoolProject,
@@ -40,7 +40,7 @@ from pure.skips import (
     Shortcut,
 )
 from pure.storage import load, save
-from pure.summary import summary
+from pure.summary_table import summary
 from pure.tags import capture, tag
 from pure.transforms import grad, value_and_grad
 from pure.tree import cast, combine, count, flatten, partition, stack, unflatten, unstack

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pure.flow.style import COLOURS, MARKERS, canvas
+from pure.flow.plot.style import COLOURS, MARKERS, canvas
 
 WIDTH_INCHES = 9.6
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pure.flow.estimate import Estimate, estimate
+from pure.flow.shared.estimate import Estimate, estimate
 
 LEAST_SEEDS = 4
 

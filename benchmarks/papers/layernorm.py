@@ -15,7 +15,7 @@ from benchmarks.papers.training import SOURCE, Batches, Params, cross_entropy, i
 from benchmarks.papers.transformers import TOKENS, load_rows, reader
 from pure import Block, tree
 from pure.flow.plot.gradients import whole_numbers
-from pure.flow.style import COLOURS
+from pure.flow.plot.style import COLOURS
 from pure.optim import Optimizer, adamw
 
 PAPER = "Xiong et al. 2020 (2002.04745), theorem 1, figures 2 and 3"

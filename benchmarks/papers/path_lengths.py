@@ -18,7 +18,7 @@ from pure import Activation, Block, LayerNorm, Linear, Sequential, flow, tree
 from pure.flow import theory
 from pure.initializers import Constant, KaimingNormal
 from pure.optim import adamw
-from pure.skips.placement import pre_norm
+from pure.skips.scaled.norm_placement import pre_norm
 
 PAPER = "Veit et al. 2016 (1605.06431), sections 3, 4.2 and 4.3, figure 6"
 HE, LINEAR, ZERO = KaimingNormal(), KaimingNormal(nonlinearity="linear"), Constant()

@@ -15,7 +15,7 @@ from benchmarks.papers.finding import Estimate, Finding, Reproduction, exact, ge
 from benchmarks.papers.training import SOURCE, Batches, Params, initial, load, train
 from benchmarks.papers.transformers import TOKENS, load_rows, reader
 from pure import Activation, Block, Linear, Residual, Sequential, tree
-from pure.flow.style import COLOURS
+from pure.flow.plot.style import COLOURS
 from pure.initializers import KaimingNormal
 from pure.optim import adamw
 from pure.skips import rezero

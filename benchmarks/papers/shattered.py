@@ -17,7 +17,7 @@ from benchmarks.papers.finding import Estimate, Finding, Reproduction, band, mea
 from benchmarks.papers.training import Params, initial
 from pure import Activation, BatchNorm, Block, Linear, Residual, Sequential
 from pure.flow import theory
-from pure.flow.style import COLOURS
+from pure.flow.plot.style import COLOURS
 from pure.initializers import KaimingNormal, Normal
 
 PAPER = "Balduzzi et al. 2017 (1702.08591), figure 1 and theorem 1"

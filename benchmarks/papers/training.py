@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 import pure
-from export.demo import digits
-from export.demo.settings import Settings
+from export.app.report import digits
+from export.app.report.settings import Settings
 from pure import tree
 from pure.optim import Optimizer
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from benchmarks.papers.training import Batches, load
 from pure import Attention, Block, Function, LayerNorm, Linear, Sequential
 from pure.initializers import Constant, XavierNormal
-from pure.nets.transformer import feed_forward, transformer_block
-from pure.nets.transformer_layer import transformer_layer
-from pure.skips.scaled import rezero
+from pure.nets.transformers.layer import transformer_layer
+from pure.nets.transformers.parts import feed_forward, transformer_block
+from pure.skips.scaled.factors import rezero
 
 TOKENS, CLASSES = 8, 10
 TOKEN_FEATURES = 16

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from export.errors import ArgumentError, WriteError
-from export.files import splicing, stored, wire, writing
-from export.files.datafile import DataFile
+from export.files import atomic_write, protobuf_wire, splicing, stored_tensors
+from export.files.data_file import DataFile
 
 SMALLEST = 1024
 """Bytes from which a tensor goes into the data file, unless another number is asked for."""
@@ -36,12 +36,12 @@ def move_out(model: ir.Model, data: DataFile, external: bool | int | None) -> No
         ArgumentError: If ``external`` is no number of bytes.
     """
     least = threshold(external)
-    if least is None or (external is None and total(model) <= writing.LARGEST - MARGIN):
+    if least is None or (external is None and total(model) <= atomic_write.LARGEST - MARGIN):
         return
     moved = []
     for value in model.graph.initializers.values():
         tensor = value.const_value
-        own = (value.name or "").startswith(stored.CONSTANT)  # a small one always stays
+        own = (value.name or "").startswith(stored_tensors.CONSTANT)  # a small one always stays
         if tensor is None or tensor.nbytes < (max(least, SMALLEST) if own else least):
             continue
         moved.append((value, tensor, data.put(_chunks(tensor), tensor.nbytes)))
@@ -70,7 +70,7 @@ def written(content: bytes, aside: Mapping[str, ir.TensorProtocol]) -> list[spli
     """Return a model file in pieces, with the tensors that were set aside in their places."""
     if not aside:
         return [splicing.plain(content)]
-    found = stored.within(content, wire.parse_header(content))
+    found = stored_tensors.within(content, protobuf_wire.parse_header(content))
     described = {}
     for name, tensor in aside.items():
         piece = splicing.Piece(tensor.nbytes, functools.partial(_chunks, tensor))
@@ -108,7 +108,7 @@ def check_size(model: ir.Model) -> None:
     Raises:
         WriteError: If it would exceed 2 GB.
     """
-    if total(model) > writing.LARGEST - MARGIN:
+    if total(model) > atomic_write.LARGEST - MARGIN:
         raise WriteError(
             "the tensors inside the file exceed 2 GB, the most that one ONNX file can hold; bake fewer arguments, or "
             "leave out external=False, so that to_onnx puts them into a data file beside it"

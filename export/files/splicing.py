@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from export.files import wire
-from export.files.stored import EXTERNAL, INITIALIZER, LOCATION, RAW, VALUES, Stored
-from export.files.values import as_array
+from export.files import protobuf_wire
+from export.files.stored_tensors import EXTERNAL, INITIALIZER, LOCATION, RAW, VALUES, Stored
+from export.files.tensor_values import as_array
 
 CHUNK = 2**24
 """Bytes that are copied from file to file at once."""
@@ -36,7 +36,7 @@ def plain(content: bytes) -> Piece:
     return Piece(len(content), lambda: iter((content,)))
 
 
-def copied(data: wire.Buffer, begin: int, end: int) -> Piece:
+def copied(data: protobuf_wire.Buffer, begin: int, end: int) -> Piece:
     """Return a piece of a mapped file."""
     return Piece(end - begin, lambda: (data[at : min(at + CHUNK, end)] for at in range(begin, end, CHUNK)))
 
@@ -74,11 +74,11 @@ def lead(field: int, size: int) -> bytes:
     return number(field << 3 | 2) + number(size)
 
 
-def message(data: wire.Buffer, tensor: Stored, held: Sequence[Piece]) -> list[Piece]:
+def message(data: protobuf_wire.Buffer, tensor: Stored, held: Sequence[Piece]) -> list[Piece]:
     """Return a tensor's description with its values replaced by ``held``: ``inside(…)`` or ``outside(…)``."""
     kept = []
     at = tensor.message[0]
-    for field, _, _, end in wire.fields(data, *tensor.message):
+    for field, _, _, end in protobuf_wire.fields(data, *tensor.message):
         if field not in VALUES:
             kept.append(data[at:end])
         at = end
@@ -99,7 +99,9 @@ def outside(location: str, offset: int, length: int) -> list[Piece]:
     return [plain(text + number(LOCATION << 3) + number(1))]
 
 
-def spliced(data: wire.Buffer, found: Mapping[str, Stored], replaced: Mapping[str, Sequence[Piece]]) -> list[Piece]:
+def spliced(
+    data: protobuf_wire.Buffer, found: Mapping[str, Stored], replaced: Mapping[str, Sequence[Piece]]
+) -> list[Piece]:
     """Return a model file whose named tensors have other descriptions.
 
     Args:
@@ -108,19 +110,19 @@ def spliced(data: wire.Buffer, found: Mapping[str, Stored], replaced: Mapping[st
         replaced: {name: what ``message`` returned}.
     """
     at = 0
-    for field, _, begin, end in wire.fields(data, 0, len(data)):
-        if field == wire.GRAPH:
+    for field, _, begin, end in protobuf_wire.fields(data, 0, len(data)):
+        if field == protobuf_wire.GRAPH:
             inner = _graph(data, begin, end, {found[name].message[0]: new for name, new in replaced.items()})
-            graph = [plain(lead(wire.GRAPH, total(inner))), *inner]
+            graph = [plain(lead(protobuf_wire.GRAPH, total(inner))), *inner]
             return [copied(data, 0, at), *graph, copied(data, end, len(data))]
         at = end
-    raise wire.BrokenError
+    raise protobuf_wire.BrokenError
 
 
-def _graph(data: wire.Buffer, begin: int, end: int, replaced: Mapping[int, Sequence[Piece]]) -> list[Piece]:
+def _graph(data: protobuf_wire.Buffer, begin: int, end: int, replaced: Mapping[int, Sequence[Piece]]) -> list[Piece]:
     pieces = []
     copied_to = at = begin
-    for field, _, start, stop in wire.fields(data, begin, end):
+    for field, _, start, stop in protobuf_wire.fields(data, begin, end):
         if field == INITIALIZER and start in replaced:
             new = replaced[start]
             pieces += [copied(data, copied_to, at), plain(lead(INITIALIZER, total(new))), *new]

@@ -19,7 +19,7 @@ from pure.catalogue import (
     transformer,
     tutorial,
 )
-from pure.catalogue.case import FAMILIES, Case
+from pure.catalogue.cases import FAMILIES, Case
 from pure.errors import ArgumentError, nearest
 
 __all__ = ["CASES", "FAMILIES", "Case", "case", "names"]

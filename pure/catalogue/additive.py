@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import HE, IMAGE
 from pure.layers.squeeze import SqueezeExcite
 from pure.layers.weight_standard import GAMMA, ScaledActivation, ScaledStdConv2d
-from pure.skips.conv import basic_block, bottleneck, projection
-from pure.skips.fractal import Fractal
-from pure.skips.multi_scale import res2net_block
-from pure.skips.norm_free import norm_free_block
-from pure.skips.preactivation import preact_basic, preact_bottleneck, pyramid_block, pyramid_bottleneck
-from pure.skips.shake import shake_shake_block
-from pure.skips.shortcut import Pad
+from pure.skips.additive.conv_blocks import basic_block, bottleneck, projection
+from pure.skips.additive.fractal import Fractal
+from pure.skips.additive.multi_scale import res2net_block
+from pure.skips.additive.preactivation import preact_basic, preact_bottleneck, pyramid_block, pyramid_bottleneck
+from pure.skips.additive.shake import shake_shake_block
+from pure.skips.additive.shortcut import Pad
+from pure.skips.scaled.norm_free import norm_free_block
 
 __all__ = ["CASES"]
 

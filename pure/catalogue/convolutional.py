@@ -6,25 +6,25 @@ from functools import partial
 from typing import Final
 
 from pure.block import Block
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import HE, IMAGE
 from pure.compose import Sequential
 from pure.layers import Activation, Conv1d, Conv2d, Conv3d
 from pure.layers.axes import MoveAxis, Upsample
 from pure.layers.channel_norm import ChannelNorm, GlobalResponseNorm
-from pure.nets.convnext import convnext
-from pure.nets.densenet import densenet, densenet_cifar
-from pure.nets.mobilenet import mobilenet_v2
-from pure.nets.unet import unet
+from pure.nets.convolutional.convnext import convnext
+from pure.nets.convolutional.densenet import densenet, densenet_cifar
+from pure.nets.convolutional.mobilenet import mobilenet_v2
+from pure.nets.convolutional.unet import unet
 from pure.skips import Crop, Pad, Project, Residual
-from pure.skips.conv_orders import conv_norm_act
-from pure.skips.convnext import convnext_block
-from pure.skips.dense_layers import dense_block, dense_layer, transition
-from pure.skips.dual_path import dual_path_block
-from pure.skips.inverted import inverted_residual
-from pure.skips.long import LongSkip
-from pure.skips.one_shot import one_shot_aggregation
-from pure.skips.split import cross_stage
+from pure.skips.additive.conv_orders import conv_norm_act
+from pure.skips.additive.convnext import convnext_block
+from pure.skips.additive.inverted import inverted_residual
+from pure.skips.additive.long_skip import LongSkip
+from pure.skips.dense.cross_stage_partial import cross_stage
+from pure.skips.dense.dense_layers import dense_block, dense_layer, transition
+from pure.skips.dense.dual_path import dual_path_block
+from pure.skips.dense.one_shot_aggregation import one_shot_aggregation
 
 __all__ = ["CASES"]
 

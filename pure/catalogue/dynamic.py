@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 from pure.block import Block
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import HE, IMAGE, ROWS, TOKENS, conv, mlp
 from pure.compose import Sequential
 from pure.initializers import Normal
 from pure.layers import Activation, GlobalAvgPool, LayerNorm, Linear
-from pure.skips.depth_router import MixtureOfDepths
-from pure.skips.dynamic import Dynamic
-from pure.skips.exits import EarlyExit
-from pure.skips.experts import MixtureOfExperts
-from pure.skips.halting import ACT, PonderNet, halting_unit
-from pure.skips.residual import Residual
-from pure.skips.routing import AdaptiveResidual, SkipLayer, gate_head
-from pure.skips.shortcut import Project
-from pure.skips.slimmable import SlimConv2d, Slimmable, SwitchableBatchNorm
+from pure.skips.additive.residual import Residual
+from pure.skips.additive.shortcut import Project
+from pure.skips.dynamic.early_exits import EarlyExit
+from pure.skips.dynamic.external_control import Dynamic
+from pure.skips.dynamic.halting import ACT, PonderNet, halting_unit
+from pure.skips.dynamic.mixture_of_depths import MixtureOfDepths
+from pure.skips.dynamic.mixture_of_experts import MixtureOfExperts
+from pure.skips.dynamic.routing import AdaptiveResidual, SkipLayer, gate_head
+from pure.skips.dynamic.slimmable import SlimConv2d, Slimmable, SwitchableBatchNorm
 
 __all__ = ["CASES"]
 

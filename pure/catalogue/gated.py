@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import IMAGE, ROWS, TOKENS, conv, mlp
 from pure.compose import Sequential
 from pure.initializers import Constant
 from pure.layers import Activation, Conv2d, Linear
 from pure.layers.squeeze import SqueezeExcite
-from pure.skips.channel_gates import ECA, SelectiveKernel, cbam
-from pure.skips.gated import Highway
-from pure.skips.glu import GLU
-from pure.skips.grn import GatedResidualNetwork
-from pure.skips.gru_gate import GatedSkip, GRUCellSkip
-from pure.skips.recurrent_highway import RecurrentHighway
-from pure.skips.residual import Residual
-from pure.skips.scalar_gate import ScalarGate
-from pure.skips.spatial_gating import SpatialGating, gmlp_block
+from pure.skips.additive.residual import Residual
+from pure.skips.gated.channel_gates import ECA, SelectiveKernel, cbam
+from pure.skips.gated.glu import GLU
+from pure.skips.gated.grn import GatedResidualNetwork
+from pure.skips.gated.gru_gate import GatedSkip, GRUCellSkip
+from pure.skips.gated.highway import Highway
+from pure.skips.gated.recurrent_highway import RecurrentHighway
+from pure.skips.gated.scalar_gate import ScalarGate
+from pure.skips.gated.spatial_gating import SpatialGating, gmlp_block
 
 __all__ = ["CASES"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import IMAGE, ROWS
 from pure.layers import (
     Activation,

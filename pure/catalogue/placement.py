@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import ROWS, TOKENS, mlp
 from pure.layers import LayerNorm, Linear, RMSNorm
 from pure.layers.patches import ClassToken, MeanToken, PatchEmbedding
-from pure.nets import vit
-from pure.nets.transformer_layer import transformer_layer
-from pure.skips.placement import (
+from pure.nets.transformers import vit
+from pure.nets.transformers.layer import transformer_layer
+from pure.skips.scaled.factors import layer_scale_start
+from pure.skips.scaled.norm_placement import (
     deep_norm,
     deep_norm_constants,
     parallel_branches,
@@ -20,7 +21,6 @@ from pure.skips.placement import (
     res_post_norm,
     sandwich,
 )
-from pure.skips.scaled import layer_scale_start
 
 __all__ = ["CASES"]
 

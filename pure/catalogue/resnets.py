@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import HE
-from pure.nets.cifar import cifar_preresnet, cifar_pyramidnet, cifar_resnet, cifar_wide_resnet
-from pure.nets.nf_resnet import norm_free_resnet
-from pure.nets.resnet import resnet_v1
-from pure.nets.resnetv2 import resnet_v2
+from pure.nets.convolutional.cifar import cifar_preresnet, cifar_pyramidnet, cifar_resnet, cifar_wide_resnet
+from pure.nets.convolutional.nf_resnet import norm_free_resnet
+from pure.nets.convolutional.resnet import resnet_v1
+from pure.nets.convolutional.resnetv2 import resnet_v2
 
 __all__ = ["CASES"]
 

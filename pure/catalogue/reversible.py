@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import IMAGE, ROWS, TOKENS, conv, mlp
 from pure.compose import Repeat, Sequential
 from pure.initializers import Uniform
 from pure.layers import Activation, Linear, Scale
-from pure.skips.equilibrium import Equilibrium
-from pure.skips.euler import Euler
-from pure.skips.momentum import Momentum
-from pure.skips.reversal import ReversibleStack
-from pure.skips.reversible import Reversible
+from pure.skips.reversible.coupling import Reversible
+from pure.skips.reversible.equilibrium import Equilibrium
+from pure.skips.reversible.euler import Euler
+from pure.skips.reversible.momentum import Momentum
+from pure.skips.reversible.reversal import ReversibleStack
 
 __all__ = ["CASES"]
 

@@ -6,15 +6,15 @@ from functools import partial
 from typing import Final
 
 from pure.block import Block
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import IMAGE, ROWS, TOKENS, conv, mlp
 from pure.compose import Repeat, Sequential
 from pure.initializers import Constant
 from pure.layers import Activation, BatchNorm, Conv2d, DropPath, Linear
-from pure.nets.fixup import fixup_resnet
-from pure.skips.fixup import fixup_basic, fixup_bottleneck
-from pure.skips.residual import Residual
-from pure.skips.scaled import Weighted, layer_scale, rezero, skip_init, stochastic_depth
+from pure.nets.convolutional.fixup import fixup_resnet
+from pure.skips.additive.residual import Residual
+from pure.skips.scaled.factors import Weighted, layer_scale, rezero, skip_init, stochastic_depth
+from pure.skips.scaled.fixup import fixup_basic, fixup_bottleneck
 
 __all__ = ["CASES"]
 

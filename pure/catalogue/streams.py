@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Final
 
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import IMAGE, ROWS, TOKENS, conv, mlp
 from pure.compose import Sequential
 from pure.layers import Linear, RMSNorm
 from pure.skips import Residual
-from pure.skips.dense_former import DenseFormer, EarlierOutputs
-from pure.skips.depth_attention import DepthAttention, DepthRead
-from pure.skips.hyper import HyperConnection, hyper_connected
-from pure.skips.laurel import laurel
-from pure.skips.manifold import ManifoldConnection
+from pure.skips.streams.dense_former import DenseFormer, EarlierOutputs
+from pure.skips.streams.depth_attention import DepthAttention, DepthRead
+from pure.skips.streams.hyper_connections import HyperConnection, hyper_connected
+from pure.skips.streams.laurel import laurel
+from pure.skips.streams.manifold_hyper_connections import ManifoldConnection
 
 __all__ = ["CASES"]
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Final
 
 from pure.block import Block
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import TOKENS
 from pure.compose import Sequential
 from pure.layers import LayerNorm, RMSNorm
@@ -14,13 +14,13 @@ from pure.layers.attention import Attention
 from pure.layers.embedding import BertEmbeddings, Embedding, LearnedPositions
 from pure.layers.rotary import Rotary
 from pure.layers.tokens import FirstToken
-from pure.nets.bert import bert_base, bert_layer
-from pure.nets.gpt2 import gpt2, gpt2_block
-from pure.nets.llama import llama, llama_block
-from pure.nets.transformer import feed_forward, transformer_block
-from pure.skips.glu import GLU
-from pure.skips.placement import parallel_branches, pre_norm, res_post_norm, sandwich
-from pure.skips.value_residual import ValueResidual
+from pure.nets.transformers.bert import bert_base, bert_layer
+from pure.nets.transformers.gpt2 import gpt2, gpt2_block
+from pure.nets.transformers.llama import llama, llama_block
+from pure.nets.transformers.parts import feed_forward, transformer_block
+from pure.skips.gated.glu import GLU
+from pure.skips.scaled.norm_placement import parallel_branches, pre_norm, res_post_norm, sandwich
+from pure.skips.streams.value_residual import ValueResidual
 
 __all__ = ["CASES"]
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Final
 
 from pure import nets
-from pure.catalogue.case import Case
+from pure.catalogue.cases import Case
 from pure.catalogue.parts import HE, IMAGE, ROWS
 
 __all__ = ["CASES"]

@@ -15,7 +15,7 @@ from pure.compose.chain import Named, Sequential
 from pure.compose.wrapper import as_pairs
 from pure.errors import ArgumentError, PureError, TreeError
 from pure.initializers import Device, check_generator
-from pure.scan import loops, scan
+from pure.scan_loop import loops, scan
 from pure.tags import WATCHERS, capturing, scope
 
 __all__ = ["LOOPED_FROM", "Repeat"]

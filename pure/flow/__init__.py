@@ -1,29 +1,35 @@
 """Gradient flow, measured exactly for any pure function: norms by leaf, by block, by depth and by sample."""
 
-from pure.flow import infinite_width, plot, theory
-from pure.flow.advice import Advice
+from pure.flow import plot, theory
+from pure.flow.activations.block_deletion import Deletion, PairDeletion, deletion
+from pure.flow.activations.gate_activity import GateActivity, Gates, gates
+from pure.flow.activations.gradients_by_depth import (
+    ActivationGradient,
+    GradientNorms,
+    ParameterGradient,
+    gradient_norms,
+)
+from pure.flow.activations.signal_propagation import ChannelSignal, Signal, signal
+from pure.flow.activations.step_profile import DepthProfile, Spread, StepProfile, depth_profile
 from pure.flow.auditing import Audit, BlockDeletion, BlockFlow, PairNorm, PathShares, audit
-from pure.flow.autocorrelation import Autocorrelation
-from pure.flow.coherence import PathCoherence, path_coherence
-from pure.flow.correlation import Correlation, GradientCorrelation, correlation
-from pure.flow.curvature import Curvature, curvature
-from pure.flow.deletion import Deletion, PairDeletion, deletion
-from pure.flow.depth import DepthProfile, Spread, StepProfile, depth_profile
-from pure.flow.gates import GateActivity, Gates, gates
-from pure.flow.gradients import ActivationGradient, GradientNorms, ParameterGradient, gradient_norms
-from pure.flow.kernel import TangentKernel, ntk
-from pure.flow.landscape import Landscape, filter_normalised, landscape
-from pure.flow.partial_jacobians import PartialJacobians, partial_jacobians
-from pure.flow.path_result import PathSpectrum
-from pure.flow.paths import path_spectrum, path_spectrum_of_loss
-from pure.flow.products import Product, ggn_product, hvp
-from pure.flow.results import save_json
-from pure.flow.sample_gradients import per_sample_gradients
-from pure.flow.samples import PerSampleNorms, per_sample_norms
-from pure.flow.signal import ChannelSignal, Signal, signal
-from pure.flow.spectrum import JacobianSpectrum, jacobian_spectrum
-from pure.flow.style import PlotError
-from pure.flow.terminal import rich_table, show
+from pure.flow.auditing.advice import Advice
+from pure.flow.hessian.hessian_products import Product, ggn_product, hvp
+from pure.flow.hessian.hessian_spectrum import Curvature, curvature
+from pure.flow.hessian.loss_landscape import Landscape, filter_normalised, landscape
+from pure.flow.jacobian.autocorrelation import Autocorrelation
+from pure.flow.jacobian.depth_pairs import PartialJacobians, partial_jacobians
+from pure.flow.jacobian.gradient_correlation import Correlation, GradientCorrelation, correlation
+from pure.flow.jacobian.spectrum import JacobianSpectrum, jacobian_spectrum
+from pure.flow.kernel import infinite_width
+from pure.flow.kernel.tangent_kernel import TangentKernel, ntk
+from pure.flow.paths.coherence import PathCoherence, path_coherence
+from pure.flow.paths.path_result import PathSpectrum
+from pure.flow.paths.path_split import path_spectrum, path_spectrum_of_loss
+from pure.flow.per_sample.sample_gradients import per_sample_gradients
+from pure.flow.per_sample.sample_norms import PerSampleNorms, per_sample_norms
+from pure.flow.plot.style import PlotError
+from pure.flow.shared.result import save_json
+from pure.flow.shared.terminal import rich_table, show
 
 __all__ = [
     "ActivationGradient",

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from pure.block import Block
 from pure.errors import ArgumentError, nearest
-from pure.nets.bert import bert_base, bert_layer
-from pure.nets.cifar import (
+from pure.nets.convolutional.cifar import (
     cifar_preresnet,
     cifar_pyramidnet,
     cifar_resnet,
@@ -26,7 +25,7 @@ from pure.nets.cifar import (
     resnet1202,
     wrn28_10,
 )
-from pure.nets.convnext import (
+from pure.nets.convolutional.convnext import (
     convnext,
     convnext_base,
     convnext_large,
@@ -37,7 +36,7 @@ from pure.nets.convnext import (
     convnextv2_small,
     convnextv2_tiny,
 )
-from pure.nets.densenet import (
+from pure.nets.convolutional.densenet import (
     densenet,
     densenet40_12,
     densenet121,
@@ -47,13 +46,10 @@ from pure.nets.densenet import (
     densenet_bc100_12,
     densenet_cifar,
 )
-from pure.nets.digits import dense_mlp, highway_mlp, plain_mlp, skip_mlp
-from pure.nets.fixup import fixup_resnet, fixup_resnet20, fixup_resnet110
-from pure.nets.gpt2 import gpt2, gpt2_block, gpt2_medium
-from pure.nets.llama import llama, llama_block
-from pure.nets.mobilenet import mobilenet_v2
-from pure.nets.nf_resnet import nf_resnet50, norm_free_resnet
-from pure.nets.resnet import (
+from pure.nets.convolutional.fixup import fixup_resnet, fixup_resnet20, fixup_resnet110
+from pure.nets.convolutional.mobilenet import mobilenet_v2
+from pure.nets.convolutional.nf_resnet import nf_resnet50, norm_free_resnet
+from pure.nets.convolutional.resnet import (
     resnet18,
     resnet18d,
     resnet34,
@@ -67,10 +63,10 @@ from pure.nets.resnet import (
     wide_resnet50_2,
     wide_resnet101_2,
 )
-from pure.nets.resnetv2 import resnet_v2, resnetv2_50
-from pure.nets.transformer import transformer_block
-from pure.nets.transformer_layer import transformer_layer
-from pure.nets.tutorial import (
+from pure.nets.convolutional.resnetv2 import resnet_v2, resnetv2_50
+from pure.nets.convolutional.unet import unet
+from pure.nets.small.digit_classifiers import dense_mlp, highway_mlp, plain_mlp, skip_mlp
+from pure.nets.small.tutorial import (
     dynamic_net,
     residual_block,
     residual_mlp,
@@ -79,8 +75,12 @@ from pure.nets.tutorial import (
     simple_block_with_skip,
     tutorial_resnet,
 )
-from pure.nets.unet import unet
-from pure.nets.vit import (
+from pure.nets.transformers.bert import bert_base, bert_layer
+from pure.nets.transformers.gpt2 import gpt2, gpt2_block, gpt2_medium
+from pure.nets.transformers.layer import transformer_layer
+from pure.nets.transformers.llama import llama, llama_block
+from pure.nets.transformers.parts import transformer_block
+from pure.nets.transformers.vit import (
     vision_transformer,
     vit_b_16,
     vit_b_32,

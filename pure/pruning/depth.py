@@ -17,8 +17,8 @@ from pure.compose.wrapper import Wrapper
 from pure.errors import ArgumentError, UnsupportedError, nearest
 from pure.layers.activation import Activation
 from pure.pruning.rebuild import part, with_children, with_items
-from pure.skips.residual import Residual
-from pure.skips.shortcut import Identity
+from pure.skips.additive.residual import Residual
+from pure.skips.additive.shortcut import Identity
 from pure.tags import observe
 
 __all__ = ["block_importance", "remove_blocks"]

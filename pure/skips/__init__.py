@@ -1,36 +1,50 @@
 """Skip connections: what is carried past a branch, and how the two meet again."""
 
-from pure.skips.channel_gates import ECA, ChannelAttention, SelectiveKernel, SpatialAttention, cbam
-from pure.skips.conv import basic_block, bottleneck, projection
-from pure.skips.convnext import convnext_block
-from pure.skips.dense import DenseSkip
-from pure.skips.dense_former import DenseFormer, EarlierOutputs
-from pure.skips.dense_layers import dense_block, dense_layer, transition
-from pure.skips.depth_attention import DepthAttention, DepthRead
-from pure.skips.depth_router import MixtureOfDepths
-from pure.skips.dual_path import DualPath, dual_path_block
-from pure.skips.dynamic import Dynamic
-from pure.skips.equilibrium import Equilibrium
-from pure.skips.euler import Euler
-from pure.skips.exits import EarlyExit
-from pure.skips.experts import MixtureOfExperts
-from pure.skips.fixup import FixupNormal, fixup, fixup_basic, fixup_bottleneck
-from pure.skips.fractal import Fractal, FractalJoin
-from pure.skips.gated import Highway
-from pure.skips.glu import GLU
-from pure.skips.grn import GatedResidualNetwork
-from pure.skips.gru_gate import GatedSkip, GRUCellSkip
-from pure.skips.halting import ACT, PonderNet, halting_unit
-from pure.skips.hyper import HyperConnection, hyper_connected
-from pure.skips.inverted import inverted_residual
-from pure.skips.laurel import laurel
-from pure.skips.long import LongSkip
-from pure.skips.manifold import ManifoldConnection, sinkhorn
-from pure.skips.momentum import Momentum
-from pure.skips.multi_scale import MultiScale, res2net_block
-from pure.skips.norm_free import norm_free_block
-from pure.skips.one_shot import OneShot, one_shot_aggregation
-from pure.skips.placement import (
+from pure.skips.additive.conv_blocks import basic_block, bottleneck, projection
+from pure.skips.additive.convnext import convnext_block
+from pure.skips.additive.fractal import Fractal, FractalJoin
+from pure.skips.additive.inverted import inverted_residual
+from pure.skips.additive.long_skip import LongSkip
+from pure.skips.additive.multi_scale import MultiScale, res2net_block
+from pure.skips.additive.preactivation import (
+    PoolPad,
+    preact_basic,
+    preact_bottleneck,
+    pyramid_block,
+    pyramid_bottleneck,
+)
+from pure.skips.additive.residual import Residual
+from pure.skips.additive.shake import Shake, shake_shake_block
+from pure.skips.additive.shortcut import AvgPoolProject, Crop, Identity, Interpolate, Pad, Project, Shortcut
+from pure.skips.dense.cross_stage_partial import SplitSkip, cross_stage
+from pure.skips.dense.dense_layers import dense_block, dense_layer, transition
+from pure.skips.dense.dense_skip import DenseSkip
+from pure.skips.dense.dual_path import DualPath, dual_path_block
+from pure.skips.dense.one_shot_aggregation import OneShot, one_shot_aggregation
+from pure.skips.dynamic.early_exits import EarlyExit
+from pure.skips.dynamic.external_control import Dynamic
+from pure.skips.dynamic.halting import ACT, PonderNet, halting_unit
+from pure.skips.dynamic.mixture_of_depths import MixtureOfDepths
+from pure.skips.dynamic.mixture_of_experts import MixtureOfExperts
+from pure.skips.dynamic.routing import AdaptiveResidual, HardGate, SkipLayer, gate_head
+from pure.skips.dynamic.slimmable import SlimConv2d, SlimLinear, Slimmable, SwitchableBatchNorm
+from pure.skips.gated.channel_gates import ECA, ChannelAttention, SelectiveKernel, SpatialAttention, cbam
+from pure.skips.gated.glu import GLU
+from pure.skips.gated.grn import GatedResidualNetwork
+from pure.skips.gated.gru_gate import GatedSkip, GRUCellSkip
+from pure.skips.gated.highway import Highway
+from pure.skips.gated.recurrent_highway import RecurrentHighway
+from pure.skips.gated.scalar_gate import ScalarGate
+from pure.skips.gated.spatial_gating import SpatialGating, gmlp_block
+from pure.skips.reversible.coupling import Reversible, inverse
+from pure.skips.reversible.equilibrium import Equilibrium
+from pure.skips.reversible.euler import Euler
+from pure.skips.reversible.momentum import Momentum
+from pure.skips.reversible.reversal import ReversibleStack
+from pure.skips.scaled.factors import Weighted, layer_scale, layer_scale_start, rezero, skip_init, stochastic_depth
+from pure.skips.scaled.fixup import FixupNormal, fixup, fixup_basic, fixup_bottleneck
+from pure.skips.scaled.norm_free import norm_free_block
+from pure.skips.scaled.norm_placement import (
     deep_norm,
     deep_norm_constants,
     deep_norm_encoder_decoder,
@@ -40,21 +54,13 @@ from pure.skips.placement import (
     res_post_norm,
     sandwich,
 )
-from pure.skips.preactivation import PoolPad, preact_basic, preact_bottleneck, pyramid_block, pyramid_bottleneck
-from pure.skips.recurrent_highway import RecurrentHighway
-from pure.skips.residual import Residual
-from pure.skips.reversal import ReversibleStack
-from pure.skips.reversible import Reversible, inverse
-from pure.skips.routing import AdaptiveResidual, HardGate, SkipLayer, gate_head
-from pure.skips.scalar_gate import ScalarGate
-from pure.skips.scaled import Weighted, layer_scale, layer_scale_start, rezero, skip_init, stochastic_depth
-from pure.skips.shake import Shake, shake_shake_block
-from pure.skips.shortcut import AvgPoolProject, Crop, Identity, Interpolate, Pad, Project, Shortcut
-from pure.skips.slimmable import SlimConv2d, SlimLinear, Slimmable, SwitchableBatchNorm
-from pure.skips.spatial_gating import SpatialGating, gmlp_block
-from pure.skips.split import SplitSkip, cross_stage
-from pure.skips.streams import Collapse, Expand
-from pure.skips.value_residual import ValueResidual
+from pure.skips.streams.dense_former import DenseFormer, EarlierOutputs
+from pure.skips.streams.depth_attention import DepthAttention, DepthRead
+from pure.skips.streams.hyper_connections import HyperConnection, hyper_connected
+from pure.skips.streams.laurel import laurel
+from pure.skips.streams.manifold_hyper_connections import ManifoldConnection, sinkhorn
+from pure.skips.streams.stream_axis import Collapse, Expand
+from pure.skips.streams.value_residual import ValueResidual
 
 __all__ = [
     "ACT",

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pure.block import Block
 from pure.errors import UnsupportedError
+from pure.flow.auditing.block_chain import Chain, Link
+from pure.flow.auditing.chain_sweep import LOG10_2, Pullback, Scaled, floating, log10, run_link, times_power
 from pure.flow.auditing.forward import Forward, Track
-from pure.flow.chain import Chain, Link
-from pure.flow.quantiles import quantiles
-from pure.flow.sweep import LOG10_2, Pullback, Scaled, floating, log10, run_link, times_power
+from pure.flow.shared.quantiles import quantiles
 from pure.tags import Tagged, substitute
 
 __all__ = ["Backward", "backward", "direction", "log10_total", "scaled_loss"]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import UnsupportedError
-from pure.flow.chain import Chain, Link
-from pure.flow.moments import GateShares, Moments, gate_activity, moments
-from pure.flow.sweep import Inputs, floating, outermost_branch, run_link, versions
+from pure.flow.activations.log_moments import GateShares, Moments, gate_activity, moments
+from pure.flow.auditing.block_chain import Chain, Link
+from pure.flow.auditing.chain_sweep import Inputs, floating, outermost_branch, run_link, versions
 from pure.tags import Tagged, observe
 
 __all__ = ["Forward", "Seen", "Stop", "forward", "joint"]

@@ -12,17 +12,17 @@ from torch import Tensor
 from pure import tree
 from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError
-from pure.flow.advice import advise
+from pure.flow.auditing.advice import advise
 from pure.flow.auditing.backward import Backward, Judge, backward, direction, scaled_loss
+from pure.flow.auditing.block_chain import Chain, is_chain
+from pure.flow.auditing.chain_sweep import Scaled, floating
 from pure.flow.auditing.forward import Forward, Seen, forward
+from pure.flow.auditing.growth_fit import growth
 from pure.flow.auditing.result import Audit, BlockDeletion, BlockFlow, PairNorm, PathShares
 from pure.flow.auditing.whole import whole
-from pure.flow.chain import Chain, is_chain
-from pure.flow.checks import check_outermost, finite, finite_values, purely, scalar
-from pure.flow.estimate import half_width
-from pure.flow.growth import growth
-from pure.flow.sweep import Scaled, floating
-from pure.flow.terminal import Bars
+from pure.flow.shared.estimate import half_width
+from pure.flow.shared.input_checks import check_outermost, finite, finite_values, purely, scalar
+from pure.flow.shared.terminal import Bars
 
 __all__ = ["audit"]
 

@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pure.errors import ArgumentError
+from pure.flow.activations.log_moments import GateShares, Moments
 from pure.flow.auditing.forward import Stop
-from pure.flow.growth import Growth
-from pure.flow.moments import GateShares, Moments
-from pure.flow.results import Readings
-from pure.flow.tables import table
+from pure.flow.auditing.growth_fit import Growth
+from pure.flow.shared.result import Readings
+from pure.flow.shared.text_table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from pure.flow.advice import Advice
+    from pure.flow.auditing.advice import Advice
 
 __all__ = ["Audit", "BlockDeletion", "BlockFlow", "PairNorm", "PathShares"]
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from pure.block import Block, Params, State
+from pure.flow.activations.gradients_by_depth import GradientNorms, gradient_norms
+from pure.flow.activations.log_moments import Moments, gate_activity, moments
 from pure.flow.auditing.backward import direction
+from pure.flow.auditing.chain_sweep import floating, log10
 from pure.flow.auditing.forward import Stop, joint
+from pure.flow.auditing.growth_fit import growth
 from pure.flow.auditing.result import Audit, BlockFlow
-from pure.flow.checks import purely
-from pure.flow.gradients import GradientNorms, gradient_norms
-from pure.flow.growth import growth
-from pure.flow.moments import Moments, gate_activity, moments
-from pure.flow.sweep import floating, log10
+from pure.flow.shared.input_checks import purely
 from pure.tags import Tagged, observe
 
 __all__ = ["whole"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pure.flow.auditing.result import HEALTHY, Audit, PathShares
 from pure.flow.plot.panels import curve, panels
-from pure.flow.style import COLOURS
+from pure.flow.plot.style import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pure.errors import ArgumentError
-from pure.flow.correlation import Correlation
+from pure.flow.jacobian.gradient_correlation import Correlation
 from pure.flow.plot.gradients import whole_numbers
 from pure.flow.plot.panels import curve, guide_lines, labelled, legend, styles
-from pure.flow.style import canvas
+from pure.flow.plot.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pure.flow.curvature import Curvature
-from pure.flow.style import COLOURS, canvas
+from pure.flow.hessian.hessian_spectrum import Curvature
+from pure.flow.plot.style import COLOURS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

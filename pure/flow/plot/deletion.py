@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pure.flow.deletion import Deletion
+from pure.flow.activations.block_deletion import Deletion
 from pure.flow.plot.panels import curve, log_if_wide, panels
-from pure.flow.style import COLOURS, MARKERS
+from pure.flow.plot.style import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pure.errors import ArgumentError
-from pure.flow.depth import MEASURES, DepthProfile, Spread
+from pure.flow.activations.step_profile import MEASURES, DepthProfile, Spread
 from pure.flow.plot.panels import curve, labelled, legend, log_if_wide, panels, styles
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pure.flow.gates import OPEN, SHUT, Gates
+from pure.flow.activations.gate_activity import OPEN, SHUT, Gates
 from pure.flow.plot.panels import curve, labelled, legend, panels, styles
-from pure.flow.quantiles import quantiles
+from pure.flow.shared.quantiles import quantiles
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from pure.errors import ArgumentError
-from pure.flow.gradients import ActivationGradient, GradientNorms
-from pure.flow.samples import PerSampleNorms
-from pure.flow.style import COLOURS, HEAT, MARKERS, canvas
+from pure.flow.activations.gradients_by_depth import ActivationGradient, GradientNorms
+from pure.flow.per_sample.sample_norms import PerSampleNorms
+from pure.flow.plot.style import COLOURS, HEAT, MARKERS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pure.flow.kernel import TangentKernel
+from pure.flow.kernel.tangent_kernel import TangentKernel
 from pure.flow.plot.gradients import whole_numbers
-from pure.flow.style import COLOURS, HEAT, canvas
+from pure.flow.plot.style import COLOURS, HEAT, canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pure.flow.landscape import Landscape
-from pure.flow.style import COLOURS, HEAT, canvas
+from pure.flow.hessian.loss_landscape import Landscape
+from pure.flow.plot.style import COLOURS, HEAT, canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

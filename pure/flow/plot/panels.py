@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pure.errors import ArgumentError
 from pure.flow.plot.gradients import _ticks, whole_numbers
-from pure.flow.style import COLOURS, MARKERS, canvas
+from pure.flow.plot.style import COLOURS, MARKERS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pure.errors import ArgumentError
-from pure.flow.coherence import PathCoherence
-from pure.flow.path_result import PathSpectrum
+from pure.flow.paths.coherence import PathCoherence
+from pure.flow.paths.path_result import PathSpectrum
 from pure.flow.plot.panels import curve, guide_lines, legend, panels
-from pure.flow.style import COLOURS, MARKERS
+from pure.flow.plot.style import COLOURS, MARKERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

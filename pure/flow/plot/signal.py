@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pure.flow.activations.signal_propagation import Signal
 from pure.flow.plot.panels import curve, guide_lines, labelled, legend, log_if_wide, panels, styles
-from pure.flow.signal import Signal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

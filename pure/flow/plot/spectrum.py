@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError
-from pure.flow.estimate import half_width
-from pure.flow.partial_norms import PartialJacobians
+from pure.flow.jacobian.partial_norms import PartialJacobians
+from pure.flow.jacobian.singular_values import JacobianSpectrum
 from pure.flow.plot.gradients import whole_numbers
-from pure.flow.singular_values import JacobianSpectrum
-from pure.flow.style import COLOURS, HEAT, canvas
+from pure.flow.plot.style import COLOURS, HEAT, canvas
+from pure.flow.shared.estimate import half_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,10 @@ import torch
 from pure import tree
 from pure.block import Block, specification
 from pure.errors import ArgumentError
-from pure.flow.checks import check_outermost
-from pure.flow.estimate import Estimate, estimate
-from pure.flow.results import Readings
-from pure.flow.tables import number, table
+from pure.flow.shared.estimate import Estimate, estimate
+from pure.flow.shared.input_checks import check_outermost
+from pure.flow.shared.result import Readings
+from pure.flow.shared.text_table import number, table
 from pure.flow.theory.measures import Measured, measured
 from pure.flow.theory.prediction import Prediction, Predictions, refusals
 from pure.flow.theory.predictions import predict

@@ -15,8 +15,8 @@ from pure.errors import ArgumentError
 from pure.initializers import Initializer, Normal, Orthogonal
 from pure.layers import Activation, Linear, RMSNorm
 from pure.skips import Residual
-from pure.skips.placement import pre_norm
-from pure.skips.scaled import Weighted
+from pure.skips.scaled.factors import Weighted
+from pure.skips.scaled.norm_placement import pre_norm
 
 __all__ = ["linear", "mixed", "plain", "pre_normed", "residual", "same_gates"]
 

@@ -12,7 +12,7 @@ from torch.func import jvp, vjp, vmap
 
 from pure import tree
 from pure.block import Block
-from pure.flow.theory.path_parts import path_parts
+from pure.flow.theory.laws.path_parts import path_parts
 from pure.flow.theory.prediction import Predictions
 from pure.initializers import Device
 

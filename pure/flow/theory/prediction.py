@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pure.flow.results import Readings
-from pure.flow.tables import number, table
+from pure.flow.shared.result import Readings
+from pure.flow.shared.text_table import number, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,9 +7,9 @@ import math
 from pure.block import Block
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow.theory.draws import energies, inexact, not_gaussian, second_moment, traces
-from pure.flow.theory.mean_field import Flow, mean_field
+from pure.flow.theory.laws.mean_field import Flow, mean_field
+from pure.flow.theory.laws.spectrum import plain_spectrum_ratio, residual_spectrum_ratio
 from pure.flow.theory.prediction import LAWS, Prediction, Predictions
-from pure.flow.theory.spectrum import plain_spectrum_ratio, residual_spectrum_ratio
 from pure.flow.theory.stack import Gate, Layer, Skip, Stack, read_stack
 
 __all__ = ["predict"]

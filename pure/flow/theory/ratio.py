@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from pure.errors import ArgumentError
-from pure.flow.estimate import Estimate, student_t
+from pure.flow.shared.estimate import Estimate, student_t
 
 __all__ = ["mean_ratio", "z_score"]
 

@@ -16,8 +16,8 @@ from pure.layers import Activation, LayerNorm, Linear, RMSNorm, Scale
 from pure.layers.dropout import Dropout, DropPath
 from pure.layers.linear import default_bias
 from pure.skips import Highway, Residual
-from pure.skips.scaled import Weighted
-from pure.skips.shortcut import Identity
+from pure.skips.additive.shortcut import Identity
+from pure.skips.scaled.factors import Weighted
 
 __all__ = ["Gate", "Layer", "Norm", "Part", "Skip", "Stack", "read_stack"]
 

@@ -1,0 +1,1 @@
+"""The application: the command `pure-export`, the report and the reference page."""

@@ -1,0 +1,215 @@
+"""The reference page: every row of the catalogue with its formula, leaves, call and drawing; nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from export.app.reference import checked
+from export.app.reference.drawing import drawn
+from export.app.reference.facts import Entry, Facts, facts
+from export.app.reference.findings import findings
+from export.app.reference.flow import flow_of
+from export.app.reference.snippet import snippet
+from export.app.reference.structure import drawing_of, has_unknown
+from export.app.reference.style import CSS, SCRIPT
+from export.app.report.page.markup import badge, details, text
+from export.files.atomic_write import replacing
+from pure.catalogue import CASES, FAMILIES, Case
+
+COMMAND = "pure-export reference --out docs/catalogue.html"
+"""Makes the page that is kept with the sources."""
+SHORT = 10
+"""A list of more lines than this is folded."""
+ARXIV = re.compile(r"(?<![\d./])(\d{4}\.\d{4,5})(?!\d)")
+
+ABOUT: dict[str, str] = {
+    "layer": "One operation each; what everything else is made of.",
+    "shortcut": "What is carried past a branch that changes the shape.",
+    "additive": "The stream plus a branch.",
+    "scaled": "The branch or the stream times a constant or learnt factor.",
+    "gated": "Factors between 0 and 1, computed from the input.",
+    "dense": "Earlier outputs joined or mixed.",
+    "streams": "Several streams side by side.",
+    "reversible": "The input can be computed from the output.",
+    "dynamic": "What runs depends on a signal.",
+    "transformer": "Attention and what goes around it.",
+    "composition": "Blocks put together.",
+    "network": "Whole networks.",
+}
+
+
+def write(path: str | os.PathLike[str]) -> int:
+    """Write the page, whole or not at all, and return how many rows it has.
+
+    Args:
+        path: The file.
+
+    Raises:
+        WriteError: If the file cannot be written.
+    """
+    page = render()
+    with replacing(path) as file:
+        file.write(page.encode())
+    return len(CASES)
+
+
+def render(cases: Sequence[Case] = CASES, record: Mapping[str, Any] | None = None) -> str:
+    """Return the page's HTML.
+
+    Args:
+        cases: The rows.
+        record: What was measured of them, as ``checked.load`` gives it; None reads that.
+    """
+    known = checked.load() if record is None else record
+    families = [(family, [case for case in cases if case.family == family]) for family in FAMILIES]
+    families = [(family, rows) for family, rows in families if rows]
+    sections = [_section(family, rows, known.get("rows", {})) for family, rows in families]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>pure-export catalogue</title><style>{CSS}</style></head>\n<body><main>\n"
+        f'{_header(len(cases))}\n<div class="cols">{_contents(families)}\n<div>{_search()}{"".join(sections)}'
+        f"{_environment(known)}</div></div>\n</main><script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _header(count: int) -> str:
+    return (
+        f"<header><h1>The catalogue: {count} blocks</h1>"
+        '<p class="soft">Every row is a pure function over a tree of parameters: '
+        "<code>params, state = block.init(generator)</code>, then <code>y = block(params, x, state, extras)</code>. "
+        "Shapes have the batch first. The tests hold each row against its oracle in float64: outputs, gradients, new "
+        f"state.</p>{_key()}</header>"
+    )
+
+
+def _key() -> str:
+    samples = (
+        ('<rect class="b weights" x="1" y="1" width="32" height="16" rx="4"/>', "has parameters"),
+        ('<rect class="b plain" x="1" y="1" width="32" height="16" rx="4"/>', "has none"),
+        ('<rect class="b block" x="1" y="1" width="32" height="16" rx="4"/>', "more parts, not drawn"),
+        ('<rect class="b node" x="1" y="1" width="32" height="16" rx="8"/>', "parts meet as the formula says"),
+        ('<path class="a" d="M1 9H33"/>', "carried past"),
+        ('<circle class="j" cx="17" cy="9" r="8"/><path class="s" d="M12.5 9h9M17 4.5v9"/>', "sum"),
+        ('<circle class="j" cx="17" cy="9" r="8"/><path class="s" d="M13.6 5.6l6.8 6.8m0 -6.8l-6.8 6.8"/>', "product"),
+    )
+    items = (
+        f'<li><svg class="d" viewBox="0 0 34 18" aria-hidden="true">{mark}</svg>{text(word)}</li>'
+        for mark, word in samples
+    )
+    return f'<ul class="key">{"".join(items)}</ul>'
+
+
+def _search() -> str:
+    return (
+        '<div class="search" hidden><label for="search">Search</label>'
+        '<input id="search" type="search" placeholder="name, formula, source, leaf" autocomplete="off">'
+        '<output id="found" for="search" aria-live="polite"></output></div>'
+    )
+
+
+def _contents(families: Iterable[tuple[str, Sequence[Case]]]) -> str:
+    items = []
+    for family, rows in families:
+        names = "".join(f'<li><a href="#{text(case.name)}">{text(case.name)}</a></li>' for case in rows)
+        items.append(
+            f'<li><details><summary><a href="#family-{family}">{family}</a> <span class="count">{len(rows)}</span>'
+            f"</summary><ul>{names}</ul></details></li>"
+        )
+    return f'<nav aria-label="Contents"><h2>Families</h2><ol>{"".join(items)}</ol></nav>'
+
+
+def _section(family: str, rows: Sequence[Case], known: Mapping[str, Any]) -> str:
+    body = "".join(_row(case, _measured(case, known)) for case in rows)
+    return (
+        f'<section data-family="{family}"><h2 id="family-{family}">{family.capitalize()} '
+        f'<span class="count">{len(rows)}</span></h2><p class="soft">{text(ABOUT[family])}</p>{body}</section>\n'
+    )
+
+
+def _measured(case: Case, known: Mapping[str, Any]) -> Any:
+    """Return what was measured of the row as it is now; what was measured of an earlier one is not shown."""
+    found = known.get(case.name)
+    return found if found and found.get("fingerprint", "") in ("", checked.fingerprint(case)) else None
+
+
+def _row(case: Case, measured: Any) -> str:
+    """Return the card of one row."""
+    found = facts(case)
+    name = text(case.name)
+    flow = flow_of(case) if has_unknown(found.block) else None
+    drawing = drawn(drawing_of(found.block, flow), f"Diagram of {case.name}")
+    return (
+        f'<article class="card row" id="{name}"><div><h3><a href="#{name}">{name}</a></h3>'
+        f'<p class="formula">{text(case.formula)}</p>{_definitions(case, found, measured)}'
+        f'<pre class="code" tabindex="0" aria-label="how to call {name}"><code>{text(snippet(case))}</code></pre></div>'
+        f'<div class="drawing">{drawing}</div></article>\n'
+    )
+
+
+def _definitions(case: Case, found: Facts, measured: Any) -> str:
+    noise = "drawn by <code>block.noise</code>, needed in training" if found.noise else ""
+    oracle = "code written for the tests from the formula" if case.oracle == "formula" else text(case.oracle)
+    pairs = [
+        ("source", linked(case.source)),
+        ("initial values", text(case.init)),
+        ("shapes", f"{text(found.x)} → {text(found.y)}"),
+        ("parameters", _parameters(found)),
+        ("state", _entries(found.state)),
+        ("extras", _entries(found.extras)),
+        ("noise", noise),
+        ("tags", _entries(found.tags)),
+        ("oracle", oracle),
+        ("checked", _checked(measured)),
+    ]
+    shown = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in pairs if value)
+    return f"<dl>{shown}</dl>"
+
+
+def _parameters(found: Facts) -> str:
+    if not found.leaves:
+        return "none"
+    return f"{found.parameters:,}{_entries(found.leaves)}"
+
+
+def _entries(entries: Sequence[Entry]) -> str:
+    """Return names with shapes, folded where there are many."""
+    if not entries:
+        return ""
+    lines = "".join(
+        f"<li><code>{text(entry.name)}</code> {text(entry.shape)}"
+        + (f' <span class="k">{text(entry.kind)}</span>' if entry.kind else "")
+        + "</li>"
+        for entry in entries
+    )
+    listing = f'<ul class="leaves">{lines}</ul>'
+    return listing if len(entries) <= SHORT else details(f"{len(entries)} lines", listing)
+
+
+def linked(source: str) -> str:
+    """Return a source as HTML in which arXiv's numbers are links.
+
+    >>> linked("He et al. 2015 (1512.03385)")
+    'He et al. 2015 (<a href="https://arxiv.org/abs/1512.03385">1512.03385</a>)'
+    """
+    return ARXIV.sub(r'<a href="https://arxiv.org/abs/\1">\1</a>', text(source))
+
+
+def _checked(measured: Any) -> str:
+    lines = []
+    for what, status, said in findings(measured):
+        mark = f" {badge(status)}" if status else ""
+        lines.append(f"<li>{text(what)}:{mark} {text(said)}</li>")
+    return f'<ul class="leaves">{"".join(lines)}</ul>'
+
+
+def _environment(known: Mapping[str, Any]) -> str:
+    where = known.get("environment")
+    if not where:
+        return ""
+    said = where if isinstance(where, str) else json.dumps(where, indent=1, ensure_ascii=False, sort_keys=True)
+    return f'<section class="card">{details("Where the rows were checked", f"<pre>{text(said)}</pre>")}</section>'

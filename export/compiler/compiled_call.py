@@ -1,0 +1,155 @@
+"""One compiled kind of call: a session that is fed with tensors where they lie, and whose results become tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxruntime.capi.onnxruntime_pybind11_state import OrtValueVector
+from torch import Tensor
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
+
+from export.files.pytree_structure import Structure, rebuild
+from export.runtime import sessions
+
+__all__ = ["Compilation", "Program", "Watched"]
+
+Watched = tuple[Callable[[], Tensor | None], int, int]
+"""A captured tensor by a weak reference, its version and its address when it was compiled in."""
+
+_NUMPY: dict[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.float64: np.float64,
+    torch.float16: np.float16,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.int16: np.int16,
+    torch.int8: np.int8,
+    torch.uint8: np.uint8,
+    torch.bool: np.bool_,
+}
+"""How ONNX Runtime is told a dtype; it knows no word for the others, which it reads from DLPack."""
+
+_OPTIONS = onnxruntime.RunOptions()
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """What was compiled for one kind of arguments.
+
+    Attributes:
+        arguments: Dtypes and shapes of the tensors that are given, by dotted name.
+        baked: Names of the tensors that are compiled in, captured ones included.
+        nodes: ONNX nodes, before ONNX Runtime's own optimisation.
+        trace_seconds: Time for recording and translating.
+        session_seconds: Time for ONNX Runtime's optimisation.
+        device: "cpu" or "cuda".
+        replayed: Whether a call replays one CUDA graph.
+    """
+
+    arguments: dict[str, str]
+    baked: tuple[str, ...]
+    nodes: int
+    trace_seconds: float
+    session_seconds: float
+    device: str
+    replayed: bool = False
+
+
+class Program:
+    """A session with all that a call needs to know.
+
+    Args:
+        session: The session.
+        inputs: Position among the arguments' tensors, and name, of each that the session takes.
+        leaves: The example tensors, for their dtypes and shapes.
+        outputs: Name and dtype of each result.
+        structure: The containers of the results.
+        captured: Tensors that are compiled in without being arguments.
+        baked: Identities of the arguments that are compiled in.
+        compilation: What to tell the user.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        inputs: Sequence[tuple[int, str]],
+        leaves: Sequence[Tensor],
+        outputs: Sequence[tuple[str, torch.dtype]],
+        structure: Structure,
+        captured: list[Watched],
+        baked: frozenset[int],
+        compilation: Compilation,
+    ) -> None:
+        self.session, self.captured, self.baked, self.compilation = session, captured, baked, compilation
+        self._assemble = assembler(structure)
+        self._positions = [position for position, _ in inputs]
+        self._names = [name for _, name in inputs]
+        given = [leaves[position] for position in self._positions]
+        self._shapes = [tuple(leaf.shape) for leaf in given]
+        self._dtypes = [_NUMPY.get(leaf.dtype) for leaf in given]
+        self._outputs = [name for name, _ in outputs]
+        self._truths = [i for i, (_, dtype) in enumerate(outputs) if dtype == torch.bool]
+        device = onnxruntime.OrtDevice.make(compilation.device, 0)._get_c_device()
+        self._feeds, self._fetches = [device] * len(inputs), [device] * len(outputs)
+        self._somewhere = torch.empty(1, device=compilation.device)  # an address for tensors without values
+
+    def stale(self) -> bool:
+        """Tell whether a tensor that the function captured was changed in place since, or got other memory."""
+        found = ((find(), version, address) for find, version, address in self.captured)
+        return any(
+            leaf is not None and (leaf._version != version or leaf.data_ptr() != address)
+            for leaf, version, address in found
+        )
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """Return the results for the arguments' tensors, of the shapes that this was compiled for."""
+        given = [tensors[position] for position in self._positions]
+        for i, leaf in enumerate(given):
+            if not leaf.is_contiguous() or leaf.is_neg():
+                given[i] = leaf.detach().resolve_neg().contiguous()
+        if self.compilation.device == "cuda":  # what PyTorch has queued comes first: ONNX Runtime has its own stream
+            torch.cuda.current_stream(self._somewhere.device).synchronize()
+        results = OrtValueVector()
+        try:
+            self.session.run_with_ortvaluevector(
+                _OPTIONS, self._names, self._fed(given), self._outputs, results, self._fetches
+            )
+        except sessions._ERRORS as error:
+            raise sessions.translated(error, None) from error
+        made = results.to_dlpacks(torch._C._from_dlpack)
+        for i in self._truths:
+            made[i] = made[i].view(torch.bool)
+        return self._assemble(made)
+
+    def _fed(self, given: Sequence[Tensor]) -> OrtValueVector:
+        feed = OrtValueVector()
+        if None not in self._dtypes:
+            somewhere = self._somewhere.data_ptr()
+            addresses = [leaf.data_ptr() or somewhere for leaf in given]
+            feed.push_back_batch(given, addresses, self._dtypes, self._shapes, self._feeds)
+            return feed
+        for leaf in given:
+            truth = leaf.dtype == torch.bool
+            feed.push_back(to_dlpack(leaf.detach().view(torch.uint8) if truth else leaf.detach()), truth)
+        return feed
+
+
+def assembler(structure: Structure) -> Callable[[Sequence[Any]], Any]:
+    """Return what ``rebuild`` does for one structure, as a function of the leaves, for calls that are many."""
+    (kind, content), *_ = structure.items()
+    if kind == "leaf":
+        return operator.itemgetter(content)
+    if kind == "dict":
+        parts = [(key, assembler(value)) for key, value in content.items()]
+        return lambda leaves: {key: part(leaves) for key, part in parts}
+    if kind in ("list", "tuple"):
+        make = list if kind == "list" else tuple
+        items = [assembler(value) for value in content]
+        return lambda leaves: make([item(leaves) for item in items])
+    return lambda leaves: rebuild(structure, leaves)

@@ -1,0 +1,85 @@
+"""A model with its functions put back: the flat graph that runs, whose nodes carry their whole names and paths."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from export.graph.function_bodies import inside, notes, renamed
+from export.graph.function_calls import DOMAIN
+
+
+def inline(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the body of each repeated block in the place of its calls; the model is changed, and returned.
+
+    A node's name is the call's and its own, as in ``layer1.1.conv1.Conv``; so is its path. Its operation is the one
+    that the call's metadata names.
+
+    Example:
+        >>> from onnx import parser
+        >>> from export.graph.function_outline import outline
+        >>> model = parser.parse_model('''<ir_version: 10, opset_import: ["" : 20]> g (float[2] x) => (float[2] y) {
+        ...     a = Sin (x) b = Cos (a) c = Tan (b) d = Abs (c) e = Sin (d) f = Cos (e) h = Tan (f) y = Abs (h) }''')
+        >>> model = onnx.shape_inference.infer_shapes(model)
+        >>> for i, node in enumerate(model.graph.node):
+        ...     helper.set_metadata_props(node, {"path": f"blocks.{i // 4}"})
+        >>> outline(model)
+        >>> [node.op_type for node in model.graph.node]
+        ['blocks_block', 'blocks_block']
+        >>> [node.op_type for node in inline(model).graph.node]
+        ['Sin', 'Cos', 'Tan', 'Abs', 'Sin', 'Cos', 'Tan', 'Abs']
+    """
+    functions = {function.name: function for function in model.functions if function.domain == DOMAIN}
+    if not functions:
+        return model
+    nodes = onnx.GraphProto(node=model.graph.node)
+    names = {tensor.name for tensor in model.graph.initializer}
+    del model.graph.node[:], model.functions[:]
+    for node in nodes.node:
+        if node.domain == DOMAIN:
+            _put(model.graph, node, functions[node.op_type], names)
+        else:
+            model.graph.node.add().CopyFrom(node)
+    opsets = onnx.ModelProto(opset_import=[opset for opset in model.opset_import if opset.domain != DOMAIN])
+    del model.opset_import[:]
+    model.opset_import.extend(opsets.opset_import)
+    return model
+
+
+def _put(graph: onnx.GraphProto, call: onnx.NodeProto, function: onnx.FunctionProto, names: set[str]) -> None:
+    """Add the nodes of one call, and the constants of the body that are not among the tensors ``names`` yet."""
+    about = notes(call)
+    values = {name: f"{call.name}.{name}" for node in function.node for name in inside(node)}
+    values.update(zip(function.input, call.input, strict=True))
+    values.update(zip(function.output, call.output, strict=True))
+    for node in filter(is_constant, function.node):  # the bodies have them under the names that they had in the graph
+        name = values[node.output[0]] = node.output[0]
+        if name not in names:
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(node.attribute[0].t)
+            tensor.name = name
+            names.add(name)
+
+    def change(node: onnx.NodeProto) -> None:
+        node.name = f"{call.name}.{node.name}"
+        own = notes(node)
+        own["path"] = f"{about['path']}.{own['path']}" if "path" in own else about["path"]
+        del node.metadata_props[:]
+        helper.set_metadata_props(node, own)
+
+    operations = [node for node in function.node if not is_constant(node)]
+    for node, origin in zip(operations, about.get("fx", "").split(), strict=True):
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        renamed(copy, values, change)
+        copy.metadata_props.add(key="fx", value=origin)
+    there = set(call.output)
+    for info in function.value_info:
+        name = values[info.name]
+        if info.name not in function.input and name not in there:
+            graph.value_info.add(name=name).type.CopyFrom(info.type)
+
+
+def is_constant(node: onnx.NodeProto) -> bool:
+    """Tell whether a node holds one of a body's constants rather than an operation."""
+    return node.op_type == "Constant" and not node.metadata_props

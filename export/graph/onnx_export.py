@@ -1,0 +1,351 @@
+"""``to_onnx``: an ONNX file that is a pure function, with its names and pytree structure inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import onnx_ir as ir
+
+from export.errors import ArgumentError, UnsupportedOpError
+from export.files import atomic_write, data_file, saving, splicing
+from export.files.data_file import DataFile
+from export.graph.builder import ONNX_TYPES, Builder, dtype_name
+from export.graph.checking import check as check_model
+from export.graph.function_calls import DOMAIN
+from export.graph.function_inlining import is_constant
+from export.graph.function_outline import outline
+from export.ops.registry import TABLE, lower_nodes
+from export.trace import isolation
+from export.trace.aten_graph import Traced, trace
+
+if TYPE_CHECKING:
+    from export.runtime.loading import Loaded
+
+FORMAT = 1
+"""Version of the metadata written into files."""
+
+DEFAULT_OPSET = 20
+OPSETS = range(18, 24)
+CALL_KEY = "pure_export.call"
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: The file.
+        inputs: Names of the graph's inputs, in order.
+        outputs: Names of its outputs, in order.
+        fixed: Names of the tensors that are inside the file: baked arguments and captured tensors.
+        nodes: Number of ONNX nodes, those of branches included, and those of a function for each of its calls.
+        opset: The ONNX opset.
+        size: Bytes of the file, and of the data file if there is one.
+        data: The data file beside it that holds its large tensors, None if there is none.
+        functions: Names of the ONNX functions that stand for repeated blocks.
+    """
+
+    path: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    fixed: tuple[str, ...]
+    nodes: int
+    opset: int
+    size: int
+    data: Path | None = None
+    functions: tuple[str, ...] = ()
+
+    def load(self, device: str = "auto") -> Loaded:
+        """Load the file; see ``export.load``."""
+        from export.runtime.loading import load
+
+        return load(self.path, device=device)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} ({self.size / 1024:.1f} KiB): {self.nodes} nodes, opset {self.opset}, "
+            f"{len(self.inputs)} inputs, {len(self.outputs)} outputs, {len(self.fixed)} tensors inside"
+        )
+
+
+def to_onnx(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    path: str | os.PathLike[str],
+    bake: Sequence[int] = (),
+    dynamic: Sequence[Any] | None = None,
+    opset: int | None = None,
+    *,
+    functions: bool = True,
+    external: bool | int | None = None,
+) -> Exported:
+    """Write a pure function as an ONNX file.
+
+    Args:
+        fn: Any pure function over pytrees of tensors: a block, a loss, a lambda.
+        args: Its positional arguments, as examples. Tensors become inputs named by their dotted path
+            (``params.fc1.weight``); static Python numbers and strings are fixed at their value.
+        path: The file to write. It appears whole or not at all.
+        bake: Positions of arguments whose tensors are fixed in the file; the loaded function takes the others.
+        dynamic: One entry an argument in the style of vmap's ``in_dims``: None, ``{axis: name}`` for all of its leaves,
+            or a pytree prefix of such. The same name means the same size.
+        opset: The ONNX opset, 18 to 23; 20 by default.
+        functions: Whether repeated blocks become ONNX functions, each called once a block.
+        external: Whether large tensors go into a data file beside the model, ``model.onnx.<digest>.data``: None where
+            the model would exceed 2 GB, which no ONNX file may; True for tensors from 1 KiB on; a number for tensors
+            of at least so many bytes; False never. Both files belong together; move them together.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ArgumentError: If ``args``, ``bake``, ``dynamic``, ``opset`` or ``external`` do not fit.
+        WriteError: If the path cannot be written, or the file would exceed 2 GB with ``external=False``.
+        TracingError: If the function depends on tensor values in Python.
+        SpecialisedSizeError: If it works for one value of a dynamic size only.
+        MutationError: If it changes an argument.
+        RandomOpError: If it draws random numbers.
+        UnsupportedOpError: If an operation has no ONNX form.
+
+    Example:
+        >>> import tempfile, torch
+        >>> def double(x):
+        ...     return {"twice": 2 * x}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     exported = to_onnx(double, (torch.ones(3),), folder + "/double.onnx", dynamic=({0: "n"},))
+        ...     exported.inputs, exported.outputs
+        (('x',), ('out.twice',))
+    """
+    aside: dict[str, ir.TensorProtocol] = {}
+    with data_file.beside(path) as data, atomic_write.replacing(path) as file:
+        proto, fixed = build(
+            fn,
+            args,
+            bake=bake,
+            dynamic=dynamic,
+            opset=opset,
+            functions=functions,
+            data=data,
+            external=external,
+            aside=aside,
+        )
+        pieces = saving.written(proto.SerializeToString(), aside)
+        for piece in pieces:
+            file.writelines(piece.chunks())
+        if data.path is not None:
+            file.flush()
+            check_model(proto, file.name)
+    return Exported(
+        path=Path(path),
+        inputs=tuple(value.name for value in proto.graph.input),
+        outputs=tuple(value.name for value in proto.graph.output),
+        fixed=fixed,
+        nodes=count_nodes(proto.graph, proto.functions),
+        functions=tuple(function.name for function in proto.functions),
+        opset=proto.opset_import[0].version,
+        size=splicing.total(pieces) + data.size,
+        data=data.path,
+    )
+
+
+def build(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    bake: Sequence[int] = (),
+    dynamic: Sequence[Any] | None = None,
+    opset: int | None = None,
+    functions: bool = True,
+    data: DataFile | None = None,
+    external: bool | int | None = None,
+    aside: dict[str, ir.TensorProtocol] | None = None,
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Trace, translate and check a function; return the model and the names of the tensors inside it.
+
+    A model with a data file is not checked here, because the checker wants to see both as files.
+    """
+    saving.threshold(external)
+    opset = DEFAULT_OPSET if opset is None else opset
+    if opset not in OPSETS:
+        raise ArgumentError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
+    baked = baked_positions(bake, len(args) if isinstance(args, (tuple, list)) else 0)
+    with isolation.uncollected():
+        traced = trace(fn, args, dynamic, TABLE)
+        return translate(traced, baked, opset, functions=functions, data=data, external=external, aside=aside)
+
+
+def baked_positions(bake: Sequence[int], count: int) -> frozenset[int]:
+    """Check ``bake`` and return its positions counted from the front."""
+    if isinstance(bake, int) or any(not isinstance(i, int) or not -count <= i < count for i in bake):
+        raise ArgumentError(
+            f"bake must be a tuple of argument positions from 0 to {count - 1}, got {bake!r}; write bake=(0,)"
+        )
+    return frozenset(i % count for i in bake)
+
+
+def translate(
+    traced: Traced,
+    baked: frozenset[int],
+    opset: int,
+    *,
+    check: bool = True,
+    tuned: bool = False,
+    functions: bool = False,
+    data: DataFile | None = None,
+    external: bool | int | None = False,
+    aside: dict[str, ir.TensorProtocol] | None = None,
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Turn a recorded function into an ONNX model, which the checker accepts.
+
+    Where ``aside`` is given, large tensors go there by their names, and the model holds their descriptions alone.
+    """
+    arguments = traced.arguments
+    g = Builder(traced.sizes, opset, tuned)
+    g.reserve([*arguments.leaf_names, *traced.out_names])
+    g.captured_names = traced.constants
+    placeholders = traced.graph.graph.find_nodes(op="placeholder")
+    inputs: list[ir.Value] = []
+    fixed_names = {}
+    for i, (placeholder, name) in enumerate(zip(placeholders, arguments.leaf_names, strict=True)):
+        leaf = arguments.leaves[i]
+        if leaf.dtype not in ONNX_TYPES:
+            raise UnsupportedOpError(
+                f"{name} has dtype {leaf.dtype}, which an exported file cannot hold",
+                op="input",
+                dtype=dtype_name(leaf.dtype),
+            )
+        if arguments.owner[i] in baked:
+            if arguments.axes[i]:
+                raise ArgumentError(f"{name} is both baked and dynamic; a baked tensor's size is fixed")
+            g.values[placeholder] = g.initializer(name, leaf)
+            fixed_names[i] = name
+            continue
+        dims = [arguments.axes[i].get(axis, int(size)) for axis, size in enumerate(leaf.shape)]
+        value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(ONNX_TYPES[leaf.dtype]))
+        g.dtypes[value] = leaf.dtype
+        g.values[placeholder] = value
+        inputs.append(value)
+    results = lower_nodes(g, traced.graph)
+    examples = traced.outputs
+    outputs = _name_outputs(g, inputs, results, traced.out_names, examples)
+    nodes = swept(g.scopes[0].nodes, outputs)
+    used = {value for node in nodes for value in _reads(node)}
+    kept = set(fixed_names.values())  # a file is a checkpoint: baked tensors that nothing reads stay as well
+    initializers = [value for name, value in g.initializers.items() if value in used or name in kept]
+    graph = ir.Graph(
+        inputs, outputs, nodes=nodes, initializers=initializers, opset_imports={"": opset}, name=traced.name
+    )
+    model = ir.Model(graph, ir_version=10, producer_name="pure-export", producer_version=_version("pure-export"))
+    call = _call(traced, baked, examples, g)
+    model.metadata_props[CALL_KEY] = json.dumps(call, separators=(",", ":"))
+    if data is not None:
+        saving.move_out(model, data, external)
+    saving.check_size(model)
+    if aside is not None:
+        aside.update(saving.set_aside(model))
+    proto = ir.to_proto(model)
+    if functions:
+        outline(proto, arguments.leaf_names)
+    if check and (data is None or data.path is None):
+        check_model(proto)
+    return proto, tuple(value.name or "" for value in initializers if not (value.name or "").startswith("constant."))
+
+
+def _name_outputs(
+    g: Builder, inputs: Sequence[ir.Value], results: Sequence[ir.Value], names: Sequence[str], examples: Sequence[Any]
+) -> list[ir.Value]:
+    """Give the outputs their names; one that is an input, a constant or another output goes through an Identity."""
+    own = {output for node in g.scopes[0].nodes for output in node.outputs}
+    g.origin = None
+    outputs: list[ir.Value] = []
+    for result, name, example in zip(results, names, examples, strict=True):
+        value = result
+        if value not in own or value in outputs:
+            g.scopes[0].computed.clear()
+            value = g.op("Identity", value)
+        value.name = name
+        value.shape = ir.Shape([g.sizes.dimension(size) for size in example.shape])
+        outputs.append(value)
+    return outputs
+
+
+def _reads(node: ir.Node) -> set[ir.Value]:
+    """Values that a node uses, those used inside its branches included."""
+    found = {value for value in node.inputs if value is not None}
+    for attribute in node.attributes.values():
+        if isinstance(attribute.value, ir.Graph):
+            for inner in attribute.value:
+                found |= _reads(inner)
+            found |= set(attribute.value.outputs)
+    return found
+
+
+def swept(nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> list[ir.Node]:
+    """Drop nodes that no output needs."""
+    needed = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if needed.intersection(node.outputs):
+            for attribute in node.attributes.values():
+                if isinstance(attribute.value, ir.Graph):
+                    inner = swept(list(attribute.value), attribute.value.outputs)
+                    attribute.value.remove([n for n in attribute.value if n not in set(inner)])
+            kept.append(node)
+            needed |= _reads(node)
+    return kept[::-1]
+
+
+def _call(traced: Traced, baked: frozenset[int], examples: Sequence[Any], g: Builder) -> dict[str, Any]:
+    """Everything that rebuilds the call from the file alone."""
+    arguments = traced.arguments
+    leaves = [
+        {
+            "name": name,
+            "dtype": dtype_name(leaf.dtype),
+            "shape": [arguments.axes[i].get(axis, int(size)) for axis, size in enumerate(leaf.shape)],
+            "baked": arguments.owner[i] in baked,
+        }
+        for i, (name, leaf) in enumerate(zip(arguments.leaf_names, arguments.leaves, strict=True))
+    ]
+    outputs = [
+        {"name": name, "dtype": dtype_name(x.dtype), "shape": [g.sizes.dimension(size) for size in x.shape]}
+        for name, x in zip(traced.out_names, examples, strict=True)
+    ]
+    return {
+        "format": FORMAT,
+        "function": traced.name,
+        "arguments": [
+            {"name": name, "structure": structure, "baked": i in baked}
+            for i, (name, structure) in enumerate(zip(arguments.names, arguments.structures, strict=True))
+        ],
+        "leaves": leaves,
+        "out": {"structure": traced.out_structure, "leaves": outputs},
+        "dynamic": sorted(traced.sizes.named),
+        "versions": {name: _version(name) for name in ("pure-export", "torch", "onnx", "onnx-ir")},
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def count_nodes(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = ()) -> int:
+    """Count nodes, those of branches included, and those of a function for each of its calls."""
+    bodies = {function.name: function for function in functions}
+    count = 0
+    for node in graph.node:
+        body = bodies[node.op_type].node if node.domain == DOMAIN else [node]
+        for inner in body:
+            count += not is_constant(inner)
+            count += sum(count_nodes(attribute.g) for attribute in inner.attribute if attribute.HasField("g"))
+    return count

@@ -1,0 +1,1 @@
+"""What is known about each operator, one file a family."""

@@ -1,0 +1,127 @@
+"""Activation functions, whole where ONNX has them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from export.graph.builder import Builder, Rule, node_dtype
+from export.ops.elementwise import unary
+
+aten: Any = torch.ops.aten
+
+
+def gelu(g: Builder, node: Node, x: Any, approximate: str = "none") -> ir.Value:
+    """GELU, exact by erf or by tanh."""
+    value, dtype = g.tensor(x), node_dtype(node)
+    if g.opset >= 20 and dtype in (torch.float32, torch.float16):
+        return g.op("Gelu", value, approximate=approximate)
+    half, one = g.constant(0.5, dtype), g.constant(1.0, dtype)
+    if approximate == "tanh":
+        cube = g.op("Mul", g.op("Mul", value, value), value)
+        inner = g.op("Add", value, g.op("Mul", cube, g.constant(0.044715, dtype)))
+        bend = g.op("Tanh", g.op("Mul", inner, g.constant(math.sqrt(2 / math.pi), dtype)))
+    else:
+        bend = g.op("Erf", g.op("Mul", value, g.constant(math.sqrt(0.5), dtype)))
+    return g.op("Mul", g.op("Mul", value, half), g.op("Add", bend, one))
+
+
+def silu(g: Builder, node: Node, x: Any) -> ir.Value:
+    """x·sigmoid(x)."""
+    return g.op("Mul", g.tensor(x), g.op("Sigmoid", g.tensor(x)))
+
+
+def elu(g: Builder, node: Node, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> ir.Value:
+    """scale·(x if x > 0 else alpha·(exp(input_scale·x) - 1)); Selu is one of these."""
+    dtype = node_dtype(node)
+    value = g.tensor(x)
+    if input_scale != 1 or (alpha != 1 and dtype == torch.float64):
+        below = g.op("Mul", g.op("Min", value, g.constant(0.0, dtype)), g.constant(input_scale, dtype))
+        bent = g.op("Mul", g.op("Elu", below), g.constant(alpha, dtype))
+        result = g.op("Add", g.op("Relu", value), bent)
+    else:
+        result = g.op("Elu", value, alpha=float(alpha))
+    return result if scale == 1 else g.op("Mul", result, g.constant(scale, dtype))
+
+
+def softplus(g: Builder, node: Node, x: Any, beta: float = 1.0, threshold: float = 20.0) -> ir.Value:
+    """log(1 + exp(beta·x)) / beta, linear above the threshold as in PyTorch."""
+    dtype = node_dtype(node)
+    value = g.tensor(x)
+    inner = value if beta == 1 else g.op("Mul", value, g.constant(beta, dtype))
+    soft = g.op("Softplus", inner)
+    soft = soft if beta == 1 else g.op("Div", soft, g.constant(beta, dtype))
+    linear = g.op("Greater", inner, g.constant(threshold, dtype), dtype=torch.bool)
+    return g.op("Where", linear, value, soft, dtype=dtype)
+
+
+def mish(g: Builder, node: Node, x: Any) -> ir.Value:
+    """x·tanh(softplus(x))."""
+    return g.op("Mul", g.tensor(x), g.op("Tanh", softplus(g, node, x)))
+
+
+def leaky_relu(g: Builder, node: Node, x: Any, slope: float = 0.01) -> ir.Value:
+    """x if x > 0 else slope·x; an ONNX attribute is a float32, too coarse a slope for a float64 tensor."""
+    if node_dtype(node) == torch.float64:
+        value = g.tensor(x)
+        below = g.op("Min", value, g.constant(0.0, torch.float64))
+        return g.op("Add", g.op("Relu", value), g.op("Mul", below, g.constant(slope, torch.float64)))
+    return g.op("LeakyRelu", g.tensor(x), alpha=float(slope))
+
+
+def prelu(g: Builder, node: Node, x: Any, weight: Any) -> ir.Value:
+    """Leaky ReLU with a learned slope, here already of a shape that broadcasts against x."""
+    return g.op("PRelu", g.tensor(x), g.tensor(weight))
+
+
+def hardtanh(g: Builder, node: Node, x: Any, low: float = -1.0, high: float = 1.0) -> ir.Value:
+    """Limit to [low, high]."""
+    dtype = node_dtype(node)
+    return g.op("Min", g.op("Max", g.tensor(x), g.constant(low, dtype)), g.constant(high, dtype))
+
+
+def hardsigmoid(g: Builder, node: Node, x: Any) -> ir.Value:
+    """min(max(x + 3, 0), 6) / 6."""
+    dtype = node_dtype(node)
+    raised = g.op("Add", g.tensor(x), g.constant(3.0, dtype))
+    limited = g.op("Min", g.op("Max", raised, g.constant(0.0, dtype)), g.constant(6.0, dtype))
+    return g.op("Div", limited, g.constant(6.0, dtype))
+
+
+def hardswish(g: Builder, node: Node, x: Any) -> ir.Value:
+    """x·hardsigmoid(x)."""
+    return g.op("Mul", g.tensor(x), hardsigmoid(g, node, x))
+
+
+def softmax(kind: str) -> Rule:
+    """Softmax and LogSoftmax over one axis."""
+
+    def rule(g: Builder, node: Node, x: Any, dim: int, half_to_float: bool = False) -> ir.Value:
+        value = g.tensor(x, node_dtype(node))
+        if not g.shape_of(x):
+            return g.op("Squeeze", g.op(kind, g.unsqueeze(value, 0), axis=0), g.constant([0]))
+        return g.op(kind, value, axis=dim)
+
+    return rule
+
+
+def logsigmoid(g: Builder, node: Node, x: Any) -> tuple[ir.Value, ir.Value]:
+    """-softplus(-x), and exp(-|x|), which PyTorch keeps for the derivative."""
+    value = g.tensor(x)
+    result = g.op("Neg", g.op("Softplus", g.op("Neg", value)))
+    return result, g.op("Exp", g.op("Neg", g.op("Abs", value)))
+
+
+TABLE: dict[Any, Rule] = {
+    aten.relu.default: unary("Relu"), aten.sigmoid.default: unary("Sigmoid"), aten.tanh.default: unary("Tanh"),
+    aten.gelu.default: gelu, aten.silu.default: silu, aten.elu.default: elu, aten.softplus.default: softplus,
+    aten.mish.default: mish, aten.leaky_relu.default: leaky_relu, aten._prelu_kernel.default: prelu,
+    aten.hardtanh.default: hardtanh, aten.hardsigmoid.default: hardsigmoid, aten.hardswish.default: hardswish,
+    aten._softmax.default: softmax("Softmax"), aten._log_softmax.default: softmax("LogSoftmax"),
+    aten.log_sigmoid_forward.default: logsigmoid,
+}  # fmt: skip
+"""Activations."""

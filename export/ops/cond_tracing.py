@@ -1,0 +1,166 @@
+"""``torch.cond`` while tracing: an ONNX ``If`` outside transforms, a select inside them.
+
+PyTorch's own ``torch.cond`` runs Dynamo over both branches first. That takes long, loses the source lines, refuses
+Python that Dynamo does not know, and fails under ``grad``. Tracing therefore puts ``traced_cond`` in its place:
+
+* The branches are run once with proxies off to find the tensors that they close over; those become operands, and the
+  higher-order operator records both branches as subgraphs. An operand keeps its identity in the subgraph, so the
+  branch's own closure finds it.
+* Under a functorch transform (``vmap``, ``grad``…) both branches are computed and ``torch.where`` selects. A gradient
+  through the branch not taken is multiplied by zero, so it must be finite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch._higher_order_ops.cond import cond_op
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from export.errors import TracingError
+from export.files.pytree_structure import Structure, describe, rebuild
+from export.trace.isolation import functorch_depth
+from export.trace.source_lines import user_line
+from pure.scan_loop import once, taken_by
+
+Cond = Callable[..., Any]
+
+
+class _Closures(TorchDispatchMode):
+    """Collects the tensors that a function uses without having been given or having made them."""
+
+    def __init__(self, operands: Sequence[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.known = {id(x): x for x in operands}
+        self.found: dict[int, torch.Tensor] = {}
+
+    def see(self, tree: Any) -> None:
+        for x in _tensors(tree):
+            if id(x) not in self.known and isinstance(x, FakeTensor):
+                self.found.setdefault(id(x), x)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.see((args, kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        for x in _tensors(result):
+            if id(x) not in self.found:
+                self.known[id(x)] = x
+        return result
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from _tensors(value)
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            yield from _tensors(value)
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, torch.Tensor)
+
+
+@contextlib.contextmanager
+def replaced(substitute: Cond) -> Iterator[Cond]:
+    """Put ``substitute`` in the place of ``torch.cond`` in this thread, and give the original to the body."""
+    original = torch.cond
+    thread = threading.get_ident()
+
+    def cond(*args: Any, **kwargs: Any) -> Any:
+        return (substitute if threading.get_ident() == thread else original)(*args, **kwargs)
+
+    torch.cond = cond
+    try:
+        yield original
+    finally:
+        torch.cond = original
+
+
+def traced_cond(
+    pred: Any, true_fn: Cond, false_fn: Cond, operands: Sequence[Any] = (), *, symbols: Sequence[Any] = ()
+) -> Any:
+    """Record a condition.
+
+    Args:
+        pred: A Python bool, or a boolean tensor with one element.
+        true_fn: Called with the operands if ``pred`` holds.
+        false_fn: Called with the operands otherwise; returns the same structure, shapes and dtypes.
+        operands: Tensors, or pytrees of tensors.
+        symbols: The trace's symbolic sizes, which a branch may use.
+
+    Returns:
+        What the branch returns.
+
+    Raises:
+        TracingError: If the branches' outputs differ in structure, shape or dtype.
+    """
+    if isinstance(pred, (bool, int, float)):
+        return true_fn(*operands) if pred else false_fn(*operands)
+    if isinstance(pred, torch.SymBool):
+        return true_fn(*operands) if bool(pred) else false_fn(*operands)
+    if not isinstance(pred, torch.Tensor) or pred.dtype != torch.bool or pred.numel() != 1:
+        what = f"{tuple(pred.shape)} {pred.dtype}" if isinstance(pred, torch.Tensor) else repr(pred)
+        raise TracingError(
+            f"torch.cond needs a boolean tensor with one element as its predicate, got {what}; "
+            f"reduce it with .any() or .all(), or use torch.where for one choice a sample\n  source: {user_line()}"
+        )
+    if functorch_depth():
+        return _select(pred, true_fn, false_fn, operands)
+
+    structures: dict[str, Structure] = {}
+    given = list(_tensors(list(operands)))
+    found: dict[int, torch.Tensor] = {}
+
+    def flat(name: str, branch: Cond) -> Callable[..., tuple[torch.Tensor, ...]]:
+        def run(*_: Any) -> tuple[torch.Tensor, ...]:
+            structures[name], leaves, _names = describe(branch(*operands), _is_tensor, "out")
+            outside = {x.untyped_storage()._cdata for x in (*given, *found.values())}
+            # The operator allows no output that shares memory with an operand.
+            return tuple(x.clone() if x.untyped_storage()._cdata in outside else x for x in leaves)
+
+        return run
+
+    branches = flat("true", true_fn), flat("false", false_fn)
+    signatures = []
+    with disable_proxy_modes_tracing(), replaced(_both), taken_by(once):
+        for branch in branches:
+            with _Closures(given) as seen:
+                result = branch()
+            seen.see(result)
+            found.update(seen.found)
+            signatures.append([(tuple(x.shape), x.dtype) for x in result])
+    if structures["true"] != structures["false"] or signatures[0] != signatures[1]:
+        raise TracingError(
+            "the branches of torch.cond must return the same structure, shapes and dtypes; "
+            f"true returns {signatures[0]}, false returns {signatures[1]}\n  source: {user_line()}"
+        )
+    flat_operands = (*given, *found.values(), *symbols)
+    leaves = cond_op(pred.reshape(()), *branches, flat_operands)
+    return rebuild(structures["true"], leaves)
+
+
+def _both(pred: Any, true_fn: Cond, false_fn: Cond, operands: Sequence[Any] = ()) -> Any:
+    """Run both branches, so that the closures of a nested condition are seen; the value does not matter."""
+    false_fn(*operands)
+    return true_fn(*operands)
+
+
+def _select(pred: torch.Tensor, true_fn: Cond, false_fn: Cond, operands: Sequence[Any]) -> Any:
+    structure, yes, _ = describe(true_fn(*operands), _is_tensor, "out")
+    other, no, _ = describe(false_fn(*operands), _is_tensor, "out")
+    shapes = [[(tuple(x.shape), x.dtype) for x in side] for side in (yes, no)]
+    if structure != other or shapes[0] != shapes[1]:
+        raise TracingError(
+            "the branches of torch.cond must return the same structure, shapes and dtypes; "
+            f"true returns {shapes[0]}, false returns {shapes[1]}\n  source: {user_line()}"
+        )
+    return rebuild(structure, [torch.where(pred.reshape(()), a, b) for a, b in zip(yes, no, strict=True)])

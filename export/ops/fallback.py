@@ -1,0 +1,135 @@
+"""Operators outside the table: onnxscript's own functions, so that nothing torch.onnx can do is lost.
+
+They are called with PyTorch's op recorder, which is private; where it is missing or refuses, the operation counts as
+unsupported, which is what it would be without this file.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+import onnxscript
+import torch
+from torch.fx import Node
+
+from export.graph.builder import ONNX_TYPES, Builder
+
+try:
+    from torch.onnx._internal.exporter import _building, _dispatching, _errors, _registration, _tensors
+except ImportError:  # another PyTorch: do without
+    _building = None  # type: ignore[assignment]
+
+LIBRARY_OPSET = 18
+"""The opset that onnxscript's functions are written for."""
+
+NEVER = frozenset({"aten::as_strided", "aten::as_strided_copy", "aten::as_strided_scatter", "aten::resize"})
+"""Operators that read memory by strides, which an ONNX tensor does not have: a form that ignores that is wrong."""
+
+
+def _corners(node: Node) -> str:
+    corners = node.args[2] if len(node.args) > 2 else node.kwargs.get("align_corners")
+    return "ONNX places the samples elsewhere than PyTorch: antialias with align_corners=False" if corners else ""
+
+
+def _integers(node: Node) -> str:
+    example = node.args[0].meta["val"] if isinstance(node.args[0], Node) else None
+    wrong = isinstance(example, torch.Tensor) and not example.is_floating_point()
+    return "onnxscript's function for it takes floating point alone: cast the argument" if wrong else ""
+
+
+def _statistics(node: Node) -> str:
+    return "onnxscript's function for it leaves the batch's statistics out; torch.nn.functional.batch_norm has a form"
+
+
+WRONG: dict[str, Callable[[Node], str]] = {
+    "aten::_upsample_bilinear2d_aa": _corners,
+    "aten::_upsample_bicubic2d_aa": _corners,
+    "aten::angle": _integers,
+    "aten::_native_batch_norm_legit_functional": _statistics,
+}
+"""{operator: says why onnxscript's function is wrong for a node's arguments, or nothing where it is right}."""
+
+
+@functools.cache
+def _registry() -> Any:
+    return _registration.ONNXRegistry.from_torchlib()
+
+
+def lower(g: Builder, node: Node) -> Any:
+    """Translate by onnxscript's function for the overload.
+
+    Raises:
+        UnsupportedOpError: If it has none, or its function refuses the arguments.
+    """
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None and schema.name in NEVER:
+        raise g.unsupported("it reads memory by strides; write it with indexing or views")
+    wrong = WRONG[schema.name](node) if schema is not None and schema.name in WRONG else ""
+    if wrong:
+        raise g.unsupported(wrong)
+    if _building is None:
+        raise g.unsupported("this package has no ONNX form for it")
+    function, _ = _dispatching.dispatch(node, _registry())
+    if function is None:
+        raise g.unsupported("neither this package nor onnxscript has an ONNX form for it")
+    opset = onnxscript.values.Opset("", LIBRARY_OPSET)
+    given: dict[ir.Value, ir.Value] = {}
+
+    def convert(arg: Any) -> Any:
+        if isinstance(arg, Node):
+            return _stand_in(g, g.tensor(arg), arg, opset, given)
+        if isinstance(arg, (list, tuple)):
+            return [convert(item) for item in arg]
+        if isinstance(arg, torch.dtype):
+            return int(ONNX_TYPES[arg])
+        return str(arg) if isinstance(arg, (torch.device, torch.layout, torch.memory_format)) else arg
+
+    recorder = _building.OpRecorder(opset, {})  # type: ignore[abstract]
+    try:
+        with onnxscript.evaluator.default_as(recorder):
+            results = function(*map(convert, node.args), **{key: convert(value) for key, value in node.kwargs.items()})
+    except (_errors.GraphConstructionError, TypeError, ValueError, KeyError, NotImplementedError) as error:
+        raise g.unsupported(f"onnxscript's function for it refuses these arguments ({error})") from error
+    if recorder.functions:
+        raise g.unsupported("onnxscript's form of it needs local functions")
+    for recorded in recorder.nodes:
+        _adopt(g, node, recorded, given)
+    results = tuple(results) if isinstance(results, (list, tuple)) else results
+    examples = node.meta["val"] if isinstance(results, tuple) else (node.meta["val"],)
+    if isinstance(results, tuple) and len(results) != len(examples):
+        raise g.unsupported(f"onnxscript's function for it gives {len(results)} results instead of {len(examples)}")
+    if any(isinstance(example, torch.Tensor) and example.dtype not in ONNX_TYPES for example in examples):
+        raise g.unsupported("an exported file cannot hold complex numbers; write it with real and imaginary parts")
+    for value, example in zip(results if isinstance(results, tuple) else (results,), examples, strict=True):
+        g.dtypes[value] = example.dtype
+        value.type = ir.TensorType(ONNX_TYPES[example.dtype])
+    return results
+
+
+def _stand_in(g: Builder, value: ir.Value, arg: Node, opset: Any, given: dict[ir.Value, ir.Value]) -> ir.Value:
+    """Wrap a value in the type that onnxscript's functions compute with."""
+    example = arg.meta.get("val")
+    shape = [g.sizes.dimension(size) for size in example.shape] if isinstance(example, torch.Tensor) else []
+    kind = ir.TensorType(ONNX_TYPES[g.dtypes[value]])
+    symbol: ir.Value = _tensors.SymbolicTensor(opset, name=value.name, shape=ir.Shape(shape), type=kind)
+    given[symbol] = value
+    return symbol
+
+
+def _adopt(g: Builder, node: Node, recorded: ir.Node, given: dict[ir.Value, ir.Value]) -> None:
+    """Take a recorded ONNX node into the graph, with this graph's values, names and notes."""
+    for i, value in enumerate(recorded.inputs):
+        if value in given:
+            recorded.replace_input_with(i, given[value])
+    recorded.name = g.unique(f"{node.name}.{recorded.op_type}")
+    for i, output in enumerate(recorded.outputs):
+        output.name = g.unique(f"{recorded.name}:{i}")
+        output.shape = None
+        if output.dtype is not None:
+            g.dtypes[output] = next((key for key, kind in ONNX_TYPES.items() if kind == output.dtype), torch.float32)
+    notes = {"path": node.meta.get("path"), "source": node.meta.get("source"), "fx": g.prefix + node.name}
+    recorded.metadata_props.update({name: text for name, text in notes.items() if text})
+    g.scopes[-1].nodes.append(recorded)

@@ -1,0 +1,231 @@
+"""Gather, scatter, sort: tensors as positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from export.graph.builder import Builder, Rule, node_dtype
+
+aten: Any = torch.ops.aten
+
+
+def gather(g: Builder, node: Node, x: Any, dim: int, index: Any, **_: Any) -> ir.Value:
+    """Take along an axis, one position an element."""
+    if not g.shape_of(x):
+        return g.tensor(x) if not g.shape_of(index) else g.op("Expand", g.tensor(x), g.runtime_shape(index))
+    return g.op("GatherElements", g.tensor(x), g.tensor(index), axis=dim)
+
+
+def scatter(reduction: str | None) -> Rule:
+    """Write or add along an axis."""
+
+    def rule(g: Builder, node: Node, x: Any, dim: int, index: Any, source: Any, **_: Any) -> ir.Value:
+        if not g.shape_of(x):
+            raise g.unsupported("a tensor without axes; use x.reshape(1)")
+        value = _source(g, source, index, node_dtype(node))
+        return g.op("ScatterElements", g.tensor(x), g.tensor(index), value, axis=dim, reduction=reduction)
+
+    return rule
+
+
+def _source(g: Builder, source: Any, index: Any, dtype: torch.dtype) -> ir.Value:
+    """Return what is scattered, cut to the positions' shape, as PyTorch ignores the rest."""
+    value = g.tensor(source, dtype)
+    if not isinstance(source, Node):
+        return g.op("Expand", value, g.runtime_shape(index))
+    if [*map(str, g.shape_of(source))] == [*map(str, g.shape_of(index))]:
+        return value
+    count = len(g.shape_of(index))
+    return g.op("Slice", value, g.constant([0] * count), g.runtime_shape(index), g.constant(list(range(count))))
+
+
+_REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "mean": "add"}
+
+
+def scatter_reduce(
+    g: Builder, node: Node, x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
+) -> ir.Value:
+    """Reduce what goes to one position; without the old value, positions that get some start from the neutral one."""
+    dtype = node_dtype(node)
+    if not g.shape_of(x):
+        raise g.unsupported("a tensor without axes; use x.reshape(1)")
+    places, value, start = g.tensor(index), _source(g, source, index, dtype), g.tensor(x)
+
+    def scattered(target: ir.Value, updates: ir.Value, reduction: str | None) -> ir.Value:
+        return g.op("ScatterElements", target, places, updates, axis=dim, reduction=reduction)
+
+    def everywhere(number: float) -> ir.Value:
+        return g.op("Expand", g.constant(number, dtype), g.runtime_shape(index))
+
+    if not include_self:
+        start = scattered(start, everywhere(_neutral(reduce, dtype)), None)
+    total = scattered(start, value, _REDUCTIONS[reduce])
+    if reduce != "mean":
+        return total
+    ones = g.op("Expand", g.constant(1, dtype), g.runtime_shape(x))
+    counts = scattered(ones if include_self else scattered(ones, everywhere(0), None), everywhere(1), "add")
+    if dtype.is_floating_point:
+        return g.op("Div", total, counts)
+    return g.op("Div", g.op("Sub", total, g.op("Mod", total, counts)), counts)
+
+
+def _neutral(reduce: str, dtype: torch.dtype) -> float:
+    """Return the number that changes nothing when it is reduced with another."""
+    if reduce in ("amax", "amin"):
+        lowest = -float("inf") if dtype.is_floating_point else torch.iinfo(dtype).min
+        highest = float("inf") if dtype.is_floating_point else torch.iinfo(dtype).max
+        return lowest if reduce == "amax" else highest
+    return 1 if reduce == "prod" else 0
+
+
+def index_select(g: Builder, node: Node, x: Any, dim: int, index: Any) -> ir.Value:
+    """Take positions of an axis."""
+    return g.op("Gather", g.tensor(x), g.tensor(index), axis=dim)
+
+
+def embedding(g: Builder, node: Node, weight: Any, index: Any, *_: Any) -> ir.Value:
+    """Rows of a matrix."""
+    return g.op("Gather", g.tensor(weight), g.tensor(index), axis=0)
+
+
+def _positions(g: Builder, indices: Sequence[Any]) -> tuple[list[int], list[ir.Value], int]:
+    """Indexed axes, their index tensors broadcast to one shape, and that shape's rank."""
+    axes = [i for i, index in enumerate(indices) if index is not None]
+    nodes = [indices[i] for i in axes]
+    if any(node.meta["val"].dtype in (torch.bool, torch.uint8) for node in nodes):
+        raise g.unsupported("a mask as an index gives a shape that depends on the data; use torch.where")
+    values = [g.tensor(node, torch.int64) for node in nodes]
+    shapes = [[*map(str, g.shape_of(node))] for node in nodes]
+    rank = max(len(shape) for shape in shapes)
+    if any(shape != shapes[0] for shape in shapes):
+        zero = g.constant(0)
+        zeros = [g.op("Mul", value, zero) for value in values]
+        values = [_sum(g, [value, *(z for j, z in enumerate(zeros) if j != i)]) for i, value in enumerate(values)]
+    return axes, values, rank
+
+
+def _sum(g: Builder, values: Sequence[ir.Value]) -> ir.Value:
+    total = values[0]
+    for value in values[1:]:
+        total = g.op("Add", total, value)
+    return total
+
+
+def index(g: Builder, node: Node, x: Any, indices: Sequence[Any]) -> ir.Value:
+    """Advanced indexing: one Gather for one index, GatherND for several."""
+    axes, values, rank = _positions(g, indices)
+    value = g.tensor(x)
+    if len(axes) == 1:
+        return g.op("Gather", value, values[0], axis=axes[0])
+    total = len(g.shape_of(x))
+    rest = [i for i in range(total) if i not in axes]
+    moved = g.transpose(value, [*axes, *rest])
+    stacked = g.op("Concat", *(g.unsqueeze(v, rank) for v in values), axis=rank)
+    result = g.op("GatherND", moved, stacked)
+    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
+    if not adjacent or axes[0] == 0:
+        return result
+    before = list(range(rank, rank + axes[0]))
+    after = list(range(rank + axes[0], rank + len(rest)))
+    return g.transpose(result, [*before, *range(rank), *after])
+
+
+def index_put(
+    g: Builder, node: Node, x: Any, indices: Sequence[Any], values: Any, accumulate: bool = False
+) -> ir.Value:
+    """Write or add at positions given by index tensors."""
+    if any(item is not None and item.meta["val"].dtype == torch.bool for item in indices):
+        only = [item for item in indices if item is not None]
+        if len(only) == 1 and not accumulate and indices[0] is only[0] and not g.shape_of(values):
+            missing = len(g.shape_of(x)) - len(g.shape_of(only[0]))
+            lead = len(g.shape_of(only[0]))
+            mask = g.unsqueeze(g.tensor(only[0]), *range(lead, lead + missing))
+            return g.op("Where", mask, g.tensor(values, node_dtype(node)), g.tensor(x), dtype=node_dtype(node))
+    axes, positions, rank = _positions(g, indices)
+    dtype = node_dtype(node)
+    total = len(g.shape_of(x))
+    rest = [i for i in range(total) if i not in axes]
+    order = [*axes, *rest]
+    moved = g.transpose(g.tensor(x), order)
+    stacked = g.op("Concat", *(g.unsqueeze(v, rank) for v in positions), axis=rank)
+    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
+    value = g.tensor(values, dtype)
+    before = axes[0] if adjacent else 0
+    if before:
+        # The values are laid out like the indexed result: (axes before, positions, axes after).
+        missing = rank + len(rest) - len(g.shape_of(values))
+        value = g.unsqueeze(value, *range(missing))
+        value = g.transpose(
+            value, [*range(before, before + rank), *range(before), *range(before + rank, rank + len(rest))]
+        )
+    shape = g.op("Shape", positions[0], dtype=torch.int64)
+    if rest:
+        shape = g.op("Concat", shape, g.op("Shape", moved, dtype=torch.int64, start=len(axes), end=None), axis=0)
+    updates = g.op("Expand", value, shape)
+    result = g.op("ScatterND", moved, stacked, updates, reduction="add" if accumulate else None)
+    return g.transpose(result, [order.index(i) for i in range(total)])
+
+
+def topk(
+    g: Builder, node: Node, x: Any, k: Any, dim: int = -1, largest: bool = True, order: bool = True
+) -> tuple[ir.Value, ...]:
+    """The k largest or smallest, with positions."""
+    return _ordered(g, g.tensor(x), g.size(k), dim, largest, order)
+
+
+def _ordered(
+    g: Builder, value: ir.Value, count: ir.Value, dim: int, largest: bool, order: bool = True
+) -> tuple[ir.Value, ...]:
+    """TopK by value, with NaN as the largest; small integers and booleans by way of int32."""
+    dtype = g.dtypes[value]
+    narrow = dtype in (torch.bool, torch.uint8, torch.int8, torch.int16)
+    key = g.cast(value, torch.int32) if narrow else value
+    if dtype.is_floating_point:
+        infinite = g.constant(float("inf"), dtype)
+        key = g.op("Where", g.op("IsNaN", value, dtype=torch.bool), infinite, value, dtype=dtype)
+    options: dict[str, Any] = {"axis": dim, "largest": int(largest), "sorted": int(order)}
+    values, positions = g.ops("TopK", key, count, count=2, dtypes=[None, torch.int64], **options)
+    if dtype.is_floating_point:
+        values = g.op("GatherElements", value, positions, axis=dim)
+    return g.cast(values, dtype), positions
+
+
+def sort(g: Builder, node: Node, x: Any, dim: int = -1, descending: bool = False) -> tuple[ir.Value, ...]:
+    """Sort an axis: TopK of everything, stable as ONNX Runtime prefers the lower position among equals."""
+    value = g.tensor(x)
+    if not g.shape_of(x):
+        return value, g.constant(0)
+    size = g.shape_of(x)[dim]
+    count = g.dim(value, dim % len(g.shape_of(x))) if g.static(size) is None else g.size(size)
+    return _ordered(g, value, count, dim, descending)
+
+
+def stable_sort(
+    g: Builder, node: Node, x: Any, *, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[ir.Value, ...]:
+    """Sort, keeping the order of equals."""
+    return sort(g, node, x, dim, descending)
+
+
+TABLE: dict[Any, Rule] = {
+    aten.gather.default: gather,
+    aten.scatter.src: scatter(None),
+    aten.scatter.value: scatter(None),
+    aten.scatter_add.default: scatter("add"),
+    aten.scatter_reduce.two: scatter_reduce,
+    aten.index_select.default: index_select,
+    aten.embedding.default: embedding,
+    aten.index.Tensor: index,
+    aten._unsafe_index.Tensor: index,
+    aten.index_put.default: index_put,
+    aten._unsafe_index_put.default: index_put,
+    aten.topk.default: topk,
+    aten.sort.default: sort,
+    aten.sort.stable: stable_sort,
+}
+"""Gather, scatter, sort."""

@@ -1,0 +1,118 @@
+"""Derivatives of pooling: the largest values get theirs by position, a mean spreads its own over the window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from export.graph.builder import Builder, Rule
+from export.ops.conv import spread
+
+aten: Any = torch.ops.aten
+
+
+def max_pool_backward(rank: int) -> Rule:
+    """``max_pool…_with_indices_backward``: each derivative is added where its value came from."""
+
+    def rule(
+        g: Builder,
+        node: Node,
+        grad: Any,
+        x: Any,
+        kernel: Any,
+        stride: Any,
+        padding: Any,
+        dilation: Any,
+        ceil_mode: bool,
+        indices: Any,
+    ) -> ir.Value:
+        shape = g.shape_of(x)
+        lead = shape[:-rank]
+        many, few = math.prod(_fixed(g, x, rank)), math.prod(_fixed(g, grad, rank))
+        values, positions = (g.reshape(g.tensor(arg), [*lead, few]) for arg in (grad, indices))
+        size = g.op("Shape", g.reshape(g.tensor(x), [*lead, many]), dtype=torch.int64)
+        empty = g.op("Expand", g.constant(0.0, g.dtypes[values]), size)
+        added = g.op("ScatterElements", empty, positions, values, axis=len(lead), reduction="add")
+        return g.reshape(added, shape)
+
+    return rule
+
+
+def avg_pool_backward(rank: int) -> Rule:
+    """``avg_pool…_backward``: a transposed convolution with ones, over what each window counts."""
+
+    def rule(
+        g: Builder,
+        node: Node,
+        grad: Any,
+        x: Any,
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        ceil_mode: bool,
+        count_include_pad: bool,
+        divisor_override: int | None,
+    ) -> ir.Value:
+        shape = g.shape_of(x)
+        inner, outer = _fixed(g, x, rank), _fixed(g, grad, rank)
+        sizes, pads = spread(kernel, rank), spread(padding, rank)
+        steps = spread(stride, rank) if stride else sizes
+        value = g.tensor(grad)
+        dtype = g.dtypes[value]
+        counts = _counts(outer, inner, sizes, steps, pads, count_include_pad, divisor_override)
+        value = g.op("Div", value, g.tensor_constant(counts.to(dtype)))
+        value = g.op("Reshape", value, g.constant([-1, 1, *outer]))
+        reached = [(o - 1) * s + k - p for o, s, k, p in zip(outer, steps, sizes, pads, strict=True)]
+        behind = [least - size for least, size in zip(reached, inner, strict=True)]
+        whole = g.op(
+            "ConvTranspose",
+            value,
+            g.tensor_constant(torch.ones(1, 1, *sizes, dtype=dtype)),
+            kernel_shape=sizes,
+            strides=steps,
+            pads=[*pads, *(max(size, 0) for size in behind)],
+            output_padding=[max(-size, 0) for size in behind] if min(behind) < 0 else None,
+        )
+        return g.reshape(whole, shape)
+
+    return rule
+
+
+def _fixed(g: Builder, arg: Any, rank: int) -> list[int]:
+    """Return the spatial sizes of a node, which must be fixed."""
+    return g.fixed(g.shape_of(arg)[-rank:], "the derivative of pooling needs fixed spatial sizes")
+
+
+def _counts(
+    outer: Sequence[int],
+    inner: Sequence[int],
+    sizes: Sequence[int],
+    steps: Sequence[int],
+    pads: Sequence[int],
+    count_include_pad: bool,
+    divisor: int | None,
+) -> torch.Tensor:
+    """Return what each window's sum is divided by, of shape `outer`."""
+    if divisor:
+        return torch.full(tuple(outer), divisor)
+    counts = torch.ones((), dtype=torch.int64)
+    for out, size, window, step, pad in zip(outer, inner, sizes, steps, pads, strict=True):
+        start = torch.arange(out) * step - pad
+        end = (start + window).clamp(max=size + pad)
+        along = end - start if count_include_pad else end.clamp(max=size) - start.clamp(min=0)
+        counts = counts[..., None] * along
+    return counts
+
+
+TABLE: dict[Any, Rule] = {
+    aten.max_pool2d_with_indices_backward.default: max_pool_backward(2),
+    aten.max_pool3d_with_indices_backward.default: max_pool_backward(3),
+    aten.avg_pool2d_backward.default: avg_pool_backward(2),
+    aten.avg_pool3d_backward.default: avg_pool_backward(3),
+}
+"""Derivatives of pooling."""

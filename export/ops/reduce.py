@@ -1,0 +1,224 @@
+"""Reductions over axes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from export.graph.builder import REDUCED, Builder, Rule, node_dtype
+from export.ops import integers
+
+aten: Any = torch.ops.aten
+
+
+def _axes(g: Builder, x: Any, dim: Any) -> list[int]:
+    rank = len(g.shape_of(x))
+    dims = [dim] if isinstance(dim, int) else list(dim or [])
+    return sorted({d % rank for d in dims}) if dims and rank else list(range(rank))
+
+
+def reduced(g: Builder, kind: str, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
+    """Reduce, or leave a scalar as it is."""
+    if not axes:
+        return value
+    return g.op(kind, value, g.constant(axes), keepdims=int(keepdim))
+
+
+LONG = 4096
+"""Values over which a sum is taken axis by axis: ONNX Runtime adds one after another, PyTorch pairwise."""
+
+
+DYNAMIC = 128
+"""What a dynamic size counts for there: two of them are many values, one beside a few classes is not."""
+
+
+def added(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
+    """Sum or average; over many values one axis after another, last axis first, so that rounding errors stay small."""
+    sizes = (g.shape_of(x)[axis] for axis in axes)
+    count = math.prod(size if isinstance(size, int) else DYNAMIC for size in sizes)
+    if len(axes) < 2 or count <= LONG:
+        return reduced(g, kind, value, axes, keepdim)
+    for axis in reversed(axes):
+        value = reduced(g, kind, value, [axis], keepdim=True)
+    return value if keepdim else g.op("Squeeze", value, g.constant(axes))
+
+
+def reduction(kind: str) -> Rule:
+    """Sums, means, products; half types are accumulated in float32, as PyTorch does."""
+    reduce = reduced_product if kind == "ReduceProd" else added
+
+    def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> ir.Value:
+        result = node_dtype(node)
+        inner = torch.float32 if result in REDUCED else result
+        value, axes = g.tensor(x, inner), _axes(g, x, dim)
+        sizes = [g.static(g.shape_of(x)[axis]) for axis in axes]
+        if kind == "ReduceSum" and axes and x.meta["val"].dtype == torch.int64:
+            return integers.summed(g, value, axes, keepdim)
+        if kind == "ReduceProd" and x.meta["val"].dtype == torch.int64:
+            for axis, size in zip(axes, sizes, strict=True):
+                value = integers.multiplied(g, value, axis, size)
+            if 0 not in sizes:
+                return value if keepdim or not axes else g.op("Squeeze", value, g.constant(axes))
+        if kind == "ReduceMean" and (None in sizes or 0 in sizes):  # ONNX Runtime's mean of nothing is 0, not NaN
+            count = g.op("ReduceProd", g.op("Gather", g.op("Shape", value, dtype=torch.int64), g.constant(axes)))
+            count = g.op("Reshape", count, g.constant([], torch.int64))
+            return g.cast(g.op("Div", added(g, "ReduceSum", x, value, axes, keepdim), g.cast(count, inner)), result)
+        return g.cast(reduce(g, kind, x, value, axes, keepdim), result)
+
+    return rule
+
+
+def reduced_product(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
+    """Multiply, in one step."""
+    return reduced(g, kind, value, axes, keepdim)
+
+
+def with_unknown(g: Builder, value: ir.Value, result: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
+    """Put NaN where one was among the values: ONNX Runtime's extremes lose it, PyTorch's keep it."""
+    dtype = g.dtypes[value]
+    if not dtype.is_floating_point or not axes:
+        return result
+    unknown = g.cast(g.op("IsNaN", value, dtype=torch.bool), torch.int32)
+    found = g.cast(g.op("ReduceMax", unknown, g.constant(axes), keepdims=int(keepdim)), torch.bool)
+    return g.op("Where", found, g.constant(float("nan"), dtype), result, dtype=dtype)
+
+
+def position(g: Builder, kind: str, value: ir.Value, axis: int, keepdim: bool) -> ir.Value:
+    """Where the largest or smallest is, a NaN before all."""
+    if g.dtypes[value].is_floating_point:
+        extreme = g.constant(float("inf") if kind == "ArgMax" else -float("inf"), g.dtypes[value])
+        unknown = g.op("IsNaN", value, dtype=torch.bool)
+        found = g.cast(g.op("ReduceMax", g.cast(unknown, torch.int32), g.constant([axis]), keepdims=1), torch.bool)
+        marks = g.op("Where", unknown, extreme, g.op("Neg", extreme), dtype=g.dtypes[value])
+        value = g.op("Where", found, marks, value, dtype=g.dtypes[value])
+    return g.op(kind, value, dtype=torch.int64, axis=axis, keepdims=int(keepdim))
+
+
+def extreme(kind: str) -> Rule:
+    """Largest and smallest; booleans by way of int32."""
+
+    def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False) -> ir.Value:
+        dtype = node_dtype(node)
+        value, axes = g.tensor(x, torch.int32 if dtype == torch.bool else None), _axes(g, x, dim)
+        return g.cast(with_unknown(g, value, reduced(g, kind, value, axes, keepdim), axes, keepdim), dtype)
+
+    return rule
+
+
+def extreme_dim(kind: str, index: str) -> Rule:
+    """Largest or smallest over one axis, with its position."""
+
+    def rule(g: Builder, node: Node, x: Any, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
+        value = g.tensor(x)
+        if not g.shape_of(x):
+            return value, g.constant(0)
+        values = g.op(kind, value, g.constant([dim]), keepdims=int(keepdim))
+        values = with_unknown(g, value, values, [dim], keepdim)
+        return values, position(g, index, value, dim, keepdim)
+
+    return rule
+
+
+def arg_extreme(kind: str) -> Rule:
+    """Position of the largest or smallest; over everything without ``dim``."""
+
+    def rule(g: Builder, node: Node, x: Any, dim: int | None = None, keepdim: bool = False) -> ir.Value:
+        value = g.tensor(x)
+        rank = len(g.shape_of(x))
+        if not rank:
+            return g.constant(0)
+        if dim is None:
+            flat = g.op("Reshape", value, g.constant([-1]))
+            found = position(g, kind, flat, 0, False)
+            return g.op("Reshape", found, g.constant([1] * rank)) if keepdim else found
+        return position(g, kind, value, dim, keepdim)
+
+    return rule
+
+
+def truth(everything: bool) -> Rule:
+    """any and all by counting, which is right for no values as well."""
+
+    def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False) -> ir.Value:
+        value = g.tensor(x)
+        if g.dtypes[value] != torch.bool:
+            value = g.op("Not", g.op("Equal", value, g.constant(0, g.dtypes[value]), dtype=torch.bool))
+        value = g.op("Not", value) if everything else value
+        found = g.cast(reduced(g, "ReduceSum", g.cast(value, torch.int32), _axes(g, x, dim), keepdim), torch.bool)
+        return g.cast(g.op("Not", found) if everything else found, node_dtype(node))
+
+    return rule
+
+
+def norm(g: Builder, node: Node, x: Any, order: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> ir.Value:
+    """Vector norms of any order; that of order 0 counts."""
+    dtype = node_dtype(node)
+    inner = torch.float32 if dtype in REDUCED else dtype
+    value, axes = g.tensor(x, inner), _axes(g, x, dim)
+    order = 2 if order is None else order
+    if order in (float("inf"), float("-inf")):
+        size = g.op("Abs", value)
+        result = reduced(g, "ReduceMax" if order > 0 else "ReduceMin", size, axes, keepdim)
+        return g.cast(with_unknown(g, size, result, axes, keepdim), dtype)
+    if order == 2:
+        return g.cast(g.op("Sqrt", reduced(g, "ReduceSum", g.op("Mul", value, value), axes, keepdim)), dtype)
+    if order == 1:
+        return g.cast(reduced(g, "ReduceSum", g.op("Abs", value), axes, keepdim), dtype)
+    if order == 0:
+        other = g.op("Not", g.op("Equal", value, g.constant(0.0, inner), dtype=torch.bool))
+        return g.cast(reduced(g, "ReduceSum", g.cast(other, inner), axes, keepdim), dtype)
+    powered = g.op("Pow", g.op("Abs", value), g.constant(float(order), inner))
+    return g.cast(
+        g.op("Pow", reduced(g, "ReduceSum", powered, axes, keepdim), g.constant(1 / float(order), inner)), dtype
+    )
+
+
+def logsumexp(g: Builder, node: Node, x: Any, dim: Any, keepdim: bool = False) -> ir.Value:
+    """log Σ exp x, shifted by the largest; an infinite shift counts as none."""
+    dtype = node_dtype(node)
+    value, axes = g.tensor(x, dtype), _axes(g, x, dim)
+    if not axes:
+        return value
+    top = g.op("ReduceMax", value, g.constant(axes), keepdims=1)
+    safe = g.op("Where", g.op("IsInf", top, dtype=torch.bool), g.constant(0.0, dtype), top, dtype=dtype)
+    total = g.op("ReduceSum", g.op("Exp", g.op("Sub", value, safe)), g.constant(axes), keepdims=1)
+    result = g.op("Add", g.op("Log", total), safe)
+    return result if keepdim else g.op("Squeeze", result, g.constant(axes))
+
+
+def cumsum(g: Builder, node: Node, x: Any, dim: int, *, dtype: Any = None) -> ir.Value:
+    """Running sum."""
+    value = g.tensor(x, node_dtype(node))
+    return g.op("CumSum", value, g.constant(dim)) if g.shape_of(x) else value
+
+
+def primitive(kind: str) -> Rule:
+    """PyTorch's primitive reductions: the axes are always given and vanish."""
+
+    def rule(g: Builder, node: Node, x: Any, dims: Any, *_: Any, **__: Any) -> ir.Value:
+        return reduced(g, kind, g.tensor(x, node_dtype(node)), list(dims or ()), False)
+
+    return rule
+
+
+prims: Any = torch.ops.prims
+
+TABLE: dict[Any, Rule] = {
+    aten.sum.default: reduction("ReduceSum"), aten.sum.dim_IntList: reduction("ReduceSum"),
+    aten.mean.default: reduction("ReduceMean"), aten.mean.dim: reduction("ReduceMean"),
+    aten.prod.default: reduction("ReduceProd"), aten.prod.dim_int: reduction("ReduceProd"),
+    aten.amax.default: extreme("ReduceMax"), aten.amin.default: extreme("ReduceMin"),
+    aten.max.default: extreme("ReduceMax"), aten.min.default: extreme("ReduceMin"),
+    aten.max.dim: extreme_dim("ReduceMax", "ArgMax"), aten.min.dim: extreme_dim("ReduceMin", "ArgMin"),
+    aten.argmax.default: arg_extreme("ArgMax"), aten.argmin.default: arg_extreme("ArgMin"),
+    aten.any.default: truth(False), aten.any.dim: truth(False), aten.any.dims: truth(False),
+    aten.all.default: truth(True), aten.all.dim: truth(True), aten.all.dims: truth(True),
+    aten.linalg_vector_norm.default: norm, aten.norm.Scalar: norm, aten.norm.ScalarOpt_dim: norm,
+    aten.logsumexp.default: logsumexp, aten.cumsum.default: cumsum,
+    prims.sum.default: primitive("ReduceSum"), prims.prod.default: primitive("ReduceProd"),
+}  # fmt: skip
+"""Reductions."""

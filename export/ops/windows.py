@@ -1,0 +1,146 @@
+"""A convolution's windows as the rows or columns of one matrix, so that one product serves the whole batch.
+
+ONNX Runtime's convolution makes one small product an image. Where an image has few positions, or where the sum runs
+over batch and positions, as in the derivative by the weight, one large product is several times faster.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from export.graph.builder import Builder
+
+FEW = 9
+"""Positions of an output image up to which one product for the batch beats a convolution's one an image."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where the windows of a convolution lie, the same in each of its groups.
+
+    Attributes:
+        fine: Spatial sizes of the map that windows are taken from.
+        coarse: Spatial sizes of the map with one position a window.
+        kernel: Sizes of a window.
+        stride: Steps between windows.
+        padding: Zeros in front of the fine map; as many as are needed stand behind it.
+        dilation: Steps inside a window.
+    """
+
+    fine: tuple[int, ...]
+    coarse: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.fine)
+
+    @property
+    def taps(self) -> int:
+        """Number of values in a window."""
+        return math.prod(self.kernel)
+
+    def padded(self) -> list[int]:
+        """Return the spatial sizes that all windows cover."""
+        steps = zip(self.coarse, self.stride, self.dilation, self.kernel, strict=True)
+        return [(c - 1) * s + d * (k - 1) + 1 for c, s, d, k in steps]
+
+    def offsets(self) -> list[tuple[int, ...]]:
+        """Return for each tap of a window its first position in the padded map."""
+        return list(itertools.product(*(range(0, k * d, d) for k, d in zip(self.kernel, self.dilation, strict=True))))
+
+
+def windows(
+    g: Builder,
+    fine: Any,
+    coarse: Any,
+    weight: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Windows | None:
+    """Return the windows of a recorded convolution, None where a spatial size is dynamic."""
+    sizes = [[g.static(size) for size in g.shape_of(arg)[2:]] for arg in (fine, coarse, weight)]
+    known = [tuple(size for size in part if size is not None) for part in sizes]
+    if [len(part) for part in known] != [len(part) for part in sizes]:
+        return None
+    return Windows(known[0], known[1], known[2], tuple(stride), tuple(padding), tuple(dilation))
+
+
+def rows(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> ir.Value:
+    """Return (groups, batch · positions, taps · channels) of a map (batch, groups · channels, *fine)."""
+    last = grouped(g, x, batch, groups, channels, w.fine, [1, 0, *range(3, 3 + w.rank), 2])
+    taps = [g.reshape(tap, [groups, -1, channels]) for tap in _taps(g, last, w, 1)]
+    return taps[0] if len(taps) == 1 else g.op("Concat", *taps, axis=2)
+
+
+def grouped(
+    g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, spatial: Sequence[int], order: Sequence[int]
+) -> ir.Value:
+    """Return a map's axes batch, groups, channels and space in another order."""
+    return g.transpose(g.reshape(x, [batch, groups, channels, *spatial]), order)
+
+
+def columns(g: Builder, x: ir.Value, channels: int, w: Windows) -> ir.Value:
+    """Return (channels · taps, batch · positions) of a map (batch, channels, *fine)."""
+    first = across(g, x, w.rank)
+    taps = [g.reshape(tap, [channels, 1, -1]) for tap in _taps(g, first, w, 0)]
+    return g.reshape(taps[0] if len(taps) == 1 else g.op("Concat", *taps, axis=1), [channels * w.taps, -1])
+
+
+def across(g: Builder, x: ir.Value, rank: int) -> ir.Value:
+    """Exchange batch and channels."""
+    return g.transpose(x, [1, 0, *range(2, 2 + rank)])
+
+
+def _taps(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> list[ir.Value]:
+    """Return for each tap the values that all windows have there; two axes stand before the spatial ones."""
+    tail = [0] * behind_space
+    behind = [p - f - b for p, f, b in zip(w.padded(), w.fine, w.padding, strict=True)]
+    x = pad(g, x, [0, 0, *w.padding, *tail, 0, 0, *behind, *tail])
+    if w.taps == 1 and set(w.stride) == {1}:
+        return [x]
+    axes, steps = g.constant(list(range(2, 2 + w.rank))), g.constant(list(w.stride))
+    found = []
+    for offset in w.offsets():
+        ends = [o + (c - 1) * s + 1 for o, c, s in zip(offset, w.coarse, w.stride, strict=True)]
+        found.append(g.op("Slice", x, g.constant(list(offset)), g.constant(ends), axes, steps))
+    return found
+
+
+def pad(g: Builder, x: ir.Value, pads: Sequence[int]) -> ir.Value:
+    """Add zeros, or cut where a number is negative; the front of every axis comes first."""
+    return g.op("Pad", x, g.constant(list(pads))) if any(pads) else x
+
+
+def spread_back(g: Builder, product: ir.Value, channels: int, batch: Any, w: Windows) -> ir.Value:
+    """Add windows up where they overlap: (channels · taps, batch · positions) → (batch, channels, *fine)."""
+    rank = w.rank
+    inner = w.coarse
+    value = g.reshape(product, [channels, w.taps, batch, *inner])
+    if any(step > 1 for step in w.stride):  # zeros between the positions
+        apart = [size for c in w.coarse for size in (c, 1)]
+        inner = tuple(c * s for c, s in zip(w.coarse, w.stride, strict=True))
+        value = g.reshape(value, [channels, w.taps, batch, *apart])
+        value = pad(g, value, [0] * (3 + 2 * rank) + [0, 0, 0] + [n for s in w.stride for n in (0, s - 1)])
+    value = g.reshape(value, [channels, w.taps, batch, *inner])
+    total = None
+    for i, offset in enumerate(w.offsets()):
+        tap = g.op("Slice", value, g.constant([i]), g.constant([i + 1]), g.constant([1]))
+        front = [o - p for o, p in zip(offset, w.padding, strict=True)]
+        behind = [f - n - a for f, n, a in zip(w.fine, inner, front, strict=True)]
+        placed = pad(g, g.reshape(tap, [channels, batch, *inner]), [0, 0, *front, 0, 0, *behind])
+        total = placed if total is None else g.op("Add", total, placed)
+    if total is None:
+        raise AssertionError("a window holds at least one value")
+    return across(g, total, rank)

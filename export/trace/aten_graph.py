@@ -1,0 +1,242 @@
+"""From a pure function and example arguments to a functional core-ATen graph.
+
+The function runs once on fake tensors under ``make_fx``, with named symbolic sizes on its dynamic axes. ``make_fx`` and
+not ``torch.export``, because it sees through every ``torch.func`` transform. In-place operations on intermediates are
+rewritten in a second pass, made only where the first one recorded some; until then no view may be reduced to a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch._subclasses.functional_tensor import dispatch_functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from export.errors import ArgumentError, ExportError, RandomOpError, SpecialisedSizeError, TracingError
+from export.files.pytree_structure import Structure, describe
+from export.ops import cond_tracing, scan_tracing
+from export.trace import dispatch, isolation, numpy_calls, recording, zero_tangents
+from export.trace.arguments import Arguments, is_tensor, take_apart
+from export.trace.decomposition import decompositions, without_views
+from export.trace.purity import check_purity, graphs, mutates, random_message, uses
+from export.trace.signature import closed_over, function_name
+from export.trace.size_branches import check_branches, outside_modes
+from export.trace.source_lines import line_of, user_line
+from export.trace.symbolic_sizes import Sizes, fake_leaves, sizes_of, watched
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """A recorded function.
+
+    Attributes:
+        name: The function's name.
+        arguments: The example arguments.
+        graph: The functional graph; its placeholders are the leaves in order, its output a flat list.
+        sizes: The symbolic sizes.
+        out_structure: The structure of the result.
+        out_names: The dotted names of its tensor leaves.
+        constants: {id of a captured tensor: dotted name}; the graph module keeps the tensors alive.
+    """
+
+    name: str
+    arguments: Arguments
+    graph: torch.fx.GraphModule
+    sizes: Sizes
+    out_structure: Structure
+    out_names: tuple[str, ...]
+    constants: dict[int, str]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The recorded values of the output's leaves, with their dtypes and (symbolic) shapes."""
+        (node,) = self.graph.graph.find_nodes(op="output")
+        return [item.meta["val"] if isinstance(item, torch.fx.Node) else item for item in node.args[0]]
+
+
+_INTERNAL = "INTERNAL ASSERT FAILED"
+"""What PyTorch says of a failure that is its own."""
+
+
+def trace(
+    fn: Callable[..., Any], args: Sequence[Any], dynamic: Sequence[Any] | None = None, whole: Collection[Any] = ()
+) -> Traced:
+    """Record a function.
+
+    Args:
+        fn: A pure function over pytrees.
+        args: Its positional arguments; static Python numbers and strings among them are fixed.
+        dynamic: One entry an argument, in the style of vmap's ``in_dims``: None, ``{axis: name}`` or a prefix of such.
+        whole: Operators to leave whole rather than decompose.
+
+    Returns:
+        The recorded function.
+
+    Raises:
+        ArgumentError: If the arguments or ``dynamic`` cannot be understood.
+        TracingError: If the function depends on tensor values, or cannot be recorded for another reason.
+        SpecialisedSizeError: If it works for one value of a dynamic size only.
+        MutationError: If it changes an argument.
+        RandomOpError: If it draws random numbers.
+    """
+    return record(fn, take_apart(fn, args, dynamic), whole)
+
+
+def record(fn: Callable[..., Any], arguments: Arguments, whole: Collection[Any] = ()) -> Traced:
+    """Record a function whose arguments are taken apart already; see ``trace``."""
+    example = sizes_of(arguments.axes, arguments.leaves)
+    hints = {name: size if size > 1 else 3 for name, size in example.items()}
+    try:
+        return _trace(fn, arguments, hints, whole)
+    except SpecialisedSizeError:
+        # The example's size may equal an unrelated fixed size by chance. A size that nothing else has tells.
+        # And some derivatives keep sizes symbolic only where PyTorch's composite operators run in C++.
+        unusual = dict(zip(hints, _unusual(arguments, len(hints)), strict=True))
+        for other, python in ((unusual, True), (hints, False)):
+            try:
+                return _trace(fn, arguments, other, whole, python=python)
+            except (ExportError, RuntimeError, TypeError, ValueError):
+                continue
+        raise
+
+
+def _unusual(arguments: Arguments, count: int) -> list[int]:
+    taken = {int(size) for leaf in arguments.leaves for size in leaf.shape}
+    primes = (n for n in range(7, 10_000) if all(n % d for d in range(2, int(n**0.5) + 1)) and n not in taken)
+    return [next(primes) for _ in range(count)]
+
+
+def _trace(
+    fn: Callable[..., Any],
+    arguments: Arguments,
+    hints: Mapping[str, int],
+    whole: Collection[Any],
+    python: bool = True,
+) -> Traced:
+    result: dict[str, Any] = {}
+
+    def flat(*leaves: torch.Tensor) -> list[torch.Tensor]:
+        out = fn(*arguments.rebuild(leaves))
+        try:
+            result["structure"], found, result["names"] = describe(out, is_tensor, arguments.out_root)
+        except ArgumentError as error:
+            raise TracingError(f"{function_name(fn)} must return a pytree of tensors; {error}") from error
+        return found
+
+    # Autograd takes a written view's derivative by the view itself then, not by memory strides. Made after inference
+    # mode is left: PyTorch 2.11 sets it when it is made, and leaving that mode clears it.
+    replayed = torch.autograd.grad_mode._force_original_view_tracking
+    followed = torch.inference_mode(False)  # PyTorch 2.11 differentiates to zero in inference mode, without a word
+    with isolation.tracing_lock, isolation.restored(), followed, torch.no_grad(), replayed(True):
+        mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
+        cond = functools.partial(cond_tracing.traced_cond, symbols=tuple(sizes.named.values()))
+        table = decompositions(frozenset(whole))
+        # PyTorch's composite operators in C++ ask for sizes as numbers; their Python versions keep them symbolic.
+        dispatcher = dispatch.installed() if hints and python else contextlib.nullcontext()
+        einsum = dispatch.left_to_right() if hints else contextlib.nullcontext()
+        noted = recording.recording()
+        with mode, dispatcher, einsum, noted, watched(sizes), numpy_calls.watched(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+            with cond_tracing.replaced(cond), scan_tracing.recorded(tuple(sizes.named.values())):
+                graph = _recorded(fn, arguments, flat, fakes, without_views(table))
+            check_purity(graph, fakes)
+            if mutates(graph):
+                replay = dispatch_functionalize(recording.FunctionalReplay(graph).run)
+                graph = make_fx(replay, decomposition_table=table)(*fakes)
+            elif uses(graph, table):
+                graph = make_fx(recording.Replay(graph).run, decomposition_table=table)(*fakes)
+        sizes.raise_if_pinned()
+        check_branches(fn, arguments, graph, sizes, hints)
+        for module in graphs(graph):
+            zero_tangents.drop(module)
+            module.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    return Traced(
+        name=function_name(fn),
+        arguments=arguments,
+        graph=graph,
+        sizes=sizes,
+        out_structure=result["structure"],
+        out_names=tuple(result["names"]),
+        constants=_constant_names(fn, graph),
+    )
+
+
+def _recorded(
+    fn: Callable[..., Any],
+    arguments: Arguments,
+    flat: Callable[..., Any],
+    fakes: Sequence[torch.Tensor],
+    table: dict[Any, Callable[..., Any]],
+) -> torch.fx.GraphModule:
+    try:
+        return make_fx(flat, decomposition_table=table)(*fakes)
+    except ExportError:
+        raise
+    except (DataDependentOutputException, GuardOnDataDependentSymNode) as error:
+        raise TracingError(
+            f"{function_name(fn)} uses a tensor's value in Python (an if, a loop, .item(), float(x)); a graph cannot. "
+            f"Use torch.where to select, torch.cond to branch.\n  source: {_raised_at(error)}"
+        ) from error
+    except DynamicOutputShapeException as error:
+        raise TracingError(
+            f"{function_name(fn)} uses {error.func}, whose result's shape depends on the data. Use torch.where, or a "
+            f"mask to multiply with, so that shapes are fixed.\n  source: {_raised_at(error)}"
+        ) from error
+    except (UnsupportedOperatorException, UnsupportedFakeTensorException) as error:
+        raise TracingError(f"{function_name(fn)} cannot be recorded: {error}\n  source: {_raised_at(error)}") from error
+    except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+        # The function's own error, if it fails on real tensors as well, is the one worth reading.
+        with isolation.restored(), torch.random.fork_rng(devices=[]):
+            outside_modes(fn, arguments, arguments.leaves)
+        if "Generator" in str(error):
+            raise RandomOpError(random_message("a torch.Generator", _raised_at(error))) from error
+        theirs = f"\n  PyTorch {torch.__version__} fails by itself; 2.15 may not" if _INTERNAL in str(error) else ""
+        raise TracingError(
+            f"{function_name(fn)} runs eagerly but cannot be recorded: {type(error).__name__}: {error}{theirs}"
+            f"\n  source: {_raised_at(error)}"
+        ) from error
+
+
+def _raised_at(error: BaseException) -> str:
+    """Return the innermost user line of an exception's traceback."""
+    line = ""
+    step = error.__traceback__
+    while step is not None:
+        line = line_of(step.tb_frame, step.tb_lineno) or line
+        step = step.tb_next
+    return line or user_line()
+
+
+def _constant_names(fn: Callable[..., Any], graph: torch.fx.GraphModule) -> dict[int, str]:
+    """Name captured tensors after the variable that they came from, ``closure.0`` where that is unknown."""
+    origin = closed_over(fn)
+    names: dict[int, str] = {}
+    used: set[str] = set()
+    count = 0
+    for module in graphs(graph):
+        for node in module.graph.find_nodes(op="get_attr"):
+            value = getattr(module, str(node.target), None)
+            key = id(value)
+            if not isinstance(value, torch.Tensor) or isinstance(value, FakeTensor) or key in names:
+                continue
+            name = f"closure.{origin[id(value)]}" if id(value) in origin else f"closure.{count}"
+            count += id(value) not in origin
+            while name in used:
+                name += "_"
+            used.add(name)
+            names[key] = name
+    return names

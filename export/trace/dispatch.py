@@ -1,0 +1,50 @@
+"""Kernels in Python in the place of PyTorch's own while a function with dynamic sizes is recorded.
+
+PyTorch computes some derivatives and batching rules in C++ with sizes as numbers, which would fix a symbolic size.
+While its Python dispatcher is on, an operator asks for a kernel in Python first; ``installed`` puts them there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch.backends.opt_einsum
+from torch._C import DispatchKey
+from torch._dispatch.python import enable_python_dispatcher
+
+from export.ops import batching, batching_conv, composites, forward_mode
+
+KERNELS: dict[tuple[Any, DispatchKey], Any] = {
+    **{(op, DispatchKey.FuncTorchBatched): kernel for op, kernel in batching.RULES.items()},
+    **{(op, DispatchKey.FuncTorchBatched): kernel for op, kernel in batching_conv.RULES.items()},
+    **composites.RULES,
+    **forward_mode.RULES,
+}
+"""{(operator, dispatch key): kernel}."""
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[None]:
+    """Turn the Python dispatcher on, with this package's kernels; the caller holds ``isolation.tracing_lock``."""
+    before = {place: place[0].py_kernels.get(place[1]) for place in KERNELS}
+    try:
+        for (op, key), kernel in KERNELS.items():
+            op.py_kernels[key] = kernel
+            op._dispatch_cache.clear()
+        with enable_python_dispatcher():
+            yield
+    finally:
+        for (op, key), kernel in before.items():
+            if kernel is None:
+                del op.py_kernels[key]
+            else:
+                op.py_kernels[key] = kernel
+            op._dispatch_cache.clear()
+
+
+def left_to_right() -> contextlib.AbstractContextManager[None]:
+    """Multiply an einsum's tensors from left to right: ``opt_einsum``, if there, orders them by sizes as numbers."""
+    chosen = torch.backends.opt_einsum
+    return chosen.flags(enabled=False) if chosen.enabled else contextlib.nullcontext()

@@ -1,0 +1,279 @@
+"""Forward and backward through a chain, block by block, in bounded memory and on a logarithmic scale.
+
+The forward keeps the blocks' inputs and nothing else. The backward runs each block again on its input and pulls a
+cotangent through that block alone, so the gradient by every block's input comes at no extra cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pure import tree
+from pure.errors import PureError, UnsupportedError
+from pure.flow.auditing.block_chain import Chain, Link
+from pure.tags import Tagged, substitute
+
+__all__ = [
+    "LOG10_2",
+    "Inputs",
+    "Pullback",
+    "Scaled",
+    "floating",
+    "log10",
+    "outermost_branch",
+    "run_link",
+    "times_power",
+    "versions",
+]
+
+LOG10_2 = math.log10(2.0)
+EASY = 32
+"""A cotangent is rescaled once its norm leaves 2^±32."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Tensors times 2^exponent: a gradient of 1e-3000 has a place here, and scaling by powers of 2 rounds nothing.
+
+    Attributes:
+        parts: the tensors, one for each floating-point leaf of a stream.
+        exponent: of the power of two in front of them.
+
+    Example:
+        >>> tiny = Scaled([torch.tensor([3e-30, 4e-30], dtype=torch.float64)], -10_000).rescaled()
+        >>> round(tiny.log10_norm(), 6)
+        -3039.600987
+    """
+
+    parts: Sequence[Tensor]
+    exponent: int = 0
+
+    def rescaled(self) -> Scaled:
+        """Return the same value with parts whose norm is near 1; zeros and what is not finite stay as they are."""
+        norm = _norm(self.parts)
+        if norm == 0 or not math.isfinite(norm):
+            return self
+        shift = math.frexp(norm)[1]
+        if abs(shift) <= EASY:
+            return self
+        return Scaled([times_power(part, -shift) for part in self.parts], self.exponent + shift)
+
+    def log10_norm(self) -> float:
+        """Return log10 of the Euclidean norm; −inf for zero."""
+        return log10(_norm(self.parts)) + self.exponent * LOG10_2
+
+    def log10_sample_norms(self) -> Tensor:
+        """Return log10 of each sample's norm, float64: axis 0 of every part counts as the batch."""
+        squares = sum(
+            torch.linalg.vector_norm(part.reshape(part.shape[0], -1), dim=1, dtype=torch.float64).square()
+            for part in self.parts
+        )
+        return torch.as_tensor(squares).log10() / 2 + self.exponent * LOG10_2
+
+
+def log10(value: float) -> float:
+    """Return log10 of a value that may be 0 or not finite.
+
+    >>> log10(0.0), log10(100.0)
+    (-inf, 2.0)
+    """
+    return math.log10(value) if value > 0 else -math.inf if value == 0 else math.nan
+
+
+def times_power(part: Tensor, shift: int) -> Tensor:
+    """Return a tensor times 2^shift, in two halves, so that the factor itself is always an ordinary number."""
+    half = shift // 2
+    return part * 2.0**half * 2.0 ** (shift - half)
+
+
+def _norm(parts: Sequence[Tensor]) -> float:
+    norms = [float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts]
+    return norms[0] if len(norms) == 1 else math.hypot(*norms)
+
+
+def floating(x: Any) -> list[Tensor]:
+    """Return the floating-point tensors of a stream."""
+    if isinstance(x, Tensor):
+        return [x] if x.is_floating_point() else []
+    return [leaf for leaf in tree.leaves(x) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def versions(*values: Any) -> int:
+    """Return a number that changes when a tensor of these trees is written to."""
+    return sum(leaf._version for value in values for leaf in tree.leaves(value) if isinstance(leaf, Tensor))
+
+
+def run_link(link: Link, x: Any, extras: Mapping[str, Any]) -> Any:
+    """Return a link's output; errors name the link."""
+    try:
+        return link.block(link.params, x, link.state, extras)
+    except PureError as error:
+        error.path = (*(link.name.split(".") if link.name else ()), *error.path)
+        raise
+
+
+class Inputs:
+    """What each link was given, kept by the forward and handed to the backward in reverse order.
+
+    All inputs are kept while they fit the budget. Beyond it only every √L-th is, and the ones between are computed
+    again, one stretch at a time: 2√L streams at once, for one more forward in all.
+
+    Args:
+        chain: the links.
+        extras: what the network reads beside its input.
+        budget_bytes: how much memory the inputs may take before they are thinned out.
+
+    Attributes:
+        every: 1 where every input is kept, else the distance of those that are.
+        most: the largest number of streams held at any time.
+    """
+
+    def __init__(self, chain: Chain, extras: Mapping[str, Any], budget_bytes: float) -> None:
+        self.chain, self.extras, self.budget = chain, extras, budget_bytes
+        self.every = 1
+        self.most = 0
+        self._kept: dict[int, Any] = {}
+        self._stretch: dict[int, Any] = {}
+        self._bytes = 0
+
+    def keep(self, index: int, x: Any) -> None:
+        """Keep the input of a link, or not; to be called in the order of the links."""
+        if index % self.every:
+            return
+        self._kept[index] = x
+        self._bytes += sum(part.numel() * part.element_size() for part in tree.leaves(x) if isinstance(part, Tensor))
+        self.most = max(self.most, len(self._kept))
+        if self._bytes > self.budget and self.every == 1 and len(self.chain) > 3:
+            self.every = math.ceil(math.sqrt(len(self.chain)))
+            self._kept = {at: x for at, x in self._kept.items() if at % self.every == 0}
+
+    def drop(self, index: int) -> None:
+        """Let go of the input of a link that will not be taken."""
+        self._kept.pop(index, None)
+
+    def take(self, index: int) -> Any:
+        """Return the input of a link and let go of it; to be called in reverse order."""
+        if index in self._stretch:
+            return self._stretch.pop(index)
+        start = index - index % self.every
+        x = self._kept.pop(start)
+        with torch.no_grad():
+            for at in range(start, index):
+                self._stretch[at] = x
+                x = run_link(self.chain[at], x, self.extras)
+        self.most = max(self.most, len(self._kept) + len(self._stretch) + 1)
+        return x
+
+
+class Pullback:
+    """One link run on its input, ready to pull cotangents of its output back.
+
+    Args:
+        link: the link.
+        x: its input.
+        extras: what the network reads beside it.
+        branch: the tagged path, inside the link, of the branch whose part is to be told from the rest; None for none.
+
+    Attributes:
+        y: the output.
+        inputs: the floating-point tensors of the input, as autograd knows them.
+        outputs: those of the output.
+
+    Raises:
+        UnsupportedError: its input or output holds no floating-point tensor.
+    """
+
+    def __init__(self, link: Link, x: Any, extras: Mapping[str, Any], branch: str | None = None) -> None:
+        self.leaves: list[Tensor] = []
+        self.inputs: list[Tensor] = []
+        self.before: Tensor | None = None  # the branch, as a function of the input
+        self.behind: Tensor | None = None  # the branch, as what the output is a function of
+        self.link = dataclasses.replace(link, params=_watched(link.params, self.leaves))
+        watched = _watched(x, self.inputs)
+        with torch.enable_grad():
+            if branch is None:
+                self.y = run_link(self.link, watched, extras)
+            else:
+
+                def cut(tagged: Tagged) -> Any:
+                    if tagged.path != branch or not isinstance(tagged.value, Tensor) or not tagged.value.requires_grad:
+                        return tagged.value
+                    self.before, self.behind = tagged.value, tagged.value.detach().requires_grad_()
+                    return self.behind
+
+                self.y = substitute(run_link, cut, "branch")(self.link, watched, extras)
+        self.outputs = floating(self.y)
+        if not self.inputs or not self.outputs:
+            raise UnsupportedError(
+                f"{link.name or type(link.block).__name__}: its input or output holds no floating-point tensor, so no "
+                "gradient passes: audit the blocks behind it, on what they are given"
+            )
+
+    def _pull(self, parts: Sequence[Tensor], sources: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what comes back past the branch, and what comes back through it; zeros where there is none."""
+        if self.before is None or self.behind is None:
+            past = _vjp(self.outputs, sources, parts)
+            return past, [torch.zeros_like(source) for source in sources]
+        *past, at_branch = _vjp(self.outputs, [*sources, self.behind], parts)
+        return past, _vjp([self.before], sources, [at_branch])
+
+    def full(self, cotangent: Scaled) -> tuple[Scaled, list[Tensor]]:
+        """Return the cotangent of the input, and those of the parameters at the exponent of the one given."""
+        past, through = self._pull(cotangent.parts, [*self.inputs, *self.leaves])
+        whole = [a + b for a, b in zip(past, through, strict=True)] if self.before is not None else past
+        count = len(self.inputs)
+        return Scaled(whole[:count], cotangent.exponent).rescaled(), whole[count:]
+
+    def through(self, cotangent: Scaled) -> Scaled:
+        """Return the cotangent of the input alone."""
+        past, through = self._pull(cotangent.parts, self.inputs)
+        return Scaled([a + b for a, b in zip(past, through, strict=True)], cotangent.exponent).rescaled()
+
+    def split(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return what comes back to the input past the branch and what through it; all passes where there is none."""
+        return self._pull(parts, self.inputs)
+
+
+def _watched(values: Any, leaves: list[Tensor]) -> Any:
+    """Return a tree whose floating-point tensors are new to autograd, and append those to `leaves`."""
+
+    def watched(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            return leaf
+        leaves.append(leaf.detach().requires_grad_())
+        return leaves[-1]
+
+    if type(values) is dict:
+        return {key: _watched(child, leaves) for key, child in values.items()}
+    return watched(values) if isinstance(values, Tensor) else tree.tree_map(watched, values)
+
+
+def _vjp(targets: Sequence[Tensor], sources: Sequence[Tensor], cotangent: Sequence[Tensor]) -> list[Tensor]:
+    reached = [(target, c) for target, c in zip(targets, cotangent, strict=True) if target.requires_grad]
+    if not reached or not sources:
+        return [torch.zeros_like(source) for source in sources]
+    found = torch.autograd.grad(
+        [target for target, _ in reached],
+        list(sources),
+        [c for _, c in reached],
+        retain_graph=True,
+        allow_unused=True,
+    )
+    return [torch.zeros_like(s) if g is None else g for s, g in zip(sources, found, strict=True)]
+
+
+def outermost_branch(seen: Sequence[Tagged]) -> Tagged | None:
+    """Return the only outermost tag of kind "branch", None if there is none, or several side by side."""
+    branches = [tagged for tagged in seen if tagged.kind == "branch"]
+    if not branches:
+        return None
+    least = min(tagged.path.count(".") for tagged in branches)
+    outer = [tagged for tagged in branches if tagged.path.count(".") == least]
+    return outer[0] if len(outer) == 1 and isinstance(outer[0].value, Tensor) else None

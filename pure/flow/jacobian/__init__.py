@@ -1,0 +1,1 @@
+"""Jacobians of functions and between depths: singular values, norms, correlation of gradients."""

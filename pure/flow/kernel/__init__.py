@@ -1,0 +1,1 @@
+"""Tangent kernels: the empirical one of a network, and those of infinitely wide networks."""

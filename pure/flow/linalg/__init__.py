@@ -1,0 +1,1 @@
+"""Linear algebra for operators known by their products: Lanczos, Golub–Kahan, quadrature, traces."""

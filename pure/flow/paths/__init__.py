@@ -1,0 +1,1 @@
+"""Derivatives split by the number of branches that a path passes through."""

@@ -1,0 +1,187 @@
+"""Per-sample weight gradients of convolutions: their sums, and their norms by Gram matrices of pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pure.flow.per_sample.outer_products import WIDE_COST, gram, row_norms, row_slices, scaled, widened
+
+__all__ = ["Geometry", "convolution_norm", "pads", "spread", "unfolded", "weight_gradient"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The numbers of one convolution, one an axis of space.
+
+    Attributes:
+        kernel: size of the kernel.
+        stride: steps between windows.
+        pads: zeros before and behind.
+        dilation: steps inside a window.
+        groups: into how many groups the channels are split.
+        transposed: whether it is the transposed convolution, from the windows back to the pixels.
+        output_padding: of the transposed one.
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+
+
+def spread(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """Return one number an axis."""
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    return sizes * dims if len(sizes) == 1 else sizes
+
+
+def pads(
+    padding: int | str | Sequence[int], kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    """Return the zeros before and behind each spatial axis; an odd rest of "same" goes behind, as in PyTorch."""
+    if not isinstance(padding, str):
+        return tuple((pad, pad) for pad in spread(padding, len(kernel)))
+    totals = [gap * (size - 1) if padding == "same" else 0 for size, gap in zip(kernel, dilation, strict=True)]
+    return tuple((total // 2, total - total // 2) for total in totals)
+
+
+def weight_gradient(x: Tensor, g: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """Return the gradient by the weight of one convolution, at least in float32.
+
+    Args:
+        x: its inputs (n, channels, *space).
+        g: gradient by its outputs (n, channels, *space).
+        weight: of the shape that is wanted; its values do not matter.
+        geometry: the convolution's.
+    """
+    dims = len(geometry.kernel)
+    dtype = torch.promote_types(widened(x).dtype, widened(g).dtype)
+    x, g = x.to(dtype), g.to(dtype)
+    padding = [before for before, _ in geometry.pads]
+    if any(before != behind for before, behind in geometry.pads):
+        x, padding = F.pad(x, _flat(geometry.pads)), [0] * dims
+    gradient: Tensor = torch.ops.aten.convolution_backward(
+        g,
+        x,
+        weight.to(dtype),
+        None,
+        list(geometry.stride),
+        padding,
+        list(geometry.dilation),
+        geometry.transposed,
+        list(geometry.output_padding or (0,) * dims),
+        geometry.groups,
+        [False, True, False],
+    )[1]
+    return gradient
+
+
+def convolution_norm(x: Tensor, g: Tensor, weight: Tensor, geometry: Geometry, budget: float) -> Tensor:
+    """Return the norm of each sample's gradient by the weight of one convolution: (batch,), float64.
+
+    By Gram matrices where they are the smaller computation: ⟨window s, window t⟩ is a sum over the kernel of
+    ⟨pixel s + δ, pixel t + δ⟩, so that no window is ever unfolded. Otherwise by the gradient of one sample at a time.
+
+    Args:
+        x: inputs (batch, images, channels, *space).
+        g: gradient by the outputs (batch, images, channels, *space).
+        weight: of the shape that is wanted.
+        geometry: the convolution's.
+        budget: memory for Gram matrices in bytes, where there is no processor cache to fit.
+
+    Source: Rochette et al. 2019 (1912.06015) for the gradients; Bu et al. 2022 (2205.10683) for the choice of roads.
+    """
+    padded = math.prod(size + sum(pad) for size, pad in zip(x.shape[3:], geometry.pads, strict=True))
+    pixels, positions = math.prod(x.shape[3:]), math.prod(g.shape[3:])
+    direct = positions * weight.numel()
+    by_gram = WIDE_COST * (pixels**2 * x.shape[2] + positions**2 * g.shape[2])
+    by_gram += 4 * padded**2 * geometry.groups * sum(geometry.kernel)
+    norms = x.new_zeros(len(x), dtype=torch.float64)
+    if geometry.transposed or x.shape[1] != 1 or direct <= by_gram:
+        for row in range(len(x)):
+            unit_x, x_scale = scaled(x[row : row + 1])
+            unit_g, g_scale = scaled(g[row : row + 1])
+            gradient = weight_gradient(unit_x[0], unit_g[0], weight, geometry)
+            norms[row : row + 1] = row_norms(gradient[None]) * x_scale * g_scale
+        return norms
+    each = geometry.groups * (2 * padded**2 + 2 * positions**2) + x[0].numel() + g[0].numel()
+    for rows in row_slices(len(x), each, x.device, budget):
+        unit_x, x_scale = scaled(x[rows, 0])
+        unit_g, g_scale = scaled(g[rows, 0])
+        signals = gram(unit_g.flatten(2).unflatten(1, (geometry.groups, -1)).permute(0, 3, 1, 2))
+        squares = (window_gram(unit_x, geometry) * signals).sum(dim=(1, 2, 3))
+        norms[rows] = squares.clamp_min(0).sqrt() * x_scale * g_scale
+    return norms
+
+
+def window_gram(x: Tensor, geometry: Geometry) -> Tensor:
+    """Return ⟨window s, window t⟩ of (batch, channels, *space) in float64: (batch, groups, positions, positions).
+
+    The Gram matrix of the pixels is shifted along both of its pixel axes at once and added up, one axis of space after
+    the other.
+    """
+    batch, dims, space = len(x), len(geometry.kernel), x.shape[2:]
+    pixels = gram(x.flatten(2).unflatten(1, (geometry.groups, -1)).permute(0, 3, 1, 2))
+    grid = pixels.reshape(batch * geometry.groups, *space, *space)
+    grid = F.pad(grid, _flat((*geometry.pads, *geometry.pads))) if any(map(any, geometry.pads)) else grid
+    for axis, (size, step, gap) in enumerate(
+        zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True), start=1
+    ):
+        count = (grid.shape[axis] - gap * (size - 1) - 1) // step + 1
+        reach = (count - 1) * step + 1
+        shifted = [
+            grid.narrow(axis, start, reach).narrow(axis + dims, start, reach) for start in range(0, gap * size, gap)
+        ]
+        if step > 1:
+            picked = torch.arange(0, reach, step, device=x.device)
+            shifted = [part.index_select(axis, picked).index_select(axis + dims, picked) for part in shifted]
+        grid = shifted[0].clone() if len(shifted) > 1 else shifted[0]
+        for part in shifted[1:]:
+            grid += part
+    positions = math.prod(grid.shape[1 : 1 + dims])
+    return grid.reshape(batch, geometry.groups, positions, positions)
+
+
+def _flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the zeros in the order of `F.pad`: the last axis first."""
+    return [pad for pair in reversed(pairs) for pad in pair]
+
+
+def unfolded(
+    x: Tensor,
+    kernel: tuple[int, ...],
+    stride: tuple[int, ...],
+    pads: tuple[tuple[int, int], ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """Return what each output position of a convolution sees, for any number of spatial axes.
+
+    Args:
+        x: (n, channels, *space).
+        kernel: size along each spatial axis.
+        stride: likewise.
+        pads: zeros before and behind, likewise.
+        dilation: likewise.
+        groups: into how many groups the channels are split.
+
+    Returns:
+        (n, positions, groups, channels / groups · kernel values), the last axis in the order of the weight's.
+    """
+    dims = len(kernel)
+    x = F.pad(x, _flat(pads))
+    for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
+        x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
+    x = x.unflatten(1, (groups, -1))  # (n, groups, channels / groups, *positions, *kernel)
+    positions, window = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
+    x = x.permute(0, *positions, 1, 2, *window)
+    return x.flatten(2 + dims).flatten(1, dims)

@@ -1,0 +1,1 @@
+"""Closed forms at random initialisation, one file a law."""

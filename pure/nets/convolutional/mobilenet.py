@@ -1,0 +1,89 @@
+"""MobileNetV2, with torchvision's indices."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pure.block import Block
+from pure.compose import Sequential
+from pure.errors import ArgumentError
+from pure.initializers import Constant, Initializer, KaimingNormal, Normal
+from pure.layers import Dropout, GlobalAvgPool, Linear
+from pure.skips.additive.conv_orders import conv_norm_act
+from pure.skips.additive.inverted import inverted_residual
+from pure.widths import divisible
+
+__all__ = ["mobilenet_v2"]
+
+Stages = tuple[tuple[int, int, int, int], ...]
+
+STAGES: Final[Stages] = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+"""(expansion, channels, blocks, stride of the first) of each stage: table 2 of the paper."""
+
+
+def mobilenet_v2(
+    width_mult: float = 1.0,
+    *,
+    num_classes: int = 1000,
+    in_channels: int = 3,
+    stages: Stages = STAGES,
+    stem_channels: int = 32,
+    last_channels: int = 1280,
+    round_nearest: int = 8,
+    dropout: float = 0.2,
+    weight_init: Initializer = KaimingNormal(mode="fan_out"),
+) -> Block:
+    """Return stem, inverted residuals, a 1×1 convolution, mean over space, dropout, classifier.
+
+    (batch, in_channels, height, width) → (batch, num_classes); 3,504,872 parameters.
+
+    Names: `features.0` and the last of `features` have `conv` and `norm`, each block its `branch`; `classifier.1`.
+
+    Args:
+        width_mult: factor of all channels.
+        num_classes: outputs of the classifier.
+        in_channels: channels of the image.
+        stages: (expansion, channels, blocks, stride of the first) of each.
+        stem_channels: channels of the first convolution, before the factor.
+        last_channels: channels before the classifier; a factor below 1 leaves them.
+        round_nearest: channels are multiples of it.
+        dropout: before the classifier; 0 for none.
+        weight_init: rule for the convolutions; the classifier starts normal with deviation 0.01.
+
+    Raises:
+        ArgumentError: no stages, a stage that has not four numbers, or a stride other than 1 or 2.
+
+    Source: Sandler et al. 2018 (1801.04381), table 2; initial values and rounding as torchvision's.
+
+    Example:
+        >>> mobilenet_v2(0.5, num_classes=5).out_shape((1, 3, 32, 32))
+        (1, 5)
+    """
+    if not stages or any(len(stage) != 4 for stage in stages):
+        raise ArgumentError(f"mobilenet_v2 stages={stages}: expected (expansion, channels, blocks, stride) of each")
+
+    def conv(before: int, after: int, kernel_size: int, stride: int) -> Block:
+        return conv_norm_act(before, after, kernel_size, stride, activation="relu6", weight_init=weight_init)
+
+    width = divisible(stem_channels * width_mult, round_nearest)
+    features = [conv(in_channels, width, 3, 2)]
+    for expand, channels, depth, stride in stages:
+        after = divisible(channels * width_mult, round_nearest)
+        for index in range(depth):
+            step = stride if index == 0 else 1
+            features.append(inverted_residual(width, after, step, expand, weight_init=weight_init))
+            width = after
+    last = divisible(last_channels * max(1.0, width_mult), round_nearest)
+    features.append(conv(width, last, 1, 1))
+    classifier = Linear(last, num_classes, weight_init=Normal(std=0.01), bias_init=Constant(0.0))
+    return Sequential(
+        features=Sequential(*features), pool=GlobalAvgPool(), classifier=Sequential(Dropout(dropout), classifier)
+    )

@@ -1,0 +1,1 @@
+"""Small networks: those of the tutorials, and classifiers of one shape with four kinds of skip."""

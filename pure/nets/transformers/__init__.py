@@ -1,0 +1,1 @@
+"""Transformers, one file a family, and the parts that they share."""

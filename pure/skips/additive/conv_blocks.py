@@ -1,0 +1,177 @@
+"""The residual blocks of convolutional networks, version 1: relu(S(x) + f(x))."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, get_args
+
+from pure.block import Block
+from pure.compose import Sequential
+from pure.errors import ArgumentError
+from pure.initializers import Constant, Initializer, KaimingNormal
+from pure.layers import Activation, BatchNorm, Conv2d, DropPath
+from pure.layers.squeeze import SqueezeExcite
+from pure.skips.additive.residual import Residual
+from pure.skips.additive.shortcut import AvgPoolProject, Identity, Project, Shortcut
+
+__all__ = [
+    "HE",
+    "StrideIn",
+    "basic_block",
+    "bottleneck",
+    "conv1x1",
+    "conv3x3",
+    "default_shortcut",
+    "last_norm",
+    "projection",
+]
+
+HE: Final[Initializer] = KaimingNormal(mode="fan_out")
+"""Normal with variance 2 / fan_out, the rule of every convolution here (He et al. 2015, 1502.01852)."""
+StrideIn = Literal["3x3", "1x1"]
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> Conv2d:
+    """Return a 3×3 convolution that keeps the size but for its stride, without bias, drawn by He's rule."""
+    return Conv2d(in_channels, out_channels, 3, stride, 1, groups=groups, bias=False, weight_init=HE)
+
+
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> Conv2d:
+    """Return a 1×1 convolution without bias, drawn by He's rule."""
+    return Conv2d(in_channels, out_channels, 1, stride, bias=False, weight_init=HE)
+
+
+def last_norm(channels: int, zero: bool) -> BatchNorm:
+    """Return the BatchNorm at the end of a branch; with γ = 0 at first the block starts as its shortcut."""
+    return BatchNorm(channels, weight_init=Constant(0.0 if zero else 1.0))
+
+
+def projection(in_channels: int, out_channels: int, stride: int = 1, *, pooled: bool = False) -> Shortcut:
+    """Return the shortcut BN(W x) of stride `stride`, with He's rule for W.
+
+    Leaves: `conv` and `norm`; with `pooled` under `project`.
+
+    Args:
+        in_channels: of the stream.
+        out_channels: of the branch.
+        stride: of the shortcut.
+        pooled: stride by an average in front of W, as ResNet-D does.
+
+    Source: He et al. 2015 (1512.03385), section 4.1, option B; He et al. 2018 (1812.01187), figure 2c.
+
+    Example:
+        >>> projection(3, 8, 2).out_shape((1, 3, 6, 6))
+        (1, 8, 3, 3)
+    """
+    if pooled:
+        return AvgPoolProject(in_channels, out_channels, stride, weight_init=HE)
+    return Project(in_channels, out_channels, stride, bias=False, norm=True, weight_init=HE)
+
+
+def default_shortcut(in_channels: int, out_channels: int, stride: int) -> Shortcut:
+    """Return the identity, or a projection with BatchNorm where the shape changes (option B)."""
+    same = stride == 1 and in_channels == out_channels
+    return Identity() if same else projection(in_channels, out_channels, stride)
+
+
+def _block(parts: dict[str, Block], shortcut: Block, squeeze: int | None, out: int, drop_path: float) -> Residual:
+    if squeeze is not None:
+        parts["se"] = SqueezeExcite(out, squeeze or None, weight_init=HE)
+    if drop_path:
+        parts["drop_path"] = DropPath(drop_path)
+    return Residual(Sequential(**parts), shortcut, activation="relu")
+
+
+def basic_block(
+    in_channels: int,
+    out_channels: int,
+    stride: int = 1,
+    *,
+    shortcut: Block | None = None,
+    squeeze: int | None = None,
+    zero_gamma: bool = False,
+    drop_path: float = 0.0,
+) -> Residual:
+    """Return relu(S(x) + BN(conv₂ relu(BN(conv₁ x)))) with 3×3 convolutions, the first of which strides.
+
+    Leaves: `branch.conv1`, `branch.bn1`, `branch.conv2`, `branch.bn2`, `branch.se`, and those of `shortcut`.
+
+    Args:
+        in_channels: of the stream.
+        out_channels: of the branch.
+        stride: of the first convolution and of the shortcut.
+        shortcut: S; None is the identity, or a projection with BatchNorm where the shape changes (option B).
+        squeeze: hidden channels of a squeeze-and-excitation at the end of the branch, 0 for its default; None for none.
+        zero_gamma: start the last BatchNorm at γ = 0 (Goyal et al. 2017, 1706.02677, section 5.1).
+        drop_path: the probability of dropping a sample's branch in training.
+
+    Source: He et al. 2015 (1512.03385), figure 5 left.
+
+    Example:
+        >>> basic_block(4, 8, stride=2).out_shape((1, 4, 6, 6))
+        (1, 8, 3, 3)
+    """
+    parts: dict[str, Block] = {
+        "conv1": conv3x3(in_channels, out_channels, stride),
+        "bn1": BatchNorm(out_channels),
+        "act1": Activation("relu"),
+        "conv2": conv3x3(out_channels, out_channels),
+        "bn2": last_norm(out_channels, zero_gamma),
+    }
+    around = default_shortcut(in_channels, out_channels, stride) if shortcut is None else shortcut
+    return _block(parts, around, squeeze, out_channels, drop_path)
+
+
+def bottleneck(
+    in_channels: int,
+    out_channels: int,
+    stride: int = 1,
+    *,
+    hidden: int | None = None,
+    groups: int = 1,
+    stride_in: StrideIn = "3x3",
+    shortcut: Block | None = None,
+    squeeze: int | None = None,
+    zero_gamma: bool = False,
+    drop_path: float = 0.0,
+) -> Residual:
+    """Return relu(S(x) + f(x)) with f a 1×1, a 3×3 and a 1×1 convolution, each with BatchNorm.
+
+    A wider `hidden` is Wide ResNet-50-2's block, `groups` above 1 ResNeXt's. Leaves: `branch.conv1`, `branch.bn1`, …,
+    `branch.bn3`, `branch.se`, and those of `shortcut`.
+
+    Args:
+        in_channels: of the stream.
+        out_channels: of the branch.
+        stride: of one convolution and of the shortcut.
+        hidden: channels of the 3×3 convolution; None is a quarter of `out_channels`.
+        groups: of the 3×3 convolution.
+        stride_in: which convolution strides: "3x3" (version 1.5, as torchvision and timm) or "1x1" (the paper).
+        shortcut: S; None is the identity, or a projection with BatchNorm where the shape changes (option B).
+        squeeze: hidden channels of a squeeze-and-excitation at the end of the branch, 0 for its default; None for none.
+        zero_gamma: start the last BatchNorm at γ = 0.
+        drop_path: the probability of dropping a sample's branch in training.
+
+    Raises:
+        ArgumentError: an unknown `stride_in`, or `hidden` that `groups` does not divide.
+
+    Source: He et al. 2015 (1512.03385), figure 5 right; Xie et al. 2016 (1611.05431), figure 3c.
+
+    Example:
+        >>> bottleneck(16, 32, stride=2, groups=4).out_shape((1, 16, 6, 6))
+        (1, 32, 3, 3)
+    """
+    if stride_in not in get_args(StrideIn):
+        raise ArgumentError(f"stride_in={stride_in!r}: expected one of {', '.join(get_args(StrideIn))}")
+    width = out_channels // 4 if hidden is None else hidden
+    parts: dict[str, Block] = {
+        "conv1": conv1x1(in_channels, width, stride if stride_in == "1x1" else 1),
+        "bn1": BatchNorm(width),
+        "act1": Activation("relu"),
+        "conv2": conv3x3(width, width, stride if stride_in == "3x3" else 1, groups),
+        "bn2": BatchNorm(width),
+        "act2": Activation("relu"),
+        "conv3": conv1x1(width, out_channels),
+        "bn3": last_norm(out_channels, zero_gamma),
+    }
+    around = default_shortcut(in_channels, out_channels, stride) if shortcut is None else shortcut
+    return _block(parts, around, squeeze, out_channels, drop_path)

@@ -1,0 +1,1 @@
+"""Dense and cross-layer connections along the channels."""

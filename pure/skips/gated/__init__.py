@@ -1,0 +1,1 @@
+"""Gates in place of the sum, or on the branch."""

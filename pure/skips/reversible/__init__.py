@@ -1,0 +1,1 @@
+"""Reversible and implicit blocks."""

@@ -1,0 +1,1 @@
+"""Several residual streams, and sums over earlier layers."""
