@@ -1,5 +1,7 @@
 """ONNX files as functions, in a process that needs neither torch nor pure; where they can run, and why not."""
 
+from export.files.protobuf_wire import CALL_KEY, read_call
+from export.files.signature_leaves import Leaf
 from export.runtime.loading import Loaded, load
 
-__all__ = ["Loaded", "load"]
+__all__ = ["CALL_KEY", "Leaf", "Loaded", "load", "read_call"]
