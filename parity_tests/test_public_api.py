@@ -1,11 +1,22 @@
 """The public interface changes only on purpose, and everything in it is documented."""
 
 import difflib
+import importlib
 import inspect
 import json
+import pkgutil
 from types import ModuleType
 
-from parity_tests.public_api import COMMAND, GOLDEN, describe, public_api, public_methods, public_modules, public_values
+from parity_tests.public_api import (
+    COMMAND,
+    GOLDEN,
+    ROOTS,
+    describe,
+    public_api,
+    public_methods,
+    public_modules,
+    public_values,
+)
 
 
 def test_the_public_interface_is_the_recorded_one() -> None:
@@ -42,3 +53,19 @@ def test_signatures_hold_no_address_and_no_annotation() -> None:
 
     assert describe(sample) == "function (a, /, b=1.0, *, c=describe)"
     assert " at 0x" not in GOLDEN.read_text(encoding="utf-8")
+
+
+def test_no_public_name_of_a_package_is_also_the_name_of_one_of_its_modules() -> None:
+    """Importing the module would replace the function, or not, depending on what was imported first."""
+    packages = [importlib.import_module(root) for root in ROOTS]
+    for root in list(packages):
+        found = pkgutil.walk_packages(root.__path__, f"{root.__name__}.")
+        packages += [importlib.import_module(info.name) for info in found if info.ispkg]
+    shared = []
+    for package in packages:
+        modules = {info.name for info in pkgutil.iter_modules(package.__path__)}
+        public = {*getattr(package, "__all__", ()), *(name for name in vars(package) if not name.startswith("_"))}
+        for name in sorted(modules & public):
+            if not isinstance(getattr(package, name), ModuleType):
+                shared.append(f"{package.__name__}.{name}")
+    assert not shared, f"rename these modules: {shared}"

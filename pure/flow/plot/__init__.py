@@ -12,7 +12,7 @@ from pure.flow.plot.gates import gate_activity
 from pure.flow.plot.gradients import by_depth, heat, leaves
 from pure.flow.plot.kernel import tangent_kernel
 from pure.flow.plot.landscape import loss_contours, loss_line
-from pure.flow.plot.paths import coherence, paths
+from pure.flow.plot.path_plots import coherence, paths
 from pure.flow.plot.signal import propagation
 from pure.flow.plot.spectrum import partial_norms, singular_values
 from pure.flow.plot.theory import agreement, path_lengths, predicted, residual_spectrum
