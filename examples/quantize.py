@@ -56,12 +56,12 @@ def main() -> None:
         written = export.quantize(exact, small, calibration)
         print(f"{written.size / written.source_size:.0%} of the bytes; {written.kernels}")
 
-        verdict = export.verify_quantized(small, exact, batches, labels[held_out], fn=block, args=args)
+        verdict = export.verify_quantized(small, exact, batches, labels=labels[held_out], fn=block, args=args)
         print(verdict.table().replace(folder, ""))
         print(f"calibrated with digits: {verdict.status}")
 
         export.quantize(exact, bad, [(100 * x,) for (x,) in calibration])
-        verdict = export.verify_quantized(bad, exact, batches, labels[held_out], fn=block, args=args)
+        verdict = export.verify_quantized(bad, exact, batches, labels=labels[held_out], fn=block, args=args)
         print(f"calibrated with digits times 100: {verdict.status} at {verdict.leaves[0].sqnr_db:.1f} dB")
 
 

@@ -7,6 +7,7 @@ import json
 import pkgutil
 from types import ModuleType
 
+import export
 from parity_tests.public_api import (
     COMMAND,
     GOLDEN,
@@ -46,6 +47,23 @@ def test_everything_public_has_a_docstring() -> None:
                     if not inspect.getdoc(getattr(value, method)) and function is not None
                 ]
     assert not bare, f"no docstring: {bare}"
+
+
+def test_exports_functions_take_subjects_by_position_and_options_by_name() -> None:
+    """One order everywhere: the function, its arguments, the file; what is optional beside those has a name."""
+    positional = {
+        "to_onnx": ["fn", "args", "path"],
+        "verify": ["fn", "args", "path"],
+        "jit": ["fn"],
+        "load": ["path", "device"],
+        "quantize": ["path", "out", "batches"],
+        "verify_quantized": ["path", "reference", "batches"],
+        "weights": ["path", "kind"],
+        "replace_weights": ["path", "weights", "out"],
+    }
+    for name, wanted in positional.items():
+        parameters = inspect.signature(getattr(export, name)).parameters.values()
+        assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == wanted, name
 
 
 def test_signatures_hold_no_address_and_no_annotation() -> None:

@@ -196,6 +196,12 @@ def test_an_existing_file_is_judged_and_not_rewritten(tmp_path: Path) -> None:
     assert path.read_bytes() == content
 
 
+def test_the_file_that_is_written_has_the_opset_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "f.onnx"
+    assert export.verify(network, (PARAMS, X), path, opset=18).passed
+    assert {entry.domain: entry.version for entry in onnx.load(path).opset_import}[""] == 18
+
+
 def test_a_file_without_the_dynamic_size_fails_at_other_sizes(tmp_path: Path) -> None:
     path = tmp_path / "f.onnx"
     export.to_onnx(lambda x: x * 2, (X,), path)

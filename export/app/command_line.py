@@ -340,7 +340,7 @@ def quantize(
         out,
         path,
         judging,
-        labels,
+        labels=labels,
         scores=scores,
         min_sqnr_db=min_sqnr,
         min_agreement=min_agreement,

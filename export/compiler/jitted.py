@@ -40,9 +40,9 @@ __all__ = ["Compilation", "Jitted", "jit"]
 
 def jit(
     fn: Callable[..., Any],
+    *,
     bake: Sequence[int] = (),
     device: str = "auto",
-    *,
     cache_size: int = 64,
     tf32: bool = False,
     cuda_graph: bool = False,

@@ -79,10 +79,10 @@ def to_onnx(
     fn: Callable[..., Any],
     args: Sequence[Any],
     path: str | os.PathLike[str],
+    *,
     bake: Sequence[int] = (),
     dynamic: Sequence[Any] | None = None,
     opset: int | None = None,
-    *,
     functions: bool = True,
     external: bool | int | None = None,
 ) -> Exported:

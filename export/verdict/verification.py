@@ -34,9 +34,11 @@ def verify(
     fn: Callable[..., Any],
     args: Sequence[Any],
     path: str | os.PathLike[str] | None = None,
+    *,
     against: Callable[..., Any] | None = None,
     dynamic: Sequence[Any] | None = None,
     bake: Sequence[int] = (),
+    opset: int | None = None,
     device: str = "auto",
     limit: float | None = None,
     tf32: bool = False,
@@ -52,6 +54,7 @@ def verify(
             ``nn.Module``, which holds its own parameters, with the arguments after the first, empty trees left out.
         dynamic: As for ``to_onnx``; each dynamic size is run again at 1, 2, 3, 7, the example's and a larger one.
         bake: As for ``to_onnx``.
+        opset: As for ``to_onnx``, where the file is written here; a file that exists keeps its own.
         device: Where the file runs: "auto", "cpu" or "cuda".
         limit: The largest ratio that passes; 2 by default, 3 for half types.
         tf32: Whether a GPU may round float32 products to TF32, in ONNX Runtime and in PyTorch alike: the file is
@@ -79,7 +82,7 @@ def verify(
         else:
             file = Path(path)
         if not file.exists():
-            to_onnx(fn, args, file, bake=bake, dynamic=dynamic)
+            to_onnx(fn, args, file, bake=bake, dynamic=dynamic, opset=opset)
         judge = Judge(fn, args, file, dynamic, bake, device, limit, tf32)
         rows = judge.rows()
         if against is not None:
