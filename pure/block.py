@@ -22,12 +22,26 @@ import torch
 
 from pure import tree
 from pure.initializers import Device, check_generator
+from pure.tree import Tree
 
-__all__ = ["EMPTY", "Block", "Params", "Shape", "State", "check_params", "specification"]
+__all__ = [
+    "EMPTY",
+    "Applied",
+    "Block",
+    "Extras",
+    "Params",
+    "Shape",
+    "State",
+    "check_params",
+    "specification",
+]
 
 Params = dict[str, Any]
 State = dict[str, Any]
+Extras = Mapping[str, Any]
 Shape = tuple[int, ...]
+Applied = tuple[Any, State]
+"""What `apply` returns: `(y, new_state)`."""
 
 EMPTY: Final[dict[str, Any]] = {}
 """The default for trees that are left out. Nothing writes to it."""
@@ -43,7 +57,7 @@ class Block:
         ...     features: int
         ...     def init(self, generator, dtype=torch.float32, device="cpu"):
         ...         return {"bias": torch.zeros(self.features, dtype=dtype, device=device)}, {}
-        ...     def apply(self, params, x, state, extras, training=False, noise=None):
+        ...     def apply(self, params, x, state=EMPTY, extras=EMPTY, training=False, noise=None):
         ...         return x + params["bias"], state
         >>> params, state = Shift(3).init(torch.Generator().manual_seed(0))
         >>> Shift(3)(params, torch.ones(2, 3)).shape
@@ -95,14 +109,8 @@ class Block:
         return params, state
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return `(y, new_state)`; no argument is changed.
 
         Args:
@@ -115,7 +123,7 @@ class Block:
         """
         raise NotImplementedError(f"{type(self).__name__} defines no apply")
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the output in evaluation; `state` and `extras` may be left out where they are empty."""
         return self.apply(params, x, state, extras)[0]
 

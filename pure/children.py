@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pure.block import EMPTY, Block, Params, State, check_params
+from pure.block import EMPTY, Block, Extras, Params, State, check_params
 from pure.errors import ArgumentError, PureError, TreeError
 from pure.tags import WATCHERS, scope
 from pure.tree import leaves
@@ -22,7 +22,7 @@ def run_child(
     params: Params,
     x: Any,
     state: State,
-    extras: Mapping[str, Any],
+    extras: Extras,
     training: bool,
     noise: Any,
     new_state: State,

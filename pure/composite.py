@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import torch
 
-from pure.block import Block, Params, Shape, State, specification
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, specification
 from pure.children import expected_keys, refuse, require_keys, run_child
 from pure.errors import ArgumentError, PureError
 from pure.initializers import Device
+from pure.tree import Tree
 
 __all__ = ["Composite", "Run"]
 
@@ -73,7 +73,7 @@ class Composite(Block):
         """Return the parameters that belong to no child, drawn after the children's; none by default."""
         return {}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the output; `run("branch", x)` is the output of that child, in training or evaluation."""
         raise NotImplementedError(f"{type(self).__name__} defines no combine")
 
@@ -94,14 +94,8 @@ class Composite(Block):
         return {**params, **self.own(generator, dtype, device)}, state
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the output and the children's new states."""
         require_keys(self, self._keys, params)
         new_state: State = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import EMPTY, Block, Params, State, specification
+from pure.block import EMPTY, Applied, Block, Extras, Params, State, specification
 from pure.children import extra_keys
 from pure.errors import ArgumentError, DeviceError, DtypeError, PureError, ShapeError, TreeError
 from pure.initializers import Device, check_generator
+from pure.tree import Tree
 
 __all__ = ["Leaf", "describe", "explain"]
 
@@ -79,18 +79,12 @@ class Leaf(Block):
         return bool(self.leaf_names())
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return `(y, state)`."""
         return self(params, x, state, extras), state
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the output."""
         if len(params) != self._keys:
             raise extra_keys(self, params)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import EMPTY, Block, Params, Shape, State
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State
 from pure.children import located
 from pure.compose.wrapper import Wrapper, as_pairs
 from pure.errors import ArgumentError, PureError, TreeError, nearest
 from pure.initializers import Device, check_generator
 from pure.leaf import Leaf
 from pure.tags import KINDS, Kind, tag
+from pure.tree import Tree
 
 __all__ = ["Function", "Rename", "Tag"]
 
@@ -105,14 +106,8 @@ class Function(Block):
         return tree.tree_map(place, tree.cast(params, dtype)), tree.tree_map(place, state)
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the function's value and the state as it was."""
         y = self.fn(x) if self._arity == 1 else self.fn(*(params, x, state, extras)[: self._arity])
         return y, state
@@ -185,7 +180,7 @@ class Rename(Wrapper):
                 )
         return self._outer(params), self._outer(state)
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the block's output."""
         try:
             return self.block(self._inner(params), x, self._inner(state) if state else EMPTY, extras)
@@ -193,14 +188,8 @@ class Rename(Wrapper):
             raise self._renamed(params, state, error) from error.__cause__
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the block's output and its new state under the new names."""
         try:
             y, new_state = self.block.apply(self._inner(params), x, self._inner(state), extras, training, noise)

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from pure.block import EMPTY, Block, Params, Shape, State
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State
 from pure.children import expected_keys, extra_keys, located, refuse, require_keys, run_child
 from pure.errors import ArgumentError, PureError
 from pure.initializers import Device
 from pure.tags import WATCHERS
+from pure.tree import Tree
 
 __all__ = ["Named", "Sequential"]
 
@@ -83,7 +84,7 @@ class Sequential(Named):
     def __init__(self, *blocks: Block, **named: Block) -> None:
         self._adopt(blocks, named)
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the last child's output."""
         if WATCHERS:
             return self.apply(params, x, state, extras)[0]
@@ -105,14 +106,8 @@ class Sequential(Named):
         return x
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the last child's output and the new states by name."""
         require_keys(self, self._keys, params)
         new_state: State = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -10,10 +9,11 @@ from typing import Any
 import torch
 
 from pure import tree
-from pure.block import EMPTY, Params, State
+from pure.block import EMPTY, Applied, Extras, Params, State
 from pure.compose.wrapper import Wrapper, as_pairs
 from pure.errors import ArgumentError, nearest
 from pure.initializers import Device
+from pure.tree import Tree
 
 __all__ = ["Initialize"]
 
@@ -70,18 +70,12 @@ class Initialize(Wrapper):
                 )
         return tree.unflatten(leaves), state
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the block's output."""
         return self.block(params, x, state, extras)
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the block's output and new state."""
         return self.block.apply(params, x, state, extras, training, noise)

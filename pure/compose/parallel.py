@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Literal, get_args
@@ -10,10 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, State
+from pure.block import EMPTY, Applied, Block, State
 from pure.children import require_keys, run_child
 from pure.compose.chain import Named
 from pure.errors import ArgumentError, ShapeError
+from pure.tree import Tree
 
 __all__ = ["Parallel"]
 
@@ -54,14 +54,8 @@ class Parallel(Named):
         return inner if self.join == "sum" else f"{inner[:-1]}, join={self.join!r})"
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the joined outputs and the new states by name."""
         require_keys(self, self._keys, params)
         new_state: State = {}

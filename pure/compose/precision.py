@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pure import tree
-from pure.block import Params, State
+from pure.block import EMPTY, Applied
 from pure.compose.wrapper import Wrapper
 from pure.errors import ArgumentError
+from pure.tree import Tree
 
 __all__ = ["MixedPrecision"]
 
@@ -47,14 +47,8 @@ class MixedPrecision(Wrapper):
             raise ArgumentError(f"MixedPrecision dtype={self.dtype}: expected torch.bfloat16, torch.float16, …")
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Cast down, compute, cast the output back."""
         low = tree.cast(params, self.dtype)
         y, new_state = self.block.apply(low, tree.cast(x, self.dtype), state, extras, training, noise)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from pure import tree
-from pure.block import EMPTY, Block, Params, Shape, State, check_params
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params
 from pure.compose.chain import Named, Sequential
 from pure.compose.wrapper import as_pairs
 from pure.errors import ArgumentError, PureError, TreeError
 from pure.initializers import Device, check_generator
 from pure.scan_loop import loops, scan
 from pure.tags import WATCHERS, capturing, scope
+from pure.tree import Tree
 
 __all__ = ["LOOPED_FROM", "Repeat"]
 
@@ -132,21 +133,15 @@ class Repeat(Block):
             raise TreeError(f"Repeat: {what} is stacked {len(parts)} deep, expected depth {self.depth}")
         return {str(depth): part for depth, part in enumerate(parts)}
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the last block's output."""
         if WATCHERS and self._loops() and (looped := self._looped(params, x, state, extras, False, {})):
             return looped[0]
         return self._chain(self._slices(params, "params"), x, self._slices(state, "state"), extras)
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the last block's output and the stacked new state."""
         if WATCHERS and self._loops() and (looped := self._looped(params, x, state, extras, training, noise or {})):
             return looped
@@ -160,7 +155,7 @@ class Repeat(Block):
         return self.depth >= LOOPED_FROM and not self.vary and loops() and not capturing()
 
     def _looped(
-        self, params: Params, x: Any, state: State, extras: Mapping[str, Any], training: bool, noise: Any
+        self, params: Params, x: Any, state: State, extras: Extras, training: bool, noise: Any
     ) -> tuple[Any, State] | None:
         """Return what `apply` does by a scan, None if a scan refuses; the blocks one by one then say why."""
         try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError
 
@@ -52,6 +51,6 @@ class TiedHead(Composite):
                 f"{', '.join(self.body.children())}"
             )
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the logits."""
         return F.linear(run("body", x), params["body"][self.embedding]["weight"])

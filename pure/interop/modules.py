@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,11 @@ from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
 from pure import tree
-from pure.block import EMPTY, Block, Params, Shape, State, check_params
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params
 from pure.errors import ArgumentError, NoiseError, TreeError, UnsupportedError
 from pure.initializers import Device, check_generator
 from pure.leaf import explain
+from pure.tree import Tree
 
 __all__ = ["BlockModule", "ModuleBlock", "from_module", "to_module"]
 
@@ -70,7 +71,7 @@ class BlockModule(_Node):
         flat = dict(self.named_parameters(remove_duplicate=False))
         return tree.unflatten(flat), tree.unflatten(dict(self.named_buffers()))
 
-    def forward(self, x: Any, extras: Mapping[str, Any] = EMPTY, noise: Any = None) -> Any:
+    def forward(self, x: Any, extras: Extras = EMPTY, noise: Any = None) -> Any:
         """Return the block's output; in training the buffers then hold the new state."""
         params, state = self.trees()
         if not self.training:
@@ -181,14 +182,8 @@ class ModuleBlock(Block):
         return tree.tree_map(place, params), tree.tree_map(lambda leaf: leaf.to(device=device, copy=True), state)
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Call the module on these parameters and a copy of this state."""
         module = self.training if training else self.evaluating
         buffers = {name: leaf.clone() for name, leaf in tree.flatten(state).items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Params, Shape, State
+from pure.block import EMPTY, Extras, Params, Shape, State
 from pure.children import extra_keys
 from pure.errors import ArgumentError, nearest
 from pure.leaf import Leaf, explain
@@ -93,7 +93,7 @@ class Activation(Leaf):
         """Return the function."""
         return self._function
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Tensor:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Tensor:
         """Return the function of `x`."""
         if params:
             raise extra_keys(self, params)

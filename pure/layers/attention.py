@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, Shape
+from pure.block import Block, Extras, Params, Shape
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Initializer, KaimingUniform
@@ -139,7 +138,7 @@ class Attention(Composite):
             found["dropout"] = Dropout(self.dropout)
         return found
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the attended tokens."""
         q, k, v = self.project(run, x)
         return self.finish(run, x, self.attend(run, q, k, v, self.allowed(x, extras)))
@@ -172,7 +171,7 @@ class Attention(Composite):
             x = run(name, x)
         return x if self.rotary is None else self.rotary(x)
 
-    def allowed(self, x: Tensor, extras: Mapping[str, Any]) -> Tensor | None:
+    def allowed(self, x: Tensor, extras: Extras) -> Tensor | None:
         """Return what may be attended to, of a shape that broadcasts to (batch, heads, tokens, tokens), or None."""
         mask, tokens = extras.get(self.mask), x.shape[1]
         if mask is not None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Params, Shape, State
+from pure.block import EMPTY, Applied, Params, Shape
 from pure.children import extra_keys
 from pure.errors import ArgumentError, NoiseError
 from pure.initializers import Device, check_generator
 from pure.layers.alignment import align
 from pure.leaf import Leaf, explain
+from pure.tree import Tree
 
 __all__ = ["DropPath", "Dropout"]
 
@@ -53,14 +53,8 @@ class _Masked(Leaf):
         return x
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Drop in training, by the mask in `noise`."""
         if params:
             raise extra_keys(self, params)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import Block, Params, Shape, State
+from pure.block import Block, Extras, Params, Shape, State
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, DtypeError, RankError, ShapeError
 from pure.initializers import Device, Initializer, Normal
@@ -203,7 +202,7 @@ class BertEmbeddings(Composite):
         }
         return {**found, "dropout": Dropout(self.dropout)} if self.dropout else found
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the embedded tokens."""
         types = extras.get("token_type_ids")
         if types is None:

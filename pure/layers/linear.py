@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Params, Shape, State
+from pure.block import EMPTY, Extras, Params, Shape, State
 from pure.children import extra_keys
 from pure.errors import PureError, RankError, ShapeError
 from pure.initializers import Device, Initializer, KaimingUniform, Uniform, fan_in
@@ -72,7 +71,7 @@ class Linear(Leaf):
             params["bias"] = rule((self.out_features,), generator, dtype, device)
         return params, {}
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Tensor:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Tensor:
         """Return the affine map of (batch, …, in_features): (batch, …, out_features)."""
         try:
             if x.ndim < 2 or len(params) != self._keys:

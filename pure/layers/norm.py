@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Block, Params, Shape, State, check_params
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, check_generator
 from pure.layers.alignment import widen
 from pure.leaf import Leaf, describe, explain
+from pure.tree import Tree
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
 
@@ -241,14 +241,8 @@ class BatchNorm(Block):
         return params, state
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Normalise; in training return the updated statistics."""
         if not training:
             return self(params, x, state, extras), state
@@ -279,7 +273,7 @@ class BatchNorm(Block):
             "num_batches_tracked": seen,
         }
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Tensor:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Tensor:
         """Normalise by the running statistics."""
         self._check(params, x)
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, Shape, State
+from pure.block import Block, Extras, Params, Shape, State
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, KaimingUniform
@@ -85,7 +84,7 @@ class PatchEmbedding(Composite):
         )
         return {"proj": proj}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the tokens, row by row."""
         if x.ndim == 4 and tuple(x.shape[2:]) != self.image_size:
             raise ShapeError(

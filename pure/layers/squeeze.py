@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from pure.block import Block, Params, Shape
+from pure.block import Block, Extras, Params, Shape
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError
 from pure.initializers import Initializer, KaimingUniform
@@ -70,7 +69,7 @@ class SqueezeExcite(Composite):
             "fc2": Conv2d(hidden, self.channels, 1, weight_init=self.weight_init),
         }
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Tensor:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Tensor:
         """Return the gated channels."""
         if x.ndim != 4:
             raise RankError(

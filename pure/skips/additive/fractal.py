@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, Shape, State
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape
 from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, NoiseError, ShapeError
@@ -19,6 +18,7 @@ from pure.layers.alignment import align
 from pure.leaf import Leaf
 from pure.skips.additive.conv_blocks import conv3x3
 from pure.tags import tag
+from pure.tree import Tree
 
 __all__ = ["Fractal", "FractalJoin"]
 
@@ -79,14 +79,8 @@ class FractalJoin(Leaf):
         return mean
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the mean, in training of the columns that the mask keeps."""
         if not training or not self.rate:
             return self.forward(params, x), state
@@ -156,7 +150,7 @@ class Fractal(Composite):
                 found[f"join{level}"] = FractalJoin(len(active), self.rate)
         return found
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Tensor:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Tensor:
         """Return the last join."""
         ends = [x] * self.columns
         for level, active in enumerate(self._levels(), start=1):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 
-from pure.block import Block, Params, State
+from pure.block import EMPTY, Applied, Block, State
 from pure.children import expected_keys, require_keys, run_child
 from pure.errors import ArgumentError, ShapeError
 from pure.skips.additive.shortcut import Identity, mismatch, run_fitted
 from pure.tags import tag
+from pure.tree import Tree
 
 __all__ = ["LongSkip"]
 
@@ -65,14 +65,8 @@ class LongSkip(Block):
         return {"branch": self.branch, "shortcut": self.shortcut}
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the joined tensors and the new states of branch and shortcut."""
         require_keys(self, self._keys, params)
         new_state: State = {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
@@ -74,7 +73,7 @@ class MultiScale(Composite):
         steps: dict[str, Block] = {str(index): step for index in range(self.scales - 1)}
         return {**steps, "pool": AvgPool(3, self.stride, 1)} if self.restarts else steps
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Tensor:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Tensor:
         """Return the joined scales."""
         if x.shape[1] != self.width * self.scales:
             raise ShapeError(f"{self}: input {tuple(x.shape)}, expected {self.width * self.scales} channels on axis 1")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pure.block import EMPTY, Block, Params, State
+from pure.block import EMPTY, Applied, Block, Extras, Params, State
 from pure.children import expected_keys, extra_keys, located, require_keys, run_child
 from pure.errors import ArgumentError, PureError, ShapeError
 from pure.layers.activation import activation
 from pure.skips.additive.shortcut import Identity, mismatch, run_fitted
 from pure.tags import WATCHERS, tag
+from pure.tree import Tree
 
 __all__ = ["Residual"]
 
@@ -72,7 +73,7 @@ class Residual(Block):
         """Return the branch and the shortcut."""
         return {"branch": self.branch, "shortcut": self.shortcut}
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the block's output."""
         if WATCHERS or not self._plain:
             return self.apply(params, x, state, extras)[0]
@@ -87,14 +88,8 @@ class Residual(Block):
         return x + f
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the block's output and the new states of branch and shortcut."""
         require_keys(self, self._keys, params)
         new_state: State = {}

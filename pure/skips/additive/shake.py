@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, Shape, State
+from pure.block import EMPTY, Applied, Block, Params, Shape
 from pure.compose import Parallel, Sequential
 from pure.errors import NoiseError, ShapeError
 from pure.initializers import Device, check_generator
@@ -18,6 +17,7 @@ from pure.layers.alignment import align
 from pure.leaf import Leaf
 from pure.skips.additive.conv_blocks import conv3x3, default_shortcut
 from pure.skips.additive.residual import Residual
+from pure.tree import Tree
 
 __all__ = ["Shake", "shake_shake_block"]
 
@@ -67,14 +67,8 @@ class Shake(Leaf):
         return (first + second) / 2
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the mean, or in training the shares in `noise`."""
         if not training:
             return self.forward(params, x), state

@@ -6,14 +6,14 @@ of their own. `Residual` takes any block as its shortcut; these know how to fit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import Block, Params, Shape, State
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State
 from pure.children import expected_keys, refuse, require_keys, run_child
 from pure.errors import ArgumentError, RankError
 from pure.functional import center_crop, pad_channels, resize
@@ -21,6 +21,7 @@ from pure.initializers import Initializer, KaimingUniform
 from pure.layers.conv import Conv1d, Conv2d, Conv3d
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm
+from pure.tree import Tree
 
 __all__ = ["AvgPoolProject", "Crop", "Identity", "Interpolate", "Pad", "Project", "Shortcut"]
 
@@ -51,7 +52,7 @@ class Shortcut(Block):
         x: Any,
         shape: Sequence[int],
         state: State,
-        extras: Mapping[str, Any],
+        extras: Extras,
         training: bool = False,
         noise: Any = None,
     ) -> tuple[Any, State]:
@@ -64,14 +65,8 @@ class Shortcut(Block):
         return x, new_state
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the shortcut of `x` on its own, for a branch that keeps the shape."""
         if not isinstance(x, Tensor):
             refuse(self, x, TypeError())
@@ -86,7 +81,7 @@ def run_fitted(
     params: Params,
     x: Any,
     state: State,
-    extras: Mapping[str, Any],
+    extras: Extras,
     training: bool,
     noise: Any,
     new_state: State,

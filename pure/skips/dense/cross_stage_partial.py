@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
@@ -48,7 +47,7 @@ class SplitSkip(Composite):
         if self.carried < 1:
             raise ArgumentError(f"SplitSkip carried={self.carried}: expected at least 1")
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return [x₁, f(x₂)]."""
         if x.ndim < 2 or x.shape[1] <= self.carried:
             raise ShapeError(f"SplitSkip carried={self.carried}: input {tuple(x.shape)} leaves the branch no channel")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ShapeError
 from pure.tags import tag
@@ -40,7 +39,7 @@ class DenseSkip(Composite):
 
     branch: Block
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return [x, f(x)]."""
         f = run("branch", x)
         if (f.shape[0], *f.shape[2:]) != (x.shape[0], *x.shape[2:]):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
@@ -51,7 +50,7 @@ class DualPath(Composite):
         if self.added < 1:
             raise ArgumentError(f"DualPath added={self.added}: expected at least 1")
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return [s₁ + f₁, s₂, f₂]."""
         f = tag(run("branch", x), "branch", kind="branch")
         s = run("shortcut", x)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
@@ -53,7 +52,7 @@ class OneShot(Composite):
         """Return the links of the chain."""
         return self.chain.children()
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return all outputs side by side."""
         outs = [x]
         for name in self.children():

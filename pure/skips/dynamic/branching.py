@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import Params, Shape, State
+from pure.block import EMPTY, Applied, Shape
 from pure.children import require_keys, run_child
 from pure.composite import Composite
 from pure.errors import ArgumentError
+from pure.tree import Tree
 
 __all__ = ["Branching", "condition"]
 
@@ -58,14 +59,8 @@ class Branching(Composite):
         return super().out_shape(x_shape)
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the output and the new state, in "branch" mode the state that was given."""
         if self.mode == "select":
             y, new_state = super().apply(params, x, state, extras, training, noise)

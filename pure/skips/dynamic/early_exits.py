@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, State
+from pure.block import EMPTY, Applied, Block, Extras, Params
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
 from pure.layers.alignment import align, widen
 from pure.skips.dynamic.branching import Branching
 from pure.tags import tag, watching
+from pure.tree import Tree
 
 __all__ = ["EarlyExit"]
 
@@ -78,21 +78,15 @@ class EarlyExit(Branching):
         return found
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the logits of the exit taken, in training of all exits, and the new states."""
         y, new_state = super().apply(params, x, state, extras, training, noise)
         if self.mode == "select" and not training:
             y = self._taken(y)
         return tag(y, "stream"), new_state
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return all heads stacked along axis 1, in "branch" mode the logits of the exit taken."""
         if self.mode == "branch":
             return self._from(0, run, x)

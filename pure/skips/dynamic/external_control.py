@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -10,12 +9,13 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import Block, Params, Shape, State
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State
 from pure.children import extra_keys, refuse, run_child
 from pure.errors import ArgumentError, ShapeError
 from pure.layers.alignment import align
 from pure.skips.dynamic.branching import condition
 from pure.tags import tag, watching
+from pure.tree import Tree
 
 __all__ = ["Dynamic"]
 
@@ -78,14 +78,8 @@ class Dynamic(Block):
         return tuple(x_shape)
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return f(x) or x, and the new state where f was taken."""
         if self.has_params is not None and len(params) != int(self.has_params):
             raise extra_keys(self, params)
@@ -116,7 +110,7 @@ class Dynamic(Block):
         params: Params,
         x: Any,
         state: State,
-        extras: Mapping[str, Any],
+        extras: Extras,
         training: bool,
         noise: Any,
         new_state: State,
@@ -133,7 +127,7 @@ class Dynamic(Block):
         params: Params,
         x: Any,
         state: State,
-        extras: Mapping[str, Any],
+        extras: Extras,
         training: bool,
         noise: Any,
         control: Any,
@@ -167,7 +161,7 @@ class Dynamic(Block):
         params: Params,
         x: Any,
         state: State,
-        extras: Mapping[str, Any],
+        extras: Extras,
         training: bool,
         noise: Any,
         taken: Tensor,

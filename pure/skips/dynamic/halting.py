@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, specification
+from pure.block import Block, Extras, Params, specification
 from pure.compose.chain import Sequential
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
@@ -90,7 +89,7 @@ class Halting(Branching):
         """Return the cost of thinking for each sample, from (steps, batch, …) weights and who was still running."""
         raise NotImplementedError(f"{type(self).__name__} defines no cost")
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the weighted sum of the states."""
 
         def advance(s: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, Shape
+from pure.block import Block, Extras, Params, Shape
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.leaf import describe
@@ -61,7 +60,7 @@ class MixtureOfDepths(Composite):
         """Return the input's shape."""
         return tuple(x_shape)
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return y."""
         if x.ndim != 3:
             raise RankError(f"MixtureOfDepths: input {describe(x)}, expected (batch, tokens, features)")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
 from pure.layers.alignment import align, widen
@@ -81,7 +80,7 @@ class MixtureOfExperts(Branching):
                 raise ArgumentError(f"MixtureOfExperts {name}={block!r}: expected a Block: wrap it in Function")
         return found
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the weighted sum of the experts."""
         logits = widen(run("router", x))
         if logits.shape[-1] != len(self.experts) or logits.ndim > x.ndim:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, Shape, State
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape
 from pure.compose.chain import Sequential
 from pure.composite import Run
 from pure.errors import ArgumentError, NoiseError, ShapeError
@@ -24,6 +24,7 @@ from pure.leaf import Leaf, describe
 from pure.skips.additive.shortcut import Identity, mismatch
 from pure.skips.dynamic.branching import Branching
 from pure.tags import tag
+from pure.tree import Tree
 
 __all__ = ["AdaptiveResidual", "HardGate", "LogOdds", "SkipLayer", "gate_head"]
 
@@ -104,14 +105,8 @@ class HardGate(Leaf):
         return (x[:, 1] > x[:, 0]).to(x.dtype)
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the decision, in training with noise and the softmax's derivative."""
         decision = self.forward(params, x)
         if not training:
@@ -222,7 +217,7 @@ class AdaptiveResidual(Branching):
         activation(self.activation)
         super().__post_init__()
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return y."""
         g = _gate(self, run, x)
         s = run("shortcut", x)
@@ -266,7 +261,7 @@ class SkipLayer(Branching):
     layer: Block
     gate: Block
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return y."""
         g = _gate(self, run, x)
 

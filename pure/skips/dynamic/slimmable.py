@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import EMPTY, Block, Params, Shape, State, check_params, specification
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params, specification
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
 from pure.initializers import Device
 from pure.layers.conv import Conv2d, spread
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm
+from pure.tree import Tree
 
 __all__ = ["SlimConv2d", "SlimLinear", "Slimmable", "SwitchableBatchNorm"]
 
@@ -66,7 +66,7 @@ class SlimLinear(Linear):
         o = _part(self.active_out, self.out_features, "SlimLinear active_out")
         object.__setattr__(self, "_slim", Linear(i, o, self.bias))
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Tensor:
+    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Tensor:
         """Return the affine map by the active part."""
         full = (self.out_features, self.in_features)
         return self._slim(_sliced(self, params, full, self._slim.out_features, self._slim.in_features), x)
@@ -150,19 +150,13 @@ class SwitchableBatchNorm(Composite):
         """Return the norms."""
         return {str(index): BatchNorm(channels) for index, channels in enumerate(self.channels)}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the active norm of x."""
         return run(str(self.active % len(self.channels)), x)
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the active norm of x, its new state, and the others' as they were."""
         y, new_state = super().apply(params, x, state, extras, training, noise)
         return y, {**state, **new_state}
@@ -235,14 +229,8 @@ class Slimmable(Block):
         return self.blocks[0].init(generator, dtype, device)
 
     def apply(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Mapping[str, Any],
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         """Return the active width's output, in training all widths' outputs and the new state."""
         if not training:
             return self.blocks[self.active].apply(params, x, state, extras)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.compose.chain import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError
@@ -78,7 +77,7 @@ class ECA(Composite):
         """Return the convolution along the channels."""
         return {"conv": Conv1d(1, 1, self.kernel_size, padding=self.kernel_size // 2, bias=False)}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the gated channels."""
         means = _image(self, x).mean((2, 3)).unsqueeze(1)
         return _gated(x, run("conv", means).squeeze(1)[:, :, None, None])
@@ -118,7 +117,7 @@ class ChannelAttention(Composite):
             "fc2": Conv2d(self.hidden, self.channels, 1, bias=self.bias),
         }
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the gated channels."""
         pooled = _image(self, x).mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
         mean, largest = (run("fc2", run("fc1", value).relu()) for value in pooled)
@@ -158,7 +157,7 @@ class SpatialAttention(Composite):
         """Return the convolution and its norm."""
         return {"conv": Conv2d(2, 1, self.kernel_size, padding=self.kernel_size // 2, bias=False), "norm": BatchNorm(1)}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the gated places."""
         seen = torch.cat([_image(self, x).mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
         return _gated(x, run("norm", run("conv", seen)))
@@ -243,7 +242,7 @@ class SelectiveKernel(Composite):
             "select": Conv2d(self.hidden, self.out_channels * self.paths, 1, bias=False),
         }
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the chosen mixture of the paths."""
         _image(self, x)
         given = x.chunk(self.paths, 1) if self.split else [x] * self.paths

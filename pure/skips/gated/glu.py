@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError
 from pure.initializers import Initializer, KaimingUniform
@@ -92,7 +91,7 @@ class GLU(Composite):
         found["down"] = Linear(self.hidden, out, bias=self.bias, weight_init=self.down_init)
         return found
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return y."""
         if self.fused is None:
             gate, up = run("gate", x), run("up", x)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
 from pure.layers.activation import activation
@@ -72,7 +71,7 @@ class GatedResidualNetwork(Composite):
             found["drop"] = Dropout(self.dropout)
         return found
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the normalised sum."""
         children = self.children()
         hidden = run("fc2", x)

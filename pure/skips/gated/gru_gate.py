@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
 from pure.initializers import Constant, Device
@@ -102,7 +101,7 @@ class GatedSkip(_Gated):
             return {}
         return {"bias": Constant(self.bias)((self.features,), generator, dtype, device)}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return g(x, f(x))."""
         y = self._branch(run, x)
         bias = 0.0 if self.kind == "input" else owned(self, params, "bias", (self.features,), x.dtype)
@@ -156,7 +155,7 @@ class GRUCellSkip(_Gated):
         linear = Linear(self.features, 3 * self.features)
         return {"branch": self.branch, "ih": linear, "hh": linear}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the cell's new state."""
         y = self._branch(run, x)
         r_y, z_y, n_y = run("ih", y).chunk(3, -1)

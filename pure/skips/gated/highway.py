@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.compose.chain import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ShapeError
@@ -51,7 +50,7 @@ class Highway(Composite):
         transform = Sequential(linear=Linear(features, features), act=Activation(activation))
         return cls(transform, Linear(features, features, bias_init=Constant(gate_bias)))
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the mix."""
         h, logit = run("transform", x), run("gate", x)
         if h.shape != x.shape or logit.shape != x.shape:

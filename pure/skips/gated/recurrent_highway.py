@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError
 from pure.initializers import Constant
@@ -67,7 +66,7 @@ class RecurrentHighway(Composite):
             found[f"gate{index}"] = Linear(self.features, self.features, bias_init=Constant(self.gate_bias))
         return found
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the state after every time step."""
         if x.ndim != 3:
             raise RankError(f"{self}: input {tuple(x.shape)}, expected (batch, time, {self.in_features})")

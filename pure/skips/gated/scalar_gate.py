@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ShapeError
 from pure.initializers import Constant, Device
@@ -61,7 +60,7 @@ class ScalarGate(Composite):
         """Return k."""
         return {"gate": Constant(self.value)((), generator, dtype, device)}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return y."""
         f = run("branch", x)
         if f.shape != x.shape:

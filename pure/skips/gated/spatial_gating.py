@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.compose.chain import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
@@ -63,7 +62,7 @@ class SpatialGating(Composite):
         proj = Linear(self.tokens, self.tokens, weight_init=Normal(std=self.std), bias_init=Constant(1.0))
         return {"norm": LayerNorm(self.features // 2), "proj": proj}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return u ⊙ (W norm(v) + b)."""
         if x.ndim != 3:
             raise RankError(f"{self}: input {tuple(x.shape)}, expected (batch, {self.tokens}, {self.features})")

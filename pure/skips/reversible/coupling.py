@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import EMPTY, Block, Params, State
+from pure.block import EMPTY, Block, Extras, Params, State
 from pure.children import require_keys, run_child
 from pure.compose import Sequential
 from pure.composite import Composite, Run
@@ -23,11 +22,11 @@ __all__ = ["Invertible", "Reversible", "inverse"]
 class Invertible(Composite):
     """A composite whose input can be computed back from its output, by calls of the same children."""
 
-    def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the x with `block(params, x, state, extras) = y`, up to rounding; in evaluation, as a call is."""
         raise NotImplementedError(f"{type(self).__name__} defines no inverse")
 
-    def _evaluating(self, params: Params, state: State, extras: Mapping[str, Any]) -> Run:
+    def _evaluating(self, params: Params, state: State, extras: Extras) -> Run:
         """Return what runs a child in evaluation."""
         require_keys(self, self._keys, params)
         children = self.children()
@@ -70,14 +69,14 @@ class Reversible(Invertible):
     g: Block
     axis: int = 1
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return [y₁, y₂]."""
         x1, x2 = self._halves(x)
         y1 = x1 + self._branch(run, "f", x2)
         y2 = x2 + self._branch(run, "g", y1)
         return tag(torch.cat([y1, y2], self.axis), "stream")
 
-    def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return [x₁, x₂]."""
         run = self._evaluating(params, state, extras)
         y1, y2 = self._halves(y)
@@ -103,7 +102,7 @@ class Reversible(Invertible):
         return value
 
 
-def inverse(block: Block, params: Params, y: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+def inverse(block: Block, params: Params, y: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
     """Return the x with `block(params, x, state, extras) = y`, for an invertible block or a `Sequential` of them.
 
     Args:

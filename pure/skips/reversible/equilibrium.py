@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch.func import jvp, vjp
 
 from pure import tree
-from pure.block import Block, Params, specification
+from pure.block import Block, Extras, Params, specification
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.leaf import describe
@@ -104,7 +103,7 @@ class Equilibrium(Composite):
         if self.branch.stochastic or specification(self.branch)[1]:
             raise ArgumentError(f"Equilibrium of {self.branch}: expected a branch without state or noise")
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return z*."""
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, …): add x.unsqueeze(0)")

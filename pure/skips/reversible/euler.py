@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.leaf import describe
@@ -62,7 +61,7 @@ class Euler(Composite):
             raise ArgumentError(f"Euler steps={self.steps}: expected at least 1")
         super().__post_init__()
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return x behind the last step."""
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, …): add x.unsqueeze(0)")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import EMPTY, Params, State
+from pure.block import EMPTY, Extras, Params, State
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
 from pure.skips.reversible.coupling import Invertible
@@ -54,15 +53,15 @@ class Momentum(Stack, Invertible):
             raise ArgumentError(f"Momentum gamma={self.gamma}: expected at least 0 and below 1")
         super().__post_init__()
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the last x."""
         return self._walk(run, x, torch.zeros_like(x))[0]
 
-    def pair(self, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> tuple[Any, Any]:
+    def pair(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> tuple[Any, Any]:
         """Return the last (x, v), in evaluation."""
         return self._walk(self._evaluating(params, state, extras), x, torch.zeros_like(x))
 
-    def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the first (x, v) for the last one, `y`."""
         if not self.gamma:
             raise ArgumentError("Momentum gamma=0 is a residual network, which has no such inverse: take gamma above 0")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch.func import jvp, vjp
 
 from pure import tree
-from pure.block import EMPTY, Params, State, specification
+from pure.block import EMPTY, Extras, Params, State, specification
 from pure.composite import Run
 from pure.errors import ArgumentError
 from pure.skips.reversible.coupling import Invertible, Reversible, inverse
@@ -102,7 +101,7 @@ class ReversibleStack(Stack, Invertible):
                     "a Sequential takes any block, and stores what lies between"
                 )
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the last block's output."""
         if WATCHERS or torch.compiler.is_compiling():
             for name in self.children():
@@ -111,7 +110,7 @@ class ReversibleStack(Stack, Invertible):
         leaves, spec = tree.tree_flatten(params)
         return _Reversal.apply(self.blocks, spec, x, *leaves)
 
-    def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY) -> Any:
+    def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the x with `block(params, x) = y`, up to rounding."""
         for index, block in reversed(list(enumerate(self.blocks))):
             y = inverse(block, params.get(str(index), EMPTY), y)

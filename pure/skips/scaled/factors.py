@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.compose.chain import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
@@ -172,7 +171,7 @@ class Weighted(Composite):
         blocks = range(2, depth + 2)
         return {"carry": tuple(math.sqrt((i - 1) / i) for i in blocks), "scale": tuple(i**-0.5 for i in blocks)}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return y."""
         f = run("branch", x if self.inner == 1.0 else self.inner * x)
         if f.shape != x.shape:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pure.block import Params
+from pure.block import Extras, Params
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
 from pure.initializers import Device
@@ -71,7 +70,7 @@ class DenseFormer(Stack):
         alphas = {name: _last(length, dtype, device) for name, length in self._lengths().items()}
         return {"alphas": alphas} if alphas else {}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return y_L."""
         seen, lengths = [x], self._lengths()
         for depth in range(1, len(self.blocks) + 1):
@@ -114,7 +113,7 @@ class EarlierOutputs(Stack):
         """Return the gates that pass the newest stream alone."""
         return {"gates": {name: _last(int(name) + 1, dtype, device) for name in self.parts()}}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return x_L."""
         seen = [x]
         for depth in range(len(self.blocks)):

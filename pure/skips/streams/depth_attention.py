@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import Block, Params, Shape, State
+from pure.block import Block, Extras, Params, Shape, State
 from pure.composite import Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, check_generator
@@ -127,7 +126,7 @@ class DepthAttention(Stack):
         """Return the branches, then a read before each but the first and one behind the last."""
         return super().parts() | {f"read{index}": self.read for index in range(1, len(self.blocks) + 1)}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the read behind the last branch."""
         sources, h = [x], x
         for index in range(len(self.blocks)):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
@@ -91,7 +90,7 @@ class HyperConnection(Composite):
             params["beta_scale"] = torch.full((), 0.01, dtype=dtype, device=device)
         return params
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the new streams."""
         check_streams(self, x, self.streams, self.features)
         n, d = self.streams, self.features

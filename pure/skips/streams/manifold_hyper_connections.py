@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import Block, Params
+from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError
 from pure.initializers import Device, Initializer, Normal
@@ -112,7 +111,7 @@ class ManifoldConnection(Composite):
             "scale": torch.full((3,), self.scale, dtype=dtype, device=device),
         }
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the new streams."""
         check_streams(self, x, self.streams, self.features)
         inner = x.movedim(1, -2)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pure.block import Block, Params, Shape
+from pure.block import Block, Extras, Params, Shape
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError
 from pure.initializers import Device
@@ -27,7 +26,7 @@ class _MixedAttention(Attention):
 
     mix: float = 0.5
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the attended tokens and the first values."""
         tokens, first = x if isinstance(x, tuple) else (x, None)
         q, k, v = self.project(run, tokens)
@@ -63,7 +62,7 @@ class _Layer(_KeepsShape):
         found = {"norm": self.norm, "attention": self.attention}
         return found if self.mlp is None else {**found, "mlp": self.mlp}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the stream and the first values."""
         tokens, first = x if isinstance(x, tuple) else (x, None)
         f, first = run("attention", (run("norm", tokens), first))
@@ -121,7 +120,7 @@ class ValueResidual(_KeepsShape):
         layer = _Layer(self.norm, _MixedAttention(**options, mix=self.mix), self.mlp)
         return {str(index): layer for index in range(self.depth)}
 
-    def combine(self, run: Run, params: Params, x: Any, extras: Mapping[str, Any]) -> Any:
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the last layer's stream."""
         pair: Pair = x, None
         for name in self.children():
