@@ -26,7 +26,7 @@ from benchmarks.cuda_networks import NETWORKS, both
 from benchmarks.floor import floor, operations, traffic
 from benchmarks.harness import QUICK, Budget, Comparison, Contender, Measurement, measure
 from export.errors import ExportError
-from export.verdict.matmul_precision import products
+from export.verdict.reference_runs import float32_products
 from pure import tree
 
 NAME = "cuda"
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     budget = QUICK if options.quick else Budget(rounds=15, sample_seconds=0.02, warm_up_seconds=0.2)
-    with products(options.tf32):
+    with float32_products(options.tf32):
         cell = Cell(options.network, options.transform, options.tf32)
         for found in run_cell(cell, options.device, budget, options.quick):
             write(found, options.path)

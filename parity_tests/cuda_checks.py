@@ -22,7 +22,7 @@ import export
 import pure
 from export.errors import ArgumentError, UnsupportedOpError
 from export.runtime import sessions
-from export.verdict.matmul_precision import products
+from export.verdict.reference_runs import float32_products
 from pure import nets, tree
 from pure.block import Block
 from pure.skips import pre_norm
@@ -160,7 +160,7 @@ def tensor_float(device: str, folder: Path) -> Facts:
         for asked in (False, True):
             f = export.load(exported.path, device=device, tf32=asked)
             assert f.numerics.tf32 == (asked and device == "cuda")
-            with products(asked):
+            with float32_products(asked):
                 eager = distance(fn(*args), truth)
             found["with TF32" if asked else "without"] = {"file": distance(f(*args), truth), "eager": eager}
             judged((fn, args), device, path=exported.path, tf32=asked)
@@ -179,7 +179,7 @@ def yardstick(device: str, folder: Path) -> Facts:
     found: Facts = {}
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
-    with products(False):
+    with float32_products(False):
         found["inside"] = [backend.fp32_precision for backend in backends]
     assert found["inside"] == ["ieee", "ieee"]
     assert [backend.fp32_precision for backend in backends] == before
@@ -235,7 +235,7 @@ def branches(device: str, folder: Path) -> Facts:
 def compiled(device: str, folder: Path) -> Facts:
     """A compiled function is the function, for every transform, with results on the device."""
     facts: Facts = {}
-    with products(False):
+    with float32_products(False):
         for network in NETWORKS:
             for name, make in TRANSFORMS.items():
                 fn, (params, x) = make(network, device)
@@ -300,7 +300,7 @@ def transfers(device: str, folder: Path) -> Facts:
 def replayed(device: str, folder: Path) -> Facts:
     """One CUDA graph gives what single launches give, call after call, in memory that is the caller's; no branches."""
     facts: Facts = {}
-    with products(False):
+    with float32_products(False):
         for network in NETWORKS:
             for name, make in TRANSFORMS.items():
                 fn, (params, x) = make(network, device)

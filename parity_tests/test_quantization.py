@@ -110,7 +110,7 @@ def test_good_calibration_passes_on_held_out_digits(digits: Digits, method: Any,
     assert (written.method, written.batches) == (method, len(digits.calibration))
     verdict = digits.judge(written.path, labels=digits.labels)
     assert verdict, verdict.table()
-    assert verdict.truth == "eager float64"
+    assert verdict.baseline == "eager float64"
     (leaf,), (agreement,) = verdict.leaves, verdict.agreements
     assert leaf.sqnr_db is not None
     assert leaf.float_sqnr_db is not None
@@ -482,7 +482,7 @@ def test_the_command(digits: Digits, tmp_path: Path) -> None:
     assert good.exit_code == 0, good.output
     found = json.loads(good.stdout)
     assert found["passed"] is True
-    assert found["truth"] == "the float file"
+    assert found["baseline"] == "the float file"
     assert found["accuracy"]["samples"] == len(digits.labels)
     shown = run("good.npz", "--exclude", "fc")
     assert shown.exit_code == 0, shown.output

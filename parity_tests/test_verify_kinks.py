@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from torch.func import grad, vjp, vmap
 
 import export
-from export.verdict import elementary_errors, judge, kinks
+from export.verdict import elementary_errors, kinks, paired_runs
 from pure import nets
 
 Edit = Callable[[onnx.ModelProto], None]
@@ -184,7 +184,7 @@ def eager_flips() -> tuple[torch.Tensor, torch.Tensor]:
     raise AssertionError("no such inputs found")
 
 
-def test_a_flip_of_eagers_own_is_no_yardstick_for_a_wrong_file(tmp_path: Path) -> None:
+def test_a_flip_of_eagers_own_excuses_no_error_of_a_wrong_file(tmp_path: Path) -> None:
     args = eager_flips()
     own = grad(loss)(*args).double()
     exact = grad(loss)(*(arg.double() for arg in args))
@@ -278,7 +278,7 @@ def test_nothing_is_recorded_again_where_nothing_is_open(monkeypatch: pytest.Mon
     def refuse(*_: Any) -> None:
         raise AssertionError("a second recording")
 
-    monkeypatch.setattr(judge, "Kinks", refuse)
+    monkeypatch.setattr(paired_runs, "Kinks", refuse)
     assert export.verify(grad(loss), (seeded(6, 8), seeded(4, 8, seed=1))).passed
 
 

@@ -162,12 +162,12 @@ def frozen_batch(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "leaf", "reason"),
     [
-        (swap_outputs, "out.y", "times the yardstick"),
+        (swap_outputs, "out.y", "times the rounding scale"),
         (wrong_index, "out.top", "values differ"),
-        (wrong_activation, "out.y", "times the yardstick"),
+        (wrong_activation, "out.y", "times the rounding scale"),
         (wrong_dtype, "out.sign", "dtype int64, expected bool"),
         (wrong_structure, "(all)", "structure"),
-        (frozen_batch, "out.loss", "times the yardstick"),
+        (frozen_batch, "out.loss", "times the rounding scale"),
     ],
 )
 def test_damage_fails_on_the_leaf_it_touches(
@@ -228,7 +228,7 @@ def test_a_float64_function_is_judged_in_float64(tmp_path: Path) -> None:
     path = tmp_path / "f.onnx"
     verdict = export.verify(fn, (X.double(),), path)
     assert verdict.passed, verdict.table()
-    assert next(row.yardstick for row in verdict.rows) < 1e-14
+    assert next(row.rounding_scale for row in verdict.rows) < 1e-14
     coarse = export.verify(lambda x: fn(x.float()).double(), (X.double(),), path)
     assert coarse.passed, "the same function with a downcast inside is the same function once the cast is lifted"
     assert coarse.lifted
@@ -243,7 +243,7 @@ def test_half_precision_has_a_limit_of_three() -> None:
     assert {row.limit for row in verdict.rows} == {3.0}
 
 
-def test_casts_inside_are_lifted_for_the_truth() -> None:
+def test_casts_inside_are_lifted_for_the_reference() -> None:
     verdict = export.verify(lambda x: (x.half().float() * 2, x), (X,))
     assert any("test_verify_verdict.py" in line for line in verdict.lifted)
 
@@ -317,7 +317,7 @@ def test_a_narrow_failure_on_few_inputs_is_looked_at_on_more(
     def measured(numeric: list[int], *_: Any) -> Measured:
         return Measured({i: Errors(file=next(errors) ** 2, eager=1.0, norm=0.0, count=1) for i in numeric}, False)
 
-    for limit in ("SAMPLES", "MOST_SAMPLES"):
+    for limit in ("MIN_SAMPLES", "MAX_SAMPLES"):
         monkeypatch.setattr(judge, limit, 1)
     monkeypatch.setattr(pooled_errors, "measure", measured)
     verdict = export.verify(torch.tanh, (seeded(3),))
@@ -349,7 +349,7 @@ def test_a_foreign_file_cannot_be_judged(tmp_path: Path) -> None:
         export.verify(torch.relu, (X,), tmp_path / "f.onnx")
 
 
-def test_parameters_that_a_function_captured_are_lifted_to_the_truth_as_well() -> None:
+def test_parameters_that_a_function_captured_are_lifted_to_the_reference_as_well() -> None:
     net = pure.Sequential(conv=pure.Conv2d(3, 4, 3), norm=pure.GroupNorm(2, 4), scale=pure.Scale(4, 0.5, axis=1))
     params, _ = net.init(torch.Generator().manual_seed(0))
     x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1))

@@ -18,7 +18,7 @@ def fed(loaded: Loaded, batches: Iterable[Sequence[Any]], word: str) -> list[Fee
     """Return each batch as {input name: array}, checked against the file's call.
 
     Raises:
-        ArgumentError: If there is none, one does not fit, or one holds NaN or infinities.
+        ArgumentError: if there is none, one does not fit, or one holds NaN or infinities.
     """
     if isinstance(batches, (str, bytes, dict)) or not isinstance(batches, Iterable):
         raise ArgumentError(f"{word} must be a sequence of tuples of arguments, got a {type(batches).__name__}")

@@ -1,4 +1,4 @@
-"""``verify_quantized``: what did 8-bit integers lose, on data that the file was not calibrated with?"""
+"""`verify_quantized`: what did 8-bit integers lose, on data that the file was not calibrated with?"""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from export.runtime import loading
 
 Array = np.ndarray[Any, Any]
 
-CALLS, WARM = 30, 5
+TIMED_CALLS, WARM_UP_CALLS = 30, 5
 """How many calls latency is measured by, and how many come before that."""
 
 
@@ -46,29 +46,29 @@ def verify_quantized(
     """Judge a quantised file by what is left of the signal and of the answers.
 
     Args:
-        path: The file that ``quantize`` wrote.
-        reference: The float file that it was made from.
-        batches: Held-out data, none of which calibrated the file: for each batch the tuple of arguments that the
+        path: the file that `quantize` wrote.
+        reference: the float file that it was made from.
+        batches: held-out data, none of which calibrated the file: for each batch the tuple of arguments that the
             loaded function takes.
-        labels: The right classes as integers, one a sample in the order of the batches: one array, or one a batch.
-        fn: The eager function, so that errors are counted from its float64 values; None counts them from the float
-            file, which ``verify`` may have judged.
-        args: The arguments that the float file was exported with; the baked ones among them go into ``fn``.
-        scores: The output that holds the scores of classes on its last axis, such as ``"out"``; the only output, if
-            there is one only and ``labels`` or ``min_agreement`` is given.
-        min_sqnr_db: The least signal-to-quantisation-noise ratio of a float output; 25.84 dB by default, which is half
+        labels: the right classes as integers, one a sample in the order of the batches: one array, or one a batch.
+        fn: the eager function, so that errors are counted from its float64 values; None counts them from the float
+            file, which `verify` may have judged.
+        args: the arguments that the float file was exported with; the baked ones among them go into `fn`.
+        scores: the output that holds the scores of classes on its last axis, such as `"out"`; the only output, if
+            there is one only and `labels` or `min_agreement` is given.
+        min_sqnr_db: the least signal-to-quantisation-noise ratio of a float output; 25.84 dB by default, which is half
             of the 8 bits (6.02 dB a bit + 1.76 dB).
-        min_agreement: What the lower end of the 95 % interval of the agreement with the float file must reach; 0.95 by
+        min_agreement: what the lower end of the 95 % interval of the agreement with the float file must reach; 0.95 by
             default.
-        latency: Whether to measure calls of both files in turn as well.
-        device: Where both files run; the 8-bit kernels are those of the CPU.
+        latency: whether to measure calls of both files in turn as well.
+        device: where both files run; the 8-bit kernels are those of the CPU.
 
     Returns:
         The verdict. It fails at NaN or infinities, at another structure, and below a limit.
 
     Raises:
-        ArgumentError: If the batches, labels, scores or arguments do not fit the files.
-        LoadError: If ONNX Runtime refuses a file.
+        ArgumentError: if the batches, labels, scores or arguments do not fit the files.
+        LoadError: if ONNX Runtime refuses a file.
 
     Example:
         >>> import tempfile, torch
@@ -95,10 +95,12 @@ def verify_quantized(
         scored = _scored(exact, scores, labels is not None or min_agreement is not None)
         floats = _results(exact, given)
         found = _results(own, given)
-        truth = floats if fn is None else _truth(fn, args, feeds, exact)
+        baseline = floats if fn is None else _in_float64(fn, args, feeds, exact)
         for leaf in exact.outputs:
             batched = bool(leaf.shape) and isinstance(leaf.shape[0], str)
-            own_values, values, right = (fidelity.joined(x[leaf.name], batched=batched) for x in (found, floats, truth))
+            own_values, values, right = (
+                fidelity.joined(x[leaf.name], batched=batched) for x in (found, floats, baseline)
+            )
             if values.dtype.kind == "f":
                 leaves.append(fidelity.judged(leaf.name, own_values, values, right, least_db, exact=fn is None))
             if leaf.name == scored:
@@ -109,7 +111,7 @@ def verify_quantized(
     return QuantizationVerdict(
         path=str(path),
         reference=str(reference),
-        truth="the float file" if fn is None else "eager float64",
+        baseline="the float file" if fn is None else "eager float64",
         leaves=tuple(leaves),
         agreements=tuple(agreements),
         accuracy=accuracy,
@@ -182,14 +184,14 @@ def _results(loaded: loading.Loaded, batches: Sequence[Sequence[Any]]) -> dict[s
     return found
 
 
-def _truth(
+def _in_float64(
     fn: Callable[..., Any], args: Sequence[Any] | None, feeds: Sequence[Feed], exact: loading.Loaded
 ) -> dict[str, list[Array]]:
     """Run the eager function in float64 on every batch; return each output's arrays by its name."""
-    import torch
+    import torch  # without fn the verdict needs neither PyTorch nor a recorded function
 
     from export.trace.arguments import take_apart
-    from export.verdict import reference_runs as truth
+    from export.verdict import reference_runs
 
     if args is None:
         raise ArgumentError("fn needs args as well: what the float file was exported with, baked arguments included")
@@ -206,7 +208,7 @@ def _truth(
             torch.from_numpy(np.array(feed[name])) if name in feed else leaf.cpu()
             for name, leaf in zip(arguments.leaf_names, arguments.leaves, strict=True)
         ]
-        outcome = truth.run(fn, arguments, leaves, to=torch.float64)
+        outcome = reference_runs.run(fn, arguments, leaves, to=torch.float64)
         if list(outcome.names) != list(found):
             raise ArgumentError(f"fn gives {list(outcome.names)}, {exact.path.name} gives {list(found)}")
         for name, value in zip(outcome.names, outcome.leaves, strict=True):
@@ -217,14 +219,14 @@ def _truth(
 def _latency(own: loading.Loaded, exact: loading.Loaded, batch: Sequence[Any]) -> Latency:
     """Time both files in turn, so that what else the machine does meets both."""
     times: list[tuple[float, float]] = []
-    for _ in range(WARM + CALLS):
+    for _ in range(WARM_UP_CALLS + TIMED_CALLS):
         pair = []
         for loaded in (exact, own):
             began = time.perf_counter()
             loaded(*batch)
             pair.append(1e3 * (time.perf_counter() - began))
         times.append((pair[0], pair[1]))
-    measured = times[WARM:]
+    measured = times[WARM_UP_CALLS:]
     low, middle, high = statistics.quantiles([after / before for before, after in measured], n=4)
     floats, quantized = (statistics.median(column) for column in zip(*measured, strict=True))
-    return Latency(floats, quantized, middle, low, high, CALLS)
+    return Latency(floats, quantized, middle, low, high, TIMED_CALLS)

@@ -14,16 +14,16 @@ from export.quantization.intervals import mcnemar, wilson
 
 Array = np.ndarray[Any, Any]
 
-VARIES = 2.0**-20
-"""A truth whose deviation over the samples is below this part of its size is taken as constant: it is rounding."""
+MIN_RELATIVE_DEVIATION = 2.0**-20
+"""Values whose deviation over the samples is below this part of their size are taken as constant: it is rounding."""
 
 
 def joined(parts: Sequence[Array], *, batched: bool) -> Array:
     """Put the results of several batches together, samples on axis 0.
 
     Args:
-        parts: One array a batch.
-        batched: Whether axis 0 of each is a batch of samples; otherwise each array is one sample.
+        parts: one array a batch.
+        batched: whether axis 0 of each is a batch of samples; otherwise each array is one sample.
 
     Returns:
         The samples; a single column of all values if the other sizes differ between batches.
@@ -34,21 +34,21 @@ def joined(parts: Sequence[Array], *, batched: bool) -> Array:
     return np.concatenate([part.reshape(-1, 1) for part in whole])
 
 
-def judged(leaf: str, own: Array, floats: Array, truth: Array, limit_db: float, *, exact: bool) -> Leaf:
+def judged(leaf: str, own: Array, floats: Array, baseline: Array, limit_db: float, *, exact: bool) -> Leaf:
     """Judge one float output.
 
     Args:
-        leaf: Its name.
-        own: The quantised file's values, samples on axis 0.
-        floats: The float file's values.
-        truth: The right values.
-        limit_db: The least ratio that passes.
-        exact: Whether the float file is itself the truth.
+        leaf: its name.
+        own: the quantised file's values, samples on axis 0.
+        floats: the float file's values.
+        baseline: the values that errors are measured from.
+        limit_db: the least ratio that passes.
+        exact: whether the float file is itself the baseline.
     """
-    problem = _misfit(own, floats, truth)
+    problem = _misfit(own, floats, baseline)
     if problem:
         return Leaf(leaf, None, None, None, None, limit_db, "fail", problem)
-    target, error = truth.astype(np.float64), own.astype(np.float64) - truth
+    target, error = baseline.astype(np.float64), own.astype(np.float64) - baseline
     if not target.size:
         return Leaf(leaf, None, None, None, None, limit_db, "fail", "holds no values, so nothing was compared")
     signal = power(target)
@@ -69,15 +69,15 @@ def judged(leaf: str, own: Array, floats: Array, truth: Array, limit_db: float, 
     )
 
 
-def power(truth: Array) -> float:
+def power(baseline: Array) -> float:
     """Return the variance of the values over the samples, or their mean square if they do not vary.
 
     >>> power(np.array([[1.0, 5.0], [3.0, 5.0]])), power(np.array([[2.0]]))
     (0.5, 4.0)
     """
-    mean = truth.mean(axis=0, keepdims=True)
-    varying, whole = float(np.square(truth - mean).mean()), float(np.square(truth).mean())
-    return varying if varying > VARIES**2 * whole else whole
+    mean = baseline.mean(axis=0, keepdims=True)
+    varying, whole = float(np.square(baseline - mean).mean()), float(np.square(baseline).mean())
+    return varying if varying > MIN_RELATIVE_DEVIATION**2 * whole else whole
 
 
 def decibels(signal: float, noise: float) -> float:
@@ -105,14 +105,14 @@ def classes(
     """Judge the classes with the highest scores, and compare them with labels.
 
     Args:
-        leaf: The output with the scores, or with the classes themselves as integers.
-        own: The quantised file's values, classes on the last axis.
-        floats: The float file's values.
-        labels: The right classes, or None.
-        limit: The least lower end of the agreement's interval.
+        leaf: the output with the scores, or with the classes themselves as integers.
+        own: the quantised file's values, classes on the last axis.
+        floats: the float file's values.
+        labels: the right classes, or None.
+        limit: the least lower end of the agreement's interval.
 
     Raises:
-        ArgumentError: If the labels do not fit.
+        ArgumentError: if the labels do not fit.
     """
     predicted, expected, ties = own, floats, 0
     if floats.dtype.kind == "f":
@@ -133,11 +133,11 @@ def classes(
     return found, Accuracy(leaf, labels.size, float(before.mean()), float(right.mean()), test)
 
 
-def _misfit(own: Array, floats: Array, truth: Array) -> str:
+def _misfit(own: Array, floats: Array, baseline: Array) -> str:
     for word, values in (("the quantised file", own), ("the float file", floats)):
-        if values.shape != truth.shape:
-            return f"{word} gives shape {values.shape}, expected {truth.shape}"
+        if values.shape != baseline.shape:
+            return f"{word} gives shape {values.shape}, expected {baseline.shape}"
         bad = int((~np.isfinite(values)).sum())
         if bad:
             return f"{bad} of {values.size} values of {word} are NaN or inf"
-    return "" if np.isfinite(truth).all() else "the truth is NaN or inf here"
+    return "" if np.isfinite(baseline).all() else "the baseline is NaN or inf here"

@@ -40,7 +40,7 @@ class Kernels:
 
     Attributes:
         integer: {operator: names of its nodes} of those on 8-bit integers.
-        floating: The same of those on floats.
+        floating: the same of those on floats.
     """
 
     integer: Mapping[str, tuple[str, ...]]
@@ -63,7 +63,7 @@ def kernels(path: str | os.PathLike[str]) -> Kernels:
     """Ask ONNX Runtime what it runs for a file on the CPU of this machine.
 
     Raises:
-        LoadError: If it refuses the file.
+        LoadError: if it refuses the file.
     """
     with tempfile.TemporaryDirectory(prefix="pure-export-") as folder:
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -90,13 +90,13 @@ def optimised(
     """Return the model as ONNX Runtime rewrites it for the CPU.
 
     Args:
-        path: The file.
-        target: Where ONNX Runtime writes the rewritten one.
-        level: How much it may rewrite.
-        without: Names of rewritings that are left out.
+        path: the file.
+        target: where ONNX Runtime writes the rewritten one.
+        level: how much it may rewrite.
+        without: names of rewritings that are left out.
 
     Raises:
-        LoadError: If it refuses the file.
+        LoadError: if it refuses the file.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -49,12 +49,12 @@ class McNemar:
     """Two classifiers on the same samples, of which only those that one alone reads rightly say anything.
 
     Attributes:
-        lost: Samples that the first alone reads rightly.
-        gained: Samples that the second alone reads rightly.
-        p: The chance of a split at least as uneven if both were equally good (two-sided, exact).
-        change: The second's accuracy less the first's.
-        low: Lower end of the exact 95 % interval of the change, given how many samples they differ on.
-        high: Its upper end.
+        lost: samples that the first alone reads rightly.
+        gained: samples that the second alone reads rightly.
+        p: the chance of a split at least as uneven if both were equally good (two-sided, exact).
+        change: the second's accuracy less the first's.
+        low: lower end of the exact 95 % interval of the change, given how many samples they differ on.
+        high: its upper end.
     """
 
     lost: int

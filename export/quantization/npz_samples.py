@@ -25,17 +25,17 @@ def read(
     """Read batches for a model's call, and labels.
 
     Args:
-        data: The .npz file. Inputs whose first size is dynamic hold the samples; others are the same for each batch.
-        model: The .onnx file.
-        batch: How many samples a batch has; the last one may have fewer.
-        start: The first sample.
-        stop: One after the last; None for all.
+        data: the .npz file. Inputs whose first size is dynamic hold the samples; others are the same for each batch.
+        model: the .onnx file.
+        batch: how many samples a batch has; the last one may have fewer.
+        start: the first sample.
+        stop: one after the last; None for all.
 
     Returns:
         The batches, as tuples of arguments, and the labels, None if there are none.
 
     Raises:
-        ArgumentError: If it is no .npz file, an array is missing or unknown, or the numbers of samples differ.
+        ArgumentError: if it is no .npz file, an array is missing or unknown, or the numbers of samples differ.
     """
     call = protobuf_wire.read_call(protobuf_wire.read_header(model), model)
     if call is None:

@@ -61,8 +61,8 @@ def check_weights(model: onnx.ModelProto, source: Path, call: dict[str, Any]) ->
     """Check that there are float32 weights inside.
 
     Raises:
-        ArgumentError: If there are none.
-        UnsupportedOpError: If they are of another dtype.
+        ArgumentError: if there are none.
+        UnsupportedOpError: if they are of another dtype.
     """
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.op_type in WEIGHTS]

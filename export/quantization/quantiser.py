@@ -1,4 +1,4 @@
-"""The one call into ``onnxruntime.quantization``, kept silent and within a temporary folder."""
+"""The one call into `onnxruntime.quantization`, kept silent and within a temporary folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PREPARED = {"key": "onnx.quant.pre_process", "value": "onnxruntime.quant"}
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What ``quantize`` was asked for; ``exclude`` holds names of nodes."""
+    """What `quantize` was asked for; `exclude` holds names of nodes."""
 
     method: str
     activations: str
@@ -42,7 +42,7 @@ def check(method: str, activations: str) -> None:
     """Check the words.
 
     Raises:
-        ArgumentError: For an unknown one.
+        ArgumentError: for an unknown one.
     """
     for name, word, known in (("method", method, METHODS), ("activations", activations, INTEGERS)):
         if word not in known:
@@ -55,15 +55,15 @@ def run(
     """Quantise a prepared model.
 
     Args:
-        model: The model, without functions.
-        feeds: Calibration inputs, one entry a batch; None finds scales at run time.
-        options: What was asked for.
-        operators: The operators to quantise.
-        folder: Where temporary files may lie.
+        model: the model, without functions.
+        feeds: calibration inputs, one entry a batch; None finds scales at run time.
+        options: what was asked for.
+        operators: the operators to quantise.
+        folder: where temporary files may lie.
 
     Raises:
-        LoadError: If a package that the quantiser needs is missing.
-        ArgumentError: If a tensor has no finite range.
+        LoadError: if a package that the quantiser needs is missing.
+        ArgumentError: if a tensor has no finite range.
     """
     try:
         with _quiet():

@@ -1,4 +1,4 @@
-"""``quantize``: a file with 8-bit integers in place of floats, made by ONNX Runtime's own quantiser.
+"""`quantize`: a file with 8-bit integers in place of floats, made by ONNX Runtime's own quantiser.
 
 What this adds to it: batches are the pytrees of the loaded function's call and are checked against it; functions inside
 the file are inlined and batch normalisation is folded into convolutions first; the call, the names and the source lines
@@ -43,12 +43,12 @@ class Quantized:
     """What a quantisation wrote.
 
     Attributes:
-        path: The file.
-        method: How ranges of activations were chosen: "minmax", "entropy", "percentile"; "dynamic" without calibration.
-        batches: How many batches the ranges were taken from.
-        kernels: Which operations ONNX Runtime computes on 8-bit integers on this machine's CPU, and which on floats.
-        size: Bytes of the file.
-        source_size: Bytes of the float file, its external data included.
+        path: the file.
+        method: how ranges of activations were chosen: "minmax", "entropy", "percentile"; "dynamic" without calibration.
+        batches: how many batches the ranges were taken from.
+        kernels: which operations ONNX Runtime computes on 8-bit integers on this machine's CPU, and which on floats.
+        size: bytes of the file.
+        source_size: bytes of the float file, its external data included.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Quantized:
     source_size: int
 
     def load(self, device: str = "cpu") -> loading.Loaded:
-        """Load the file; see ``export.load``. The 8-bit kernels are those of the CPU."""
+        """Load the file; see `export.load`. The 8-bit kernels are those of the CPU."""
         return loading.load(self.path, device=device)
 
     def __str__(self) -> str:
@@ -81,33 +81,33 @@ def quantize(
     reduce_range: bool = False,
     exclude: Sequence[str] = (),
 ) -> Quantized:
-    """Write a copy of a file that computes on 8-bit integers; ``verify_quantized`` then says what that lost.
+    """Write a copy of a file that computes on 8-bit integers; `verify_quantized` then says what that lost.
 
     Args:
-        path: A float32 file that ``to_onnx`` wrote with its weights inside (``bake``). It is not touched.
-        out: The file to write. It takes the same call, by the same names.
-        batches: Calibration data: for each batch the tuple of arguments that the loaded function takes, such as
-            ``[(x,), …]``. They must be like the data that the file will see, as they fix the range of every
+        path: a float32 file that `to_onnx` wrote with its weights inside (`bake`). It is not touched.
+        out: the file to write. It takes the same call, by the same names.
+        batches: calibration data: for each batch the tuple of arguments that the loaded function takes, such as
+            `[(x,), …]`. They must be like the data that the file will see, as they fix the range of every
             activation. None: weights of linear layers and embeddings only, with scales found at run time.
-        method: How a range is chosen: from the smallest to the largest value ("minmax"), by the least loss of
+        method: how a range is chosen: from the smallest to the largest value ("minmax"), by the least loss of
             information ("entropy"), or without the outermost values ("percentile"). The latter two keep every
             activation of a batch in memory, so give small batches.
-        activations: The integers of activations. Intel and AMD processors multiply "uint8" by the weights' int8, and
+        activations: the integers of activations. Intel and AMD processors multiply "uint8" by the weights' int8, and
             ONNX Runtime leaves many "int8" convolutions of residual networks in float there; "int8" suits ARM.
-        per_channel: Whether each output channel of a weight has a scale of its own.
-        reduce_range: Whether weights take 7 bits, against overflow on x86 processors without VNNI instructions.
-        exclude: Patterns of node names or block paths that stay float, such as ``"fc"`` or ``"stage1.*"``.
+        per_channel: whether each output channel of a weight has a scale of its own.
+        reduce_range: whether weights take 7 bits, against overflow on x86 processors without VNNI instructions.
+        exclude: patterns of node names or block paths that stay float, such as `"fc"` or `"stage1.*"`.
 
     Returns:
         What was written.
 
     Raises:
-        ArgumentError: If the file was not written by ``to_onnx``, holds no weights or no operation with weights, a
-            batch does not fit the call or holds NaN or infinities, there are no batches in ``batches``, ``out`` is
-            ``path``, or an option is unknown.
-        UnsupportedOpError: If the weights are not float32.
-        WriteError: If the path cannot be written.
-        LoadError: If ONNX Runtime refuses the file.
+        ArgumentError: if the file was not written by `to_onnx`, holds no weights or no operation with weights, a
+            batch does not fit the call or holds NaN or infinities, there are no batches in `batches`, `out` is
+            `path`, or an option is unknown.
+        UnsupportedOpError: if the weights are not float32.
+        WriteError: if the path cannot be written.
+        LoadError: if ONNX Runtime refuses the file.
 
     Example:
         >>> import tempfile, torch

@@ -1,4 +1,4 @@
-"""Variants of a model for a verdict on graphs with ``If``: each branch forced, predicates visible."""
+"""Variants of a model for a verdict on graphs with `If`: each branch forced, inner values visible."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+__all__ = ["combinations", "depth_of", "forced", "predicates", "with_outputs"]
+
+MAX_FORCED_DEPTH = 4
+"""Nesting depth of `If` down to which every combination of branches is forced; deeper ones follow the last."""
+
 
 def depth_of(graph: onnx.GraphProto) -> int:
-    """Return how deeply ``If`` nodes are nested, those inside loops counted too; 0 without any."""
+    """Return how deeply `If` nodes are nested, those inside loops counted too; 0 without any."""
     inside = ((node.op_type == "If") + max(map(depth_of, _branches(node))) for node in graph.node if _branches(node))
     return max(inside, default=0)
 
@@ -21,12 +26,12 @@ def _branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 def combinations(depth: int) -> Iterator[tuple[bool, ...]]:
     """Yield the ways to force the branches, one choice a nesting depth; every branch is taken in one of them."""
-    for number in range(2 ** min(depth, 4)):
-        yield tuple(not number >> i & 1 for i in range(min(depth, 4)))
+    for number in range(2 ** (levels := min(depth, MAX_FORCED_DEPTH))):
+        yield tuple(not number >> i & 1 for i in range(levels))
 
 
 def forced(model: onnx.ModelProto, choices: Sequence[bool]) -> onnx.ModelProto:
-    """Return a copy whose ``If`` nodes at nesting depth d have the constant predicate ``choices[d]``."""
+    """Return a copy whose `If` nodes at nesting depth d have the constant predicate `choices[d]`."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for value in (True, False):
@@ -44,18 +49,17 @@ def _force(graph: onnx.GraphProto, choices: Sequence[bool], depth: int) -> None:
 
 
 def predicates(graph: onnx.GraphProto) -> list[str]:
-    """Names of the outermost predicates, in the order of the graph."""
+    """Return the names of the outermost predicates, in the order of the graph."""
     return [node.input[0] for node in graph.node if node.op_type == "If"]
 
 
-def with_outputs(model: onnx.ModelProto, names: Sequence[str], kinds: Sequence[int] | None = None) -> onnx.ModelProto:
-    """Return a copy with more values as outputs; ``kinds`` are their element types (boolean by default)."""
+def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """Return a copy with more values as outputs; those of unknown element type are taken as boolean."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    there = {value.name for value in copy.graph.output}
-    for i, name in enumerate(names):
-        if name not in there:
-            kind = onnx.TensorProto.BOOL if kinds is None else kinds[i]
+    types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
+    for name in dict.fromkeys(names):
+        if name not in {value.name for value in copy.graph.output}:
+            kind = types.get(name, onnx.TensorProto.BOOL)
             copy.graph.output.append(helper.make_tensor_value_info(name, kind, None))
-            there.add(name)
     return copy

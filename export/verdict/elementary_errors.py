@@ -1,10 +1,10 @@
-"""The error of ONNX Runtime's own elementary functions, as part of the yardstick.
+"""The error of ONNX Runtime's own elementary functions, as part of the rounding scale.
 
 ONNX Runtime computes tanh and the logistic function of float32 by rational approximations. Its tanh is several times
 coarser than PyTorch's, which is correct to half an ULP, and a derivative such as 1 - tanh² cancels near saturation and
 shows that. A file has no better operator that is as fast, so where it would fail, eager is run again with ONNX
 Runtime's kernels in the place of PyTorch's, and that error counts as rounding too. It is measured on the values at
-hand, never assumed; and a kernel farther than ``WORST_ULP`` from float64 is no rounding and excuses nothing.
+hand, never assumed; and a kernel farther than `WORST_ULP` from float64 is no rounding and excuses nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from onnx import TensorProto, helper
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from export.runtime import sessions
+
+__all__ = ["WORST_ULP", "Kernels", "coarser", "kernel"]
 
 aten: Any = torch.ops.aten
 
@@ -41,19 +43,19 @@ def kernel(kind: str, x: torch.Tensor, device: str = "cpu") -> torch.Tensor:
     """Compute an elementary function by ONNX Runtime's kernel.
 
     Args:
-        kind: The ONNX operator.
-        x: A float32 tensor.
-        device: Where the kernel runs.
+        kind: the ONNX operator.
+        x: a float32 tensor.
+        device: where the kernel runs.
     """
     (y,) = _session(kind, device).run(None, {"x": x.detach().cpu().reshape(-1).contiguous().numpy()})
     return torch.from_numpy(y).reshape(x.shape).to(x.device)
 
 
 class Kernels(TorchDispatchMode):
-    """Computes elementary functions by ONNX Runtime's kernels, where those are within ``WORST_ULP`` of float64.
+    """Computes elementary functions by ONNX Runtime's kernels, where those are within `WORST_ULP` of float64.
 
     Args:
-        device: Where the kernels run.
+        device: where the kernels run.
     """
 
     def __init__(self, device: str) -> None:

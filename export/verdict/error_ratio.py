@@ -1,4 +1,4 @@
-"""The arithmetic of a verdict: squared errors pooled over inputs, the yardstick with its floor, and the ratio."""
+"""The arithmetic of a verdict: squared errors pooled over inputs, the rounding scale with its floor, the ratio."""
 
 from __future__ import annotations
 
@@ -9,17 +9,29 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from export.graph.builder import REDUCED, dtype_name
-from export.verdict.reference_runs import Outcome, same_sides
+from export.verdict.reference_runs import Outcome, Results, same_sides
 from export.verdict.verdict_result import Row, Status
 
+__all__ = [
+    "FLOOR_ULP",
+    "Errors",
+    "Measured",
+    "Settled",
+    "finite",
+    "largest_ratio",
+    "measure",
+    "misfit",
+    "numeric_row",
+]
+
 FLOOR_ULP = 2.0
-"""The yardstick's floor, in ULP of the leaf's root mean square."""
+"""The rounding scale's floor, in ULP of the leaf's root mean square."""
 
 LIMIT, HALF_LIMIT = 2.0, 3.0
 """The largest ratio that passes, and that of half types."""
 
-COARSE = 2.0**-29 * math.sqrt(2)
-"""From a float32 function's error to a float64 one's: the ULPs' ratio, times √2 as the truth has that error too."""
+FLOAT32_ERROR_IN_FLOAT64 = 2.0**-29 * math.sqrt(2)
+"""Factor from a float32 run's error to a float64 one's: the ratio of ULPs, times √2, as the reference errs as well."""
 
 
 @dataclasses.dataclass
@@ -27,10 +39,10 @@ class Errors:
     """Squared errors of one leaf, summed over the varied inputs.
 
     Attributes:
-        file: Of the file against the truth.
-        eager: Of eager against the truth.
-        norm: Of the truth itself.
-        count: How many numbers were compared.
+        file: of the file against the reference.
+        eager: of eager against the reference.
+        norm: of the reference itself.
+        count: how many numbers were compared.
     """
 
     file: float = 0.0
@@ -38,9 +50,9 @@ class Errors:
     norm: float = 0.0
     count: int = 0
 
-    def add(self, file: torch.Tensor, truth: torch.Tensor, error: torch.Tensor) -> None:
-        """Add one run: the file's values, the truth, and eager's error."""
-        target = truth.double()
+    def add(self, file: torch.Tensor, reference: torch.Tensor, error: torch.Tensor) -> None:
+        """Add one run: the file's values, the reference, and eager's error."""
+        target = reference.double()
         self.file += float((file.double() - target).square().sum())
         self.eager += float(error.double().square().sum())
         self.norm += float(target.square().sum())
@@ -51,11 +63,11 @@ class Errors:
         self.file, self.eager = self.file + other.file, self.eager + other.eager
         self.norm, self.count = self.norm + other.norm, self.count + other.count
 
-    def measures(self, dtype: torch.dtype) -> tuple[float, float, float]:
-        """Return the file's error, the yardstick, and their ratio."""
+    def measures(self, dtype: torch.dtype, floor_ulp: float = FLOOR_ULP) -> tuple[float, float, float]:
+        """Return the file's root mean square error, the rounding scale, and their ratio."""
         rmse, eager, norm = (math.sqrt(value / self.count) for value in (self.file, self.eager, self.norm))
-        yardstick = max(eager, FLOOR_ULP * torch.finfo(dtype).eps * norm)
-        return rmse, yardstick, rmse / yardstick if yardstick else (0.0 if rmse == 0 else math.inf)
+        scale = max(eager, floor_ulp * torch.finfo(dtype).eps * norm)
+        return rmse, scale, rmse / scale if scale else (0.0 if rmse == 0 else math.inf)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +75,11 @@ class Settled:
     """One set of inputs, judged on the sides that were taken.
 
     Attributes:
-        truth: The output's leaves in float64, on the file's side of each open decision.
-        rounding: The error of the recorded function in its own precision, against float64 on its own side.
+        reference: the output's leaves in float64, on the file's side of each open decision.
+        rounding: the error of the recorded function in its own precision, against float64 on its own side.
     """
 
-    truth: tuple[torch.Tensor, ...]
+    reference: tuple[torch.Tensor, ...]
     rounding: tuple[torch.Tensor, ...]
 
 
@@ -76,8 +88,8 @@ class Measured:
     """The errors of one run.
 
     Attributes:
-        errors: {leaf: its errors}.
-        flipped: Whether eager decided something by value otherwise than the truth, so that its error holds a jump.
+        errors: {position of a leaf: its errors}.
+        flipped: whether eager decided something by value otherwise than the reference, so that its error holds a jump.
     """
 
     errors: dict[int, Errors]
@@ -96,55 +108,59 @@ class Measured:
 
     def exceeds(self, dtypes: Mapping[int, torch.dtype], limit: float | None) -> bool:
         """Tell whether this run alone would fail."""
-        return any(e.count and e.measures(dtypes[i])[2] > bound(dtypes[i], limit) for i, e in self.errors.items())
+        return any(
+            e.count and e.measures(dtypes[i])[2] > largest_ratio(dtypes[i], limit) for i, e in self.errors.items()
+        )
 
 
 def measure(
     numeric: Sequence[int],
-    outcome: tuple[Outcome, Outcome, Sequence[torch.Tensor]],
+    results: Results,
     coarse: Outcome | None,
     settled: Settled | None = None,
 ) -> Measured:
     """Measure the errors of one run; values that eager cannot compute on varied inputs are left out.
 
     Args:
-        numeric: Positions of the float leaves.
-        outcome: Eager's results, the truth's, and the file's.
-        coarse: Results of a float64 function in float32.
-        settled: The truth on the file's side of open decisions. Where eager flipped, the rounding is that of the
+        numeric: positions of the float leaves.
+        results: what eager, the reference and the file give.
+        coarse: results of a float64 function in float32.
+        settled: the reference on the file's side of open decisions. Where eager flipped, the rounding is that of the
             recorded function, so that no jump counts as rounding.
     """
-    eager, truth, found = outcome
-    flipped = not same_sides(eager, truth)
+    eager, reference, found = results
+    flipped = not same_sides(eager, reference)
     errors = {i: Errors() for i in numeric}
     for i, total in errors.items():
-        own, exact = eager.leaves[i], truth.leaves[i]
+        own, exact = eager.leaves[i], reference.leaves[i]
         if found[i].shape != own.shape or not (finite(exact) and finite(own)):
             continue
         error = own.double() - exact.double()
         if own.dtype == torch.float64:
-            error = (coarse.leaves[i].double() - exact) * COARSE if coarse is not None else torch.zeros_like(exact)
+            error = torch.zeros_like(exact)
+            if coarse is not None:
+                error = (coarse.leaves[i].double() - exact) * FLOAT32_ERROR_IN_FLOAT64
         if settled is not None:
-            exact, error = settled.truth[i], settled.rounding[i] if flipped else error
+            exact, error = settled.reference[i], settled.rounding[i] if flipped else error
         total.add(found[i], exact, error)
     return Measured(errors, flipped)
 
 
-def bound(dtype: torch.dtype, limit: float | None) -> float:
+def largest_ratio(dtype: torch.dtype, limit: float | None) -> float:
     """Return the largest ratio that passes for a dtype."""
     return limit if limit is not None else HALF_LIMIT if dtype in REDUCED else LIMIT
 
 
 def numeric_row(leaf: str, case: str, dtype: torch.dtype, errors: Errors, limit: float | None) -> Row:
     """Judge a float leaf by its pooled errors."""
-    most = bound(dtype, limit)
+    most = largest_ratio(dtype, limit)
     if not errors.count:
         # An empty tensor of the right shape.
         return Row(leaf, case, dtype_name(dtype), None, None, None, most, "pass")
-    rmse, yardstick, ratio = errors.measures(dtype)
+    rmse, scale, ratio = errors.measures(dtype)
     status: Status = "pass" if ratio <= most else "fail"
-    reason = "" if status == "pass" else f"the error is {ratio:.3g} times the yardstick"
-    return Row(leaf, case, dtype_name(dtype), ratio, rmse, yardstick, most, status, reason)
+    reason = "" if status == "pass" else f"the error is {ratio:.3g} times the rounding scale"
+    return Row(leaf, case, dtype_name(dtype), ratio, rmse, scale, most, status, reason)
 
 
 def misfit(own: torch.Tensor, reference: torch.Tensor) -> str:

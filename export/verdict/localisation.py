@@ -10,7 +10,7 @@ import math
 import operator
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,22 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from export.errors import ExportError
 from export.files import protobuf_wire, stored_tensors
-from export.graph.function_inlining import inline
 from export.ops.registry import TABLE
 from export.ops.scan_operator import looped, scan_op
-from export.runtime import loading
 from export.trace import isolation
-from export.trace.arguments import Arguments
 from export.trace.aten_graph import Traced, record
-from export.verdict import branch_forcing, reference_runs
+from export.verdict import reference_runs
+from export.verdict.error_ratio import Errors
+from export.verdict.paired_runs import PairedRuns
 from export.verdict.verdict_result import Divergence
 
-OBVIOUS = 8.0
+__all__ = ["localise"]
+
+MIN_DIVERGING_RATIO = 8.0
 """A single node's ratio above which it counts as different: one run of one node says less than a pooled leaf."""
 
-_FLOOR_ULP = 4.0
+_NODE_FLOOR_ULP = 4.0
+"""The rounding scale's floor for a single node, in ULP of its value's root mean square."""
 
 _SCRIPT = '''"""Runs model.onnx on inputs.npz and compares with expected.npz, which holds eager's results in float64."""
 
@@ -49,8 +51,8 @@ session = onnxruntime.InferenceSession(here / "model.onnx", providers=["CPUExecu
 names = [output.name for output in session.get_outputs()]
 for name, value in zip(names, session.run(names, {i.name: inputs[i.name] for i in session.get_inputs()})):
     difference = np.sqrt(np.mean((value.astype(np.float64) - expected[name]) ** 2))
-    yardstick = expected["yardstick." + name]
-    print(f"{name}: root mean square difference from float64 {difference:.3e}, yardstick {yardstick:.3e}")
+    scale = expected["rounding_scale." + name]
+    print(f"{name}: root mean square difference from float64 {difference:.3e}, rounding scale {scale:.3e}")
 print("first different node:", DIVERGENCE)
 '''
 
@@ -77,60 +79,39 @@ class _Values(Interpreter):
         return super().call_function(target, args, kwargs)
 
 
-def localise(
-    fn: Callable[..., Any],
-    arguments: Arguments,
-    leaves: Sequence[torch.Tensor],
-    file: Path,
-    folder: Path,
-    *,
-    baked: Collection[int] = (),
-    device: str = "auto",
-    tf32: bool = False,
-) -> Divergence | None:
+def localise(runs: PairedRuns, leaves: Sequence[torch.Tensor], folder: Path) -> Divergence | None:
     """Find the first node of a file whose value differs from eager's, and write a reproduction.
 
     Args:
-        fn: The function.
-        arguments: Its example arguments.
-        leaves: The tensors on which the file was seen to differ.
-        file: The file.
-        folder: Where the reproduction goes; made if needed.
-        baked: Positions of the arguments that are inside the file.
-        device: Where the file runs.
-        tf32: Whether it may round products to TF32 there.
+        runs: the file and the function.
+        leaves: the tensors on which the file was seen to differ.
+        folder: where the reproduction goes; made if needed.
 
     Returns:
-        The first difference, or None if the function cannot be recorded again or no value differs.
+        The first difference, or None if the function cannot be recorded again.
     """
     try:
-        traced = record(fn, arguments, TABLE)
+        traced = record(runs.fn, runs.arguments, TABLE)
     except ExportError:
         return None
-    model = inline(onnx.load(file, load_external_data=False))
-    probes = _probes(model, traced)
+    probes = _probes(runs.model, traced)
     own = _interpreted(traced, leaves, None)
     exact = _interpreted(traced, leaves, torch.float64)
-    args = [arg for i, arg in enumerate(arguments.rebuild(leaves)) if i not in baked]
     folder.mkdir(parents=True, exist_ok=True)
-    names = [output for _, output, _ in probes]
-    kinds = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
-    probed = branch_forcing.with_outputs(model, names, [kinds[name] for name in names]).SerializeToString()
-    with torch.no_grad():
-        values = loading.open_file(file, device, variant=probed, tf32=tf32).inner_values(names, *args)
+    values = runs.inner_values([output for _, output, _ in probes], leaves)
     found = None
     for (node, _, name), value in zip(probes, values, strict=True):
         ratio = _ratio(value, own[name], exact[name])
-        if ratio > OBVIOUS:
+        if ratio > MIN_DIVERGING_RATIO:
             found = (node, ratio)
             break
-    divergence = _described(found, model, folder)
-    _reproduce(traced, arguments, leaves, file, folder, own, exact, divergence, baked)
+    divergence = _described(found, runs.model, folder)
+    _reproduce(runs, traced, leaves, folder, own, exact, divergence)
     return divergence
 
 
 def _probes(model: onnx.ModelProto, traced: Traced) -> list[tuple[onnx.NodeProto, str, str]]:
-    """The ONNX nodes and outputs that are recorded operations' values, with those operations' names, in order."""
+    """Return (ONNX node, its output, recorded operation) for the values that both sides have, in the file's order."""
     known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
     nodes = traced.graph.graph.nodes
     examples = {node.name: node.meta.get("val") for node in nodes}
@@ -171,9 +152,9 @@ def _ratio(value: np.ndarray[Any, Any], own: torch.Tensor, exact: torch.Tensor) 
         return math.inf if bool(target.isfinite().all()) else 0.0
     if not target.numel():
         return 0.0
-    rmse, eager, norm = (float(x.square().mean().sqrt()) for x in (difference, own.double() - target, target))
-    yardstick = max(eager, _FLOOR_ULP * torch.finfo(own.dtype).eps * norm)
-    return rmse / yardstick if yardstick else (math.inf if rmse else 0.0)
+    errors = Errors()
+    errors.add(target + difference, target, own.double() - target)
+    return errors.measures(own.dtype, _NODE_FLOOR_ULP)[2]
 
 
 def _linked(source: Path, target: Path) -> None:
@@ -196,32 +177,30 @@ def _described(found: tuple[onnx.NodeProto, float] | None, model: onnx.ModelProt
 
 
 def _reproduce(
+    runs: PairedRuns,
     traced: Traced,
-    arguments: Arguments,
     leaves: Sequence[torch.Tensor],
-    file: Path,
     folder: Path,
     own: dict[str, Any],
     exact: dict[str, Any],
     divergence: Divergence,
-    baked: Collection[int],
 ) -> None:
     """Write model.onnx, inputs.npz, expected.npz and reproduce.py."""
+    file, arguments = runs.file, runs.arguments
     shutil.copyfile(file, folder / "model.onnx")
     for data in stored_tensors.data_files(file, stored_tensors.find(file, protobuf_wire.read_header(file))):
         _linked(data, folder / data.name)
-    half = (torch.bfloat16,)
     inputs = {
-        name: (leaf.float() if leaf.dtype in half else leaf).detach().cpu().numpy()
+        name: (leaf.float() if leaf.dtype == torch.bfloat16 else leaf).detach().cpu().numpy()
         for name, leaf, owner in zip(arguments.leaf_names, leaves, arguments.owner, strict=True)
-        if owner not in baked
+        if owner not in runs.baked
     }
     output = traced.graph.graph.find_nodes(op="output")[0]
     expected: dict[str, Any] = {}
     for name, item in zip(traced.out_names, output.args[0], strict=True):
         target, eager = exact[item.name].double(), own[item.name].double()
         expected[name] = target.cpu().numpy()
-        expected[f"yardstick.{name}"] = (
+        expected[f"rounding_scale.{name}"] = (
             np.sqrt(np.mean((eager - target).square().cpu().numpy())) if target.numel() else 0.0
         )
     np.savez(folder / "inputs.npz", allow_pickle=False, **inputs)

@@ -1,11 +1,11 @@
-"""The two eager runs of a verdict: as the user runs it, and in float64 throughout (the truth)."""
+"""The eager runs of a verdict: as the user runs the function, and in float64 throughout (the reference)."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -17,7 +17,9 @@ from export.trace import isolation
 from export.trace.arguments import Arguments, is_tensor
 from export.trace.source_lines import user_line
 
-LOW = (torch.float32, torch.float16, torch.bfloat16)
+__all__ = ["Decision", "Outcome", "Results", "float32_products", "precision", "run", "same_sides"]
+
+_BELOW_FLOAT64 = (torch.float32, torch.float16, torch.bfloat16)
 _COMPARISONS = frozenset({"gt", "ge", "lt", "le", "eq", "ne"})
 _DECIDES = _COMPARISONS | {"sign", "sgn", "argmax", "argmin", "floor", "ceil", "round", "trunc"}
 _POSITIONS = frozenset({"max", "min", "sort", "topk", "max_pool2d_with_indices", "max_pool3d_with_indices"})
@@ -26,14 +28,14 @@ _VIEWS = frozenset({"view", "reshape", "squeeze", "unsqueeze", "alias", "clone",
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """One predicate of ``torch.cond`` as eager saw it.
+    """One predicate of `torch.cond` as eager saw it.
 
     Attributes:
-        taken: The branch.
-        margin: The difference of the two sides of the comparison, None if the predicate is no plain comparison.
-        scale: The larger magnitude of the two sides.
-        source: The line of the function's source.
-        depth: How many conditions it lies inside.
+        taken: the branch.
+        margin: the difference of the two sides of the comparison, None if the predicate is no plain comparison.
+        scale: the larger magnitude of the two sides.
+        source: the line of the function's source.
+        depth: how many conditions it lies inside.
     """
 
     taken: bool
@@ -53,6 +55,14 @@ class Outcome:
     decisions: tuple[Decision, ...]
     lifted: tuple[str, ...]
     sides: tuple[torch.Tensor, ...] = ()
+
+
+class Results(NamedTuple):
+    """What eager, the float64 reference and the file give on the same inputs."""
+
+    eager: Outcome
+    reference: Outcome
+    file: Sequence[torch.Tensor]
 
 
 def _side(name: str, args: Sequence[Any], result: Any) -> torch.Tensor | None:
@@ -80,7 +90,7 @@ class _Margins(TorchDispatchMode):
     def __init__(self, to: torch.dtype | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.to = to
-        self.replaced = () if to is None else LOW if to == torch.float64 else (torch.float64,)
+        self.replaced = () if to is None else _BELOW_FLOAT64 if to == torch.float64 else (torch.float64,)
         self.lifted: dict[str, None] = {}
         self.margins: dict[int, tuple[torch.Tensor, float, float]] = {}
         self.sides: list[torch.Tensor] = []
@@ -101,7 +111,7 @@ class _Margins(TorchDispatchMode):
             source = args[0] if args else None
             wanted = kwargs.get("dtype")
             if (
-                wanted in LOW
+                wanted in _BELOW_FLOAT64
                 and self.to == torch.float64
                 and isinstance(source, torch.Tensor)
                 and source.dtype == self.to
@@ -128,8 +138,8 @@ class _Margins(TorchDispatchMode):
 class _Captured(TorchFunctionMode):
     """Makes the tensors that a function captured look as if they had been given in the other precision.
 
-    ``_Margins`` sees operators only. Before that, a convolution refuses a weight of another dtype than its input's, and
-    Python code may compare ``weight.dtype`` with ``x.dtype``.
+    `_Margins` sees operators only. Before that, a convolution refuses a weight of another dtype than its input's, and
+    Python code may compare `weight.dtype` with `x.dtype`.
     """
 
     def __init__(self, margins: _Margins) -> None:
@@ -189,16 +199,16 @@ def run(
     """Run a function eagerly.
 
     Args:
-        fn: The function.
-        arguments: Its arguments' structure.
-        leaves: The tensors to put in.
-        to: Compute in that precision: float64 lifts every cast to a lower one, float32 lowers every float64.
-        forced: Which way ``torch.cond`` goes at each nesting depth; empty to let the predicates decide.
-        margins: Whether to note how far predicates are from their thresholds, and which sides of kinks are taken.
-        under: A mode to compute under.
+        fn: the function.
+        arguments: its arguments' structure.
+        leaves: the tensors to put in.
+        to: compute in that precision: float64 lifts every cast to a lower one, float32 lowers every float64.
+        forced: which way `torch.cond` goes at each nesting depth; empty to let the predicates decide.
+        margins: whether to note how far predicates are from their thresholds, and which sides of kinks are taken.
+        under: a mode to compute under.
 
     Returns:
-        The outcome. ``torch.cond`` is taken as a plain choice, which is what it means.
+        The outcome. `torch.cond` is taken as a plain choice, which is what it means.
     """
     mode = _Margins(to)
     decisions: list[Decision] = []
@@ -246,3 +256,25 @@ def run(
         tuple(line for line in mode.lifted if line),
         tuple(mode.sides),
     )
+
+
+@contextlib.contextmanager
+def float32_products(tf32: bool) -> Iterator[None]:
+    """Let PyTorch round float32 products to TF32 on a GPU, or keep it from that; what was set comes back.
+
+    PyTorch's convolutions round their factors to TF32 on a GPU unless told otherwise, which is an error a thousand
+    times that of float32. As eager's own error it would pass a file whatever that did, so a verdict sets it for both.
+
+    Args:
+        tf32: whether it may.
+    """
+    cudnn: Any = torch.backends.cudnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "tf32" if tf32 else "ieee"
+        yield
+    finally:
+        for backend, found in zip(backends, before, strict=True):
+            backend.fp32_precision = found

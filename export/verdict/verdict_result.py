@@ -1,12 +1,16 @@
-"""What a verdict says: rows, a table, a dictionary; no torch here."""
+"""What a verdict says: rows, a table, a dictionary; without torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 from export.errors import VerificationError
+from export.files.jsonable import plain
+
+__all__ = ["Divergence", "Judgement", "Kink", "Predicate", "Row", "Status", "Verdict", "columns"]
 
 Status = Literal["pass", "fail", "skipped", "ambiguous"]
 
@@ -16,15 +20,15 @@ class Row:
     """One output leaf in one case.
 
     Attributes:
-        leaf: Its dotted name.
-        case: The sizes, the forced branches, or "against".
-        dtype: Its dtype.
-        ratio: RMSE to the float64 truth divided by the yardstick; None where numbers are compared exactly.
-        rmse: Root mean square of the file's difference from the truth, in the leaf's own unit.
-        yardstick: The same of eager, never below the floor.
-        limit: The largest ratio that passes.
+        leaf: its dotted name.
+        case: the sizes, the forced branches, or "against".
+        dtype: its dtype.
+        ratio: RMSE to the float64 reference divided by the rounding scale; None where numbers are compared exactly.
+        rmse: root mean square of the file's difference from the reference, in the leaf's own unit.
+        rounding_scale: the same of eager, never below the floor.
+        limit: the largest ratio that passes.
         status: "pass", "fail", "skipped" or "ambiguous".
-        reason: Why it did not pass; or that it did by a yardstick with ONNX Runtime's own elementary functions.
+        reason: why it did not pass; or that it did by a rounding scale with ONNX Runtime's own elementary functions.
     """
 
     leaf: str
@@ -32,7 +36,7 @@ class Row:
     dtype: str
     ratio: float | None
     rmse: float | None
-    yardstick: float | None
+    rounding_scale: float | None
     limit: float
     status: Status
     reason: str = ""
@@ -40,14 +44,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Predicate:
-    """An ``If`` on the example inputs.
+    """An `If` on the example inputs.
 
     Attributes:
-        taken: The branch that eager takes.
-        margin: The distance from the threshold, None if the predicate is no plain comparison.
-        rounding: How far the margin moves between float64 and the function's own precision.
-        source: The line of the function's source.
-        status: "pass", or "ambiguous" or "fail" if the file, eager and the truth do not take the same branch.
+        taken: the branch that eager takes.
+        margin: the distance from the threshold, None if the predicate is no plain comparison.
+        rounding: how far the margin moves between float64 and the function's own precision.
+        source: the line of the function's source.
+        status: "pass", or "ambiguous" or "fail" if the file, eager and the reference do not take the same branch.
     """
 
     taken: bool
@@ -64,13 +68,13 @@ class Kink:
     It is looked at only on inputs where a leaf would fail otherwise, or where eager itself left the float64 side.
 
     Attributes:
-        op: The recorded operator.
-        path: The dotted path of the block it belongs to.
-        source: The line of the function's source.
-        compared: How many decisions were looked at.
-        followed: How many of them lie within rounding of the jump; the truth was computed on the file's side of these.
-        clear: How many lie clear of it; there the truth kept its side.
-        margin: The largest distance from the jump that was followed, in units of the operand's rounding.
+        op: the recorded operator.
+        path: the dotted path of the block it belongs to.
+        source: the line of the function's source.
+        compared: how many decisions were looked at.
+        followed: how many lie within rounding of the jump; there the reference was computed on the file's side.
+        clear: how many lie clear of it; there the reference kept its side.
+        margin: the largest distance from the jump that was followed, in units of the operand's rounding.
         status: "fail" if the file decides otherwise at a clear margin, else "ambiguous".
     """
 
@@ -96,12 +100,12 @@ class Divergence:
     """The first node whose value differs from eager.
 
     Attributes:
-        node: Its name in the file.
-        op: The ONNX operator.
-        path: The dotted path of the block it belongs to.
-        source: The line of the function's source.
-        ratio: How far it is off, as in a row.
-        reproduction: The folder that holds the model, the inputs and a script.
+        node: its name in the file.
+        op: the ONNX operator.
+        path: the dotted path of the block it belongs to.
+        source: the line of the function's source.
+        ratio: how far it is off, as in a row.
+        reproduction: the folder that holds the model, the inputs and a script.
     """
 
     node: str
@@ -118,21 +122,76 @@ class Divergence:
         )
 
 
+def columns(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines of cells as indented text, each column as wide as its widest cell.
+
+    >>> columns([("leaf", "ratio"), ("out", "1")])
+    ['  leaf  ratio', '  out   1']
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    ]
+
+
+class Judgement:
+    """What every verdict offers, made from what it found.
+
+    Subclasses are frozen dataclasses with `status` and `table()`.
+    """
+
+    @property
+    def status(self) -> Status:
+        """What the verdict comes to."""
+        raise NotImplementedError
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything was compared and nothing failed or was ambiguous."""
+        return self.status == "pass"
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def table(self) -> str:
+        """Return the verdict as text."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, ready for JSON (numbers that are not finite become text)."""
+        fields = dataclasses.asdict(self)  # type: ignore[call-overload]
+        found: dict[str, Any] = plain({**fields, "status": self.status, "passed": self.passed})
+        return found
+
+    def raise_if_failed(self) -> Self:
+        """Return the verdict itself if it passed.
+
+        Raises:
+            VerificationError: with the table, if it did not.
+        """
+        if not self.passed:
+            raise VerificationError(self.table())
+        return self
+
+
 @dataclasses.dataclass(frozen=True)
-class Verdict:
+class Verdict(Judgement):
     """Whether a file computes what the eager function computes.
 
     Attributes:
-        path: The file that was judged.
-        rows: One row for each output leaf and case.
-        predicates: One entry for each outermost ``If``.
-        device: Where the file ran.
-        lifted: Source lines of casts that were lifted to float64 for the truth.
-        samples: How many slightly varied inputs each case was run on.
-        floor_ulp: The floor of the yardstick, in ULP of the leaf's root mean square.
-        divergence: The first node that differs, if something failed.
-        seconds: How long the verdict took.
-        kinks: Operations whose derivative jumps, where the file was judged on the side that it took; see ``Kink``.
+        path: the file that was judged.
+        rows: one row for each output leaf and case.
+        predicates: one entry for each outermost `If`.
+        device: where the file ran.
+        lifted: source lines of casts that were lifted to float64 for the reference.
+        samples: how many slightly varied inputs each case was run on.
+        floor_ulp: the floor of the rounding scale, in ULP of the leaf's root mean square.
+        divergence: the first node that differs, if something failed.
+        seconds: how long the verdict took.
+        kinks: operations whose derivative jumps, where the file was judged on the side that it took; see `Kink`.
     """
 
     path: str
@@ -148,23 +207,11 @@ class Verdict:
 
     @property
     def status(self) -> Status:
-        """Return what the verdict comes to: fail if anything failed, ambiguous if a predicate flips inside rounding."""
+        """What the verdict comes to: fail if anything failed, ambiguous if a predicate flips inside rounding."""
         found = {row.status for row in self.rows} | {predicate.status for predicate in self.predicates}
-        return (
-            "fail"
-            if "fail" in found or not found & {"pass", "ambiguous"}
-            else "ambiguous"
-            if "ambiguous" in found
-            else "pass"
-        )
-
-    @property
-    def passed(self) -> bool:
-        """Whether everything was compared and nothing failed or was ambiguous."""
-        return self.status == "pass"
-
-    def __bool__(self) -> bool:
-        return self.passed
+        if "fail" in found or not found & {"pass", "ambiguous"}:
+            return "fail"
+        return "ambiguous" if "ambiguous" in found else "pass"
 
     @property
     def worst(self) -> float:
@@ -173,24 +220,20 @@ class Verdict:
         return max(ratios) if ratios else math.nan
 
     def table(self, *, full: bool = False) -> str:
-        """Return the verdict as text: a line for each leaf with its worst case; every row with ``full``.
+        """Return the verdict as text: a line for each leaf with its worst case; every row with `full`.
 
         What did not pass stands first.
         """
         rows = sorted(self.rows if full else _worst_rows(self.rows), key=lambda row: _ORDER[row.status])
-        cells = [("leaf", "case", "dtype", "rmse", "yardstick", "ratio", "limit", "status")]
+        cells = [("leaf", "case", "dtype", "rmse", "rounding scale", "ratio", "limit", "status")]
         for row in rows:
-            numbers = [_short(value) for value in (row.rmse, row.yardstick, row.ratio)]
+            rmse, scale, ratio = map(_short, (row.rmse, row.rounding_scale, row.ratio))
             status = row.status + (f": {row.reason}" if row.reason else "")
-            cells.append((row.leaf, row.case, row.dtype, *numbers, f"{row.limit:g}", status))  # type: ignore[arg-type]
-        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]) - 1)]
+            cells.append((row.leaf, row.case, row.dtype, rmse, scale, ratio, f"{row.limit:g}", status))
         lines = [
             f"{self.status.upper()}  {self.path} on {self.device}: {len(self.rows)} comparisons, "
-            f"worst ratio {_short(self.worst)}"
-        ]
-        lines += [
-            "  " + "  ".join([*(c.ljust(w) for c, w in zip(line[:-1], widths, strict=True)), line[-1]]).rstrip()
-            for line in cells
+            f"worst ratio {_short(self.worst)}",
+            *columns(cells),
         ]
         for predicate in self.predicates:
             lines.append(
@@ -198,30 +241,14 @@ class Verdict:
                 f"rounding {_short(predicate.rounding)}: {predicate.status}"
             )
         lines += [f"  kink: {kink}" for kink in self.kinks]
-        lines += [f"  lifted to float64 for the truth: {line}" for line in self.lifted]
+        lines += [f"  lifted to float64 for the reference: {line}" for line in self.lifted]
         if self.divergence is not None:
             lines.append(f"  {self.divergence}")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON (numbers that are not finite become text)."""
-        plain: dict[str, Any] = _plain(
-            {**dataclasses.asdict(self), "status": self.status, "passed": self.passed, "worst": self.worst}
-        )
-        return plain
-
-    def raise_if_failed(self) -> Verdict:
-        """Return the verdict itself if it passed.
-
-        Raises:
-            VerificationError: With the table, if it did not.
-        """
-        if not self.passed:
-            raise VerificationError(self.table())
-        return self
-
-    def __str__(self) -> str:
-        return self.table()
+        return {**super().to_dict(), "worst": plain(self.worst)}
 
 
 def _where(path: str, source: str) -> str:
@@ -244,13 +271,3 @@ def _worst_rows(rows: tuple[Row, ...]) -> list[Row]:
 
 def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
