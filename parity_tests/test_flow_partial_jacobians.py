@@ -198,13 +198,13 @@ def test_the_picture(method: Any) -> None:
     block = theory.ensembles.pre_normed(16, 16, 6)
     params, _ = block.init(seeded(1), FLOAT64)
     found = flow.partial_jacobians(block, params, normal(2, 16), method=method, generator=seeded(2))
-    figure = found.plot(theory.partial_jacobian(6))
+    figure = found.plot(law=theory.partial_jacobian(6))
     check_layout(figure)
     drawn = {line.get_label(): list(line.get_ydata()) for line in figure.axes[1].lines}
     assert drawn["measured"] == found.to_last.tolist()
     assert drawn["theory"] == theory.partial_jacobian(6)
     with pytest.raises(ArgumentError, match="law of 2 numbers for 7 depths"):
-        found.plot([1.0, 1.0])
+        found.plot(law=[1.0, 1.0])
 
 
 def random_layer(x: Tensor) -> Tensor:

@@ -294,7 +294,7 @@ def test_every_result_has_its_picture(options: dict[str, Any], batched: bool) ->
     block = theory.ensembles.linear(30, 2)
     x = normal(3, 30, seed=1) if batched else normal(30, seed=1)
     found = flow.jacobian_spectrum(of_block(block), x, batched=batched, **options)
-    figure = found.plot(theory.gaussian_product_density(2), (0.0, theory.gaussian_product_edge(2)))
+    figure = found.plot(theory=theory.gaussian_product_density(2), edges=(0.0, theory.gaussian_product_edge(2)))
     check_layout(figure)
     labels = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
     if found.method != "golub-kahan":

@@ -14,7 +14,7 @@ from benchmarks.papers.finding import Finding, Reproduction, band, exponents, me
 from benchmarks.papers.training import SOURCE, Batches, Params, cross_entropy, initial, train
 from benchmarks.papers.transformers import TOKENS, load_rows, reader
 from pure import Block, tree
-from pure.flow.plot.gradients import whole_numbers
+from pure.flow.plot.panels import whole_numbers
 from pure.flow.plot.style import COLOURS
 from pure.optim import Optimizer, adamw
 

@@ -11,8 +11,7 @@ from pure.flow.activations.gradients_by_depth import (
 )
 from pure.flow.activations.signal_propagation import ChannelSignal, Signal, signal
 from pure.flow.activations.step_profile import DepthProfile, Spread, StepProfile, depth_profile
-from pure.flow.auditing import Audit, BlockDeletion, BlockFlow, PairNorm, PathShares, audit
-from pure.flow.auditing.advice import Advice
+from pure.flow.auditing import Advice, Audit, BlockDeletion, BlockFlow, PairNorm, PathShares, audit
 from pure.flow.hessian.hessian_products import Product, ggn_product, hvp
 from pure.flow.hessian.hessian_spectrum import Curvature, curvature
 from pure.flow.hessian.loss_landscape import Landscape, filter_normalised, landscape

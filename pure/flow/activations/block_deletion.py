@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,18 +17,16 @@ from pure.errors import ArgumentError, PureError, UnsupportedError
 from pure.flow.activations.residual_steps import bound, missing, plain, watched
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
+from pure.flow.shared.result import PlainData, Readings
 from pure.flow.shared.text_table import table
 from pure.initializers import check_generator
 from pure.tags import Tagged, observe, substitute
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Deletion", "PairDeletion", "deletion"]
 
 
 @dataclass(frozen=True, eq=False)
-class PairDeletion:
+class PairDeletion(PlainData):
     """Two branches deleted together.
 
     Attributes:
@@ -42,18 +41,9 @@ class PairDeletion:
     interaction: Tensor
     mean_interaction: Estimate
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {
-            "indices": self.indices.tolist(),
-            "loss_change": self.loss_change.tolist(),
-            "interaction": self.interaction.tolist(),
-            "mean_interaction": self.mean_interaction.to_dict(),
-        }
-
 
 @dataclass(frozen=True, eq=False)
-class Deletion(Mapping[str, float]):
+class Deletion(Readings[str, float]):
     """What deleting each branch does. As a mapping: {path of the branch: change of the loss}.
 
     Attributes:
@@ -74,16 +64,9 @@ class Deletion(Mapping[str, float]):
     suffix_loss_change: Tensor | None
     pairs: PairDeletion | None
 
-    def __getitem__(self, branch: str) -> float:
-        if branch not in self.branches:
-            raise KeyError(branch)
-        return float(self.loss_change[self.branches.index(branch)])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.branches)
-
-    def __len__(self) -> int:
-        return len(self.branches)
+    @cached_property
+    def _readings(self) -> Mapping[str, float]:
+        return dict(zip(self.branches, self.loss_change.tolist(), strict=True))
 
     def __repr__(self) -> str:
         worst = int(self.loss_change.nan_to_num(-math.inf).argmax())
@@ -101,28 +84,6 @@ class Deletion(Mapping[str, float]):
             columns.append(self.suffix_loss_change)
         numbers = torch.stack(columns, 1).tolist()
         return table(header, [[path, *row] for path, row in zip(self.branches, numbers, strict=True)])
-
-    def plot(self) -> Figure:
-        """Return the deletion curve, measured beside first-order.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.deletion_curve(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {
-            "loss": self.loss,
-            "branches": list(self.branches),
-            "loss_change": self.loss_change.tolist(),
-            "first_order": self.first_order.tolist(),
-            "output_change": self.output_change.tolist(),
-            "suffix_loss_change": None if self.suffix_loss_change is None else self.suffix_loss_change.tolist(),
-            "pairs": None if self.pairs is None else self.pairs.to_dict(),
-        }
 
 
 def deletion(

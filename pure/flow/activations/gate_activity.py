@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,9 @@ from pure.errors import ArgumentError
 from pure.flow.activations.residual_steps import bound, missing, plain
 from pure.flow.shared.input_checks import finite_values, purely
 from pure.flow.shared.quantiles import quantiles
-from pure.flow.shared.result import Readings
+from pure.flow.shared.result import PlainData, Readings
 from pure.flow.shared.text_table import table
 from pure.tags import observe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["GateActivity", "Gates", "gates"]
 
@@ -27,7 +24,7 @@ SHUT, OPEN = 0.1, 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class GateActivity:
+class GateActivity(PlainData):
     """One tagged gate over all its values: batch, positions and features.
 
     Attributes:
@@ -54,14 +51,9 @@ class GateActivity:
     sample_mean: Tensor
     bias: Tensor | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        bias = None if self.bias is None else self.bias.tolist()
-        return {**vars(self), "sample_mean": self.sample_mean.tolist(), "bias": bias}
-
 
 @dataclass(frozen=True, eq=False)
-class Gates(Readings[GateActivity]):
+class Gates(Readings[str, GateActivity]):
     """The gates by depth. As a mapping: {path of the tag: its activity}.
 
     Attributes:
@@ -86,20 +78,6 @@ class Gates(Readings[GateActivity]):
             for g in self.gates.values()
         ]
         return table(header, rows)
-
-    def plot(self) -> Figure:
-        """Return gate activity, saturation and bias by depth.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.gate_activity(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {"gates": {path: gate.to_dict() for path, gate in self.gates.items()}}
 
 
 def gates(

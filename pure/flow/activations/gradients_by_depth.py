@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,11 +15,9 @@ from pure import tree
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow.shared.input_checks import check_outermost, finite, named_leaves, scalar
 from pure.flow.shared.leaf_provenance import Provenance, prefixes
+from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 from pure.tags import Tagged, observe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["ActivationGradient", "GradientNorms", "ParameterGradient", "gradient_norms"]
 
@@ -68,7 +67,7 @@ class ActivationGradient:
 
 
 @dataclass(frozen=True, eq=False)
-class GradientNorms(Mapping[str, float]):
+class GradientNorms(Readings[str, float]):
     """Gradient norms of one loss. As a mapping: {dotted leaf: L2 norm}.
 
     Attributes:
@@ -84,14 +83,9 @@ class GradientNorms(Mapping[str, float]):
     blocks: dict[str, ParameterGradient]
     activations: dict[str, ActivationGradient]
 
-    def __getitem__(self, leaf: str) -> float:
-        return self.leaves[leaf].l2
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.leaves)
-
-    def __len__(self) -> int:
-        return len(self.leaves)
+    @cached_property
+    def _readings(self) -> Mapping[str, float]:
+        return {name: leaf.l2 for name, leaf in self.leaves.items()}
 
     def __repr__(self) -> str:
         total = f", total l2={self.blocks[''].l2:.4g}" if self.blocks else ""
@@ -119,32 +113,6 @@ class GradientNorms(Mapping[str, float]):
         chosen = self.leaves if of == "leaves" else self.blocks
         rows = [[name or "(all)", g.l2, g.rms, g.size] for name, g in chosen.items()]
         return table(["leaf" if of == "leaves" else "block", "l2", "rms", "values"], rows)
-
-    def plot(self) -> Figure:
-        """Return the picture: activation gradients by depth where something is tagged, else a bar for each leaf.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.by_depth(self) if self.activations else plot.leaves(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-
-        def plain(gradient: ParameterGradient) -> dict[str, Any]:
-            return {"l2": gradient.l2, "rms": gradient.rms, "size": gradient.size}
-
-        return {
-            "loss": self.loss,
-            "leaves": {name: plain(gradient) for name, gradient in self.leaves.items()},
-            "blocks": {name: plain(gradient) for name, gradient in self.blocks.items()},
-            "activations": {
-                path: {**vars(gradient), "sample_l2": gradient.sample_l2.tolist()}
-                for path, gradient in self.activations.items()
-            },
-        }
 
 
 def gradient_norms(

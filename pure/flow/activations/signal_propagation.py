@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,9 @@ from pure.block import EMPTY, Block
 from pure.errors import ArgumentError
 from pure.flow.activations.residual_steps import Step, bound, missing, steps_of
 from pure.flow.shared.input_checks import finite_values, purely
-from pure.flow.shared.result import Readings
+from pure.flow.shared.result import Readings, finite_or_none
 from pure.flow.shared.text_table import table
 from pure.tags import observe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["ChannelSignal", "Signal", "signal"]
 
@@ -51,7 +48,7 @@ class ChannelSignal:
 
 
 @dataclass(frozen=True, eq=False)
-class Signal(Readings[ChannelSignal]):
+class Signal(Readings[str, ChannelSignal]):
     """The signal by depth. As a mapping: {path of the tag: its numbers}, in the order of depth.
 
     Attributes:
@@ -93,24 +90,9 @@ class Signal(Readings[ChannelSignal]):
         header = ["value", "kind", "depth", "channel mean²", "channel variance", "branch / input", "finite"]
         return table(header, rows)
 
-    def plot(self) -> Figure:
-        """Return the signal-propagation plot.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.propagation(self)
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, fit for JSON; None stands where a number does not exist."""
-        return {
-            "channels": {path: {k: _known(v) for k, v in vars(value).items()} for path, value in self.channels.items()},
-            "input_squared_mean": _known(self.input_squared_mean),
-            "input_variance": _known(self.input_variance),
-            "not_finite": list(self.not_finite),
-        }
+        return {name: finite_or_none(value) for name, value in super().to_dict().items()}
 
 
 def signal(
@@ -200,10 +182,6 @@ def moments(value: Tensor, channel_axis: int | None = None) -> tuple[float, floa
 
 def _finite(value: Tensor) -> float:
     return float(torch.isfinite(value).double().mean())
-
-
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(ratio: float, kind: str) -> float | str:

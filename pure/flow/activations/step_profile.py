@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +16,9 @@ from pure.flow.activations.residual_steps import Step, bound, missing, steps_of,
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
 from pure.flow.shared.quantiles import quantiles
-from pure.flow.shared.result import Readings
+from pure.flow.shared.result import PlainData, Readings, finite_or_none
 from pure.flow.shared.text_table import table
 from pure.tags import observe
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["DepthProfile", "Spread", "StepProfile", "depth_profile"]
 
@@ -30,7 +27,7 @@ MEASURES: tuple[Measure, ...] = ("preservation", "branch_ratio", "inference", "c
 
 
 @dataclass(frozen=True, eq=False)
-class Spread:
+class Spread(PlainData):
     """One number a sample, and how it spreads; samples where it would divide by 0 are left out.
 
     Attributes:
@@ -49,14 +46,12 @@ class Spread:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, fit for JSON; None stands where a number does not exist."""
-        numbers = {"p10": self.p10, "median": self.median, "p90": self.p90, "mean": self.mean.value}
-        interval = {"mean_low": self.mean.low, "mean_high": self.mean.high}
-        samples = [_known(value) for value in self.samples.tolist()]
-        return {"samples": samples, **{name: _known(value) for name, value in (numbers | interval).items()}}
+        interval = {"mean": self.mean.value, "mean_low": self.mean.low, "mean_high": self.mean.high}
+        return dict(finite_or_none(super().to_dict() | interval))
 
 
 @dataclass(frozen=True, eq=False)
-class StepProfile:
+class StepProfile(PlainData):
     """The measures of one step x → y of the stream, f its branch and g = ∂loss/∂x; None where one does not exist.
 
     Attributes:
@@ -77,17 +72,9 @@ class StepProfile:
     inference: Spread | None
     consecutive: Spread | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        found: dict[str, Any] = {"path": self.path, "depth": self.depth, "branches": list(self.branches)}
-        for name in MEASURES:
-            spread: Spread | None = getattr(self, name)
-            found[name] = None if spread is None else spread.to_dict()
-        return found
-
 
 @dataclass(frozen=True, eq=False)
-class DepthProfile(Readings[StepProfile]):
+class DepthProfile(Readings[str, StepProfile]):
     """The measures by depth. As a mapping: {path of the stream's tag: its step}.
 
     Attributes:
@@ -117,20 +104,6 @@ class DepthProfile(Readings[StepProfile]):
             for step in self.steps.values()
         ]
         return table(header, rows)
-
-    def plot(self) -> Figure:
-        """Return the measures by depth, one panel each.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.depth_measures(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {"loss": self.loss, "steps": {path: step.to_dict() for path, step in self.steps.items()}}
 
 
 def depth_profile(
@@ -261,7 +234,3 @@ def spread(samples: Tensor) -> Spread:
         mean = Estimate(float(known.mean()), -math.inf, math.inf, math.nan, len(known))
     p10, median, p90 = quantiles(known).tolist()
     return Spread(samples, p10, median, p90, mean)
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None

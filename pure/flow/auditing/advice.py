@@ -5,26 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from pure.block import Block
-from pure.errors import ArgumentError
 from pure.flow.auditing.block_chain import Chain
 from pure.flow.auditing.remedies import (
     Change,
     deep_norm,
-    edited,
     gate_bias,
     gate_bias_for,
     he_init,
     scaled_branch,
     skipped,
 )
-from pure.flow.auditing.result import Audit, BlockFlow
+from pure.flow.auditing.result import Advice, Audit, BlockFlow
 
-__all__ = ["Advice", "advise"]
+__all__ = ["advise"]
 
 LOG10_STREAM: Final = 3.0
 """A stream's second moment that changes less than a thousandfold over the depth is left alone."""
@@ -35,46 +31,6 @@ LOG10_GRADIENT: Final = 4.0
 DEAD: Final = 1e-3
 DOMINATING: Final = 10.0
 SATURATED: Final = 0.9
-
-
-@dataclass(frozen=True, eq=False)
-class Advice:
-    """One finding.
-
-    Attributes:
-        rule: its short name, such as "stream growth".
-        text: the whole in plain sentences, with the numbers.
-        numbers: the same numbers by name.
-        evidence: the measurement of the audit that it stands on, such as "stream_growth".
-        fix: what to change.
-    """
-
-    rule: str
-    text: str
-    numbers: dict[str, float]
-    evidence: str
-    fix: str
-    names: tuple[str, ...] = field(repr=False)
-    change: Change | None = field(repr=False)
-
-    @property
-    def appliable(self) -> bool:
-        """Whether `apply` can make the change by itself."""
-        return self.change is not None
-
-    def apply(self, block: Block) -> Block:
-        """Return the network with the change made. Where the change is one of initial values, draw new parameters.
-
-        Raises:
-            ArgumentError: the change cannot be made by itself, or `block` is not built as the audited one.
-        """
-        if self.change is None:
-            raise ArgumentError(f"advice {self.rule!r} is to be followed by hand: {self.fix}")
-        return edited(block, self.names, self.change)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {name: getattr(self, name) for name in ("rule", "text", "numbers", "evidence", "fix")}
 
 
 Rule = Callable[[Audit, list[BlockFlow], Chain], Advice | None]

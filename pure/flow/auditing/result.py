@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from pure.block import Block
 from pure.errors import ArgumentError
 from pure.flow.activations.log_moments import GateShares, Moments
 from pure.flow.auditing.forward import Stop
 from pure.flow.auditing.growth_fit import Growth
-from pure.flow.shared.result import Readings
+from pure.flow.auditing.remedies import Change, edited
+from pure.flow.shared.result import PlainData, Readings
 from pure.flow.shared.text_table import table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from pure.flow.auditing.advice import Advice
-
-__all__ = ["Audit", "BlockDeletion", "BlockFlow", "PairNorm", "PathShares"]
+__all__ = ["Advice", "Audit", "BlockDeletion", "BlockFlow", "PairNorm", "PathShares"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,47 @@ class PairNorm:
 
 
 @dataclass(frozen=True, eq=False)
-class Audit(Readings[BlockFlow]):
+class Advice(PlainData):
+    """One finding.
+
+    Attributes:
+        rule: its short name, such as "stream growth".
+        text: the whole in plain sentences, with the numbers.
+        numbers: the same numbers by name.
+        evidence: the measurement of the audit that it stands on, such as "stream_growth".
+        fix: what to change.
+    """
+
+    rule: str
+    text: str
+    numbers: dict[str, float]
+    evidence: str
+    fix: str
+    names: tuple[str, ...] = field(repr=False)
+    change: Change | None = field(repr=False)
+
+    @property
+    def appliable(self) -> bool:
+        """Whether `apply` can make the change by itself."""
+        return self.change is not None
+
+    def apply(self, block: Block) -> Block:
+        """Return the network with the change made. Where the change is one of initial values, draw new parameters.
+
+        Raises:
+            ArgumentError: the change cannot be made by itself, or `block` is not built as the audited one.
+        """
+        if self.change is None:
+            raise ArgumentError(f"advice {self.rule!r} is to be followed by hand: {self.fix}")
+        return edited(block, self.names, self.change)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, fit for JSON."""
+        return {name: getattr(self, name) for name in ("rule", "text", "numbers", "evidence", "fix")}
+
+
+@dataclass(frozen=True, eq=False)
+class Audit(Readings[str, BlockFlow]):
     """What one audit measured. As a mapping: {name of a block: what flows through it}, in the order of depth.
 
     Attributes:
@@ -184,30 +221,6 @@ class Audit(Readings[BlockFlow]):
             rows = [[k, *row] for k, row in enumerate(zip(shares.log10_norms, shares.shares, strict=True))]
             return table(["branches", "log10 gradient", "share"], rows)
         raise ArgumentError(f"table of {of!r}: expected 'blocks', 'advice', 'deletions', 'pairs' or 'paths'")
-
-    def plot(self) -> Figure:
-        """Return one page: gradient, stream, branches and gates by depth, path lengths, deletions, pairs, advice.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow.plot.audit import audit_page
-
-        return audit_page(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        plain = {name: getattr(self, name) for name in ("loss", "road", "log10_input_gradient", "held")}
-        parts = ("input", "stream_growth", "gradient_growth", "paths", "stop")
-        return {
-            **plain,
-            "family": list(self.family),
-            **{name: None if (part := getattr(self, name)) is None else asdict(part) for name in parts},
-            "blocks": {name: asdict(block) for name, block in self.blocks.items()},
-            "deletions": [asdict(deletion) for deletion in self.deletions],
-            "pairs": [asdict(pair) for pair in self.pairs],
-            "advice": [advice.to_dict() for advice in self.advice],
-        }
 
 
 HEALTHY = "Nothing to change: the stream, its gradient, the branches and the gates are within bounds at every depth."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from pure.flow.shared.leaf_provenance import prefixes
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["Curvature", "curvature"]
 
 Kind = Literal["hessian", "ggn"]
@@ -31,7 +28,7 @@ DENSE = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Curvature(Readings[Estimate]):
+class Curvature(Readings[str, Estimate]):
     """What was found. As a mapping: {dotted leaf: trace of its diagonal block}.
 
     Attributes:
@@ -109,31 +106,11 @@ class Curvature(Readings[Estimate]):
             [[name or "(all)", e.value, e.low, e.high] for name, e in chosen.items()],
         )
 
-    def plot(self) -> Figure:
-        """Return the density on a logarithmic axis, with its band and the eigenvalues marked.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.density(self)
-
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {
-            "kind": self.kind,
-            "size": self.size,
-            "loss": self.loss,
-            "eigenvalues": self.eigenvalues.tolist(),
-            "residuals": self.residuals.tolist(),
-            "converged": self.converged.tolist(),
-            "trace": self.trace.to_dict(),
-            "leaves": {name: found.to_dict() for name, found in self.leaves.items()},
-            "blocks": {name: found.to_dict() for name, found in self.blocks.items()},
-            "density": None if self.quadrature is None else self.density().to_dict(),
-            "exact": self.exact,
-        }
+        """Return plain data, fit for JSON; the density stands for the quadrature that it is taken from."""
+        found = super().to_dict()
+        del found["quadrature"]
+        return {**found, "density": None if self.quadrature is None else self.density().to_dict()}
 
 
 def curvature(

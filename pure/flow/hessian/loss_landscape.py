@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,16 +13,14 @@ from pure import tree
 from pure.errors import ArgumentError
 from pure.flow.shared.input_checks import check_outermost, explained, finite_values, named_leaves, purely, scalar
 from pure.flow.shared.leaf_provenance import Provenance
+from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Landscape", "filter_normalised", "landscape"]
 
 
 @dataclass(frozen=True, eq=False)
-class Landscape(Mapping[str, Any]):
+class Landscape(Readings[str, Any]):
     """Losses on a grid around the parameters. As a mapping: the fields of `to_dict`.
 
     Attributes:
@@ -38,14 +36,9 @@ class Landscape(Mapping[str, Any]):
     centre: float
     directions: tuple[tree.Tree, ...]
 
-    def __getitem__(self, name: str) -> Any:
-        return self.to_dict()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("losses", "coordinates", "centre"))
-
-    def __len__(self) -> int:
-        return 3
+    @property
+    def _readings(self) -> Mapping[str, Any]:
+        return self.to_dict()
 
     def __repr__(self) -> str:
         shape = " × ".join(map(str, self.losses.shape))
@@ -60,19 +53,9 @@ class Landscape(Mapping[str, Any]):
         rows = [[f"{c:.4g}", *values] for c, *values in zip(self.coordinates.tolist(), *columns, strict=True)]
         return table(head, rows)
 
-    def plot(self) -> Figure:
-        """Return the line or the contours.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.loss_line(self) if self.losses.ndim == 1 else plot.loss_contours(self)
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, fit for JSON; the directions are left out."""
-        return {"losses": self.losses.tolist(), "coordinates": self.coordinates.tolist(), "centre": self.centre}
+        return {name: value for name, value in super().to_dict().items() if name != "directions"}
 
 
 def landscape(

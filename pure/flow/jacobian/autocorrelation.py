@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from pure.flow.shared.estimate import half_width
+from pure.flow.shared.result import PlainData
 
 __all__ = ["Autocorrelation", "averaged", "brownian", "series"]
 
 
 @dataclass(frozen=True, eq=False)
-class Autocorrelation:
+class Autocorrelation(PlainData):
     """The autocorrelation of the gradient along the inputs, lags 0, 1, …; float64.
 
     Attributes:
@@ -34,13 +35,7 @@ class Autocorrelation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, fit for JSON; None stands where there is no interval."""
-        return {
-            "draws": self.draws.tolist(),
-            "mean": self.mean.tolist(),
-            "half_width": self.half_width.tolist() if len(self.draws) > 1 else None,
-            "white": self.white,
-            "brownian": self.brownian.tolist(),
-        }
+        return {**super().to_dict(), "half_width": self.half_width.tolist() if len(self.draws) > 1 else None}
 
 
 def series(gradients: Tensor, lags: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +15,8 @@ from pure.flow.jacobian.autocorrelation import Autocorrelation, averaged, series
 from pure.flow.jacobian.input_gradients import INPUT, Gradients, input_gradients
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import check_outermost, finite_values
-from pure.flow.shared.result import Readings
+from pure.flow.shared.result import PlainData, Readings, finite_or_none
 from pure.flow.shared.text_table import table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Correlation", "GradientCorrelation", "correlation"]
 
@@ -27,7 +24,7 @@ NORMAL = 1.959963984540054
 
 
 @dataclass(frozen=True, eq=False)
-class GradientCorrelation:
+class GradientCorrelation(PlainData):
     """The cosines between the gradients by one value at different inputs.
 
     Attributes:
@@ -53,12 +50,11 @@ class GradientCorrelation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, fit for JSON; None stands where a number does not exist."""
-        found = {**vars(self), "draw_means": _known(self.draw_means.tolist()), "matrix": _known(self.matrix.tolist())}
-        return {**found, "mean": _known(self.mean.to_dict()), "chance": self.chance, "excess": _known(self.excess)}
+        return dict(finite_or_none(super().to_dict()))
 
 
 @dataclass(frozen=True, eq=False)
-class Correlation(Readings[GradientCorrelation]):
+class Correlation(Readings[str, GradientCorrelation]):
     """Gradient correlation by depth. As a mapping: {path of the stream's tag, or "(input)": its cosines}.
 
     Attributes:
@@ -89,27 +85,6 @@ class Correlation(Readings[GradientCorrelation]):
             for c in self.by_path.values()
         ]
         return table(header, rows)
-
-    def plot(self) -> Figure:
-        """Return the autocorrelation if there is one, else the curve by depth, else the matrix of cosines.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        if self.autocorrelation is not None:
-            return plot.shattering(self)
-        return plot.correlation_by_depth(self) if len(self) > 1 else plot.gradient_cosines(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {
-            "by_path": {path: found.to_dict() for path, found in self.by_path.items()},
-            "inputs": self.inputs,
-            "draws": self.draws,
-            "autocorrelation": None if self.autocorrelation is None else self.autocorrelation.to_dict(),
-        }
 
 
 def correlation(
@@ -227,12 +202,3 @@ def _fisher(cosine: float, width: int) -> Estimate:
     reach = NORMAL / math.sqrt(width - 2)
     error = (1 - cosine**2) / math.sqrt(width - 2)
     return Estimate(cosine, math.tanh(centre - reach), math.tanh(centre + reach), error, 1)
-
-
-def _known(value: Any) -> Any:
-    """Return plain data with None for every NaN."""
-    if isinstance(value, list):
-        return [_known(entry) for entry in value]
-    if isinstance(value, dict):
-        return {name: _known(entry) for name, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

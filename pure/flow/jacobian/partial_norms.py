@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import Any, Literal
 
 from torch import Tensor
 
+from pure.flow.shared.result import Readings, finite_or_none
 from pure.flow.shared.text_table import table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Method", "PartialJacobians"]
 
@@ -20,7 +18,7 @@ Method = Literal["product", "sweep", "hutchinson"]
 
 
 @dataclass(frozen=True, eq=False)
-class PartialJacobians(Mapping[tuple[int, int], float]):
+class PartialJacobians(Readings[tuple[int, int], float]):
     """‖∂h_t/∂h_s‖²_F / n_t for depths s ≤ t, averaged over the batch. As a mapping: {(s, t): value}.
 
     Attributes:
@@ -41,17 +39,10 @@ class PartialJacobians(Mapping[tuple[int, int], float]):
     widths: list[int]
     method: Method
 
-    def __getitem__(self, pair: tuple[int, int]) -> float:
-        source, target = pair
-        if not 0 <= source <= target < len(self.paths):
-            raise KeyError(pair)
-        return float(self.norms[source, target])
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((source, target) for target in range(len(self.paths)) for source in range(target + 1))
-
-    def __len__(self) -> int:
-        return len(self.paths) * (len(self.paths) + 1) // 2
+    @cached_property
+    def _readings(self) -> Mapping[tuple[int, int], float]:
+        rows = self.norms.tolist()
+        return {(source, target): rows[source][target] for target in range(len(rows)) for source in range(target + 1)}
 
     def __repr__(self) -> str:
         return f"PartialJacobians({len(self.paths)} depths, {self.per_sample.shape[2]} samples, by {self.method})"
@@ -70,28 +61,6 @@ class PartialJacobians(Mapping[tuple[int, int], float]):
         ]
         return table(["depth", "stream", "width", "to the last", "95% low", "95% high"], rows)
 
-    def plot(self, law: Sequence[float] | None = None) -> Figure:
-        """Return the heat map over pairs of depths, and the curve from each depth to the last.
-
-        Args:
-            law: what theory gives for that curve, such as `theory.partial_jacobian(depth)`.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.partial_norms(self, law)
-
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON; pairs that go backwards are None."""
-
-        def rows(matrix: Tensor) -> list[list[float | None]]:
-            return [[None if math.isnan(entry) else entry for entry in row] for row in matrix.tolist()]
-
-        return {
-            "paths": list(self.paths),
-            "widths": list(self.widths),
-            "method": self.method,
-            **{name: rows(getattr(self, name)) for name in ("norms", "low", "high")},
-        }
+        """Return plain data, fit for JSON, without the single samples; pairs that go backwards are None."""
+        return {name: finite_or_none(value) for name, value in super().to_dict().items() if name != "per_sample"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,10 +12,8 @@ from torch import Tensor
 from pure.errors import ArgumentError
 from pure.flow.linalg.quadrature import Density, Quadrature
 from pure.flow.shared.estimate import Estimate, ratio
+from pure.flow.shared.result import Result, plain_data
 from pure.flow.shared.text_table import table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["JacobianSpectrum", "Method"]
 
@@ -22,7 +21,7 @@ Method = Literal["full", "golub-kahan", "lanczos"]
 
 
 @dataclass(frozen=True, eq=False)
-class JacobianSpectrum:
+class JacobianSpectrum(Result):
     """Singular values σ of J = ∂fn/∂x, and the spectrum of JᵀJ.
 
     As a mapping, by `dict(result)` and `result[name]`, the numbers of `table()`.
@@ -69,6 +68,7 @@ class JacobianSpectrum:
         smallest = self.values[..., -1]
         return self.values[..., 0] / torch.where(smallest > rounding, smallest, 0.0)
 
+    @cached_property
     def _numbers(self) -> dict[str, float | Estimate]:
         found: dict[str, float | Estimate] = dict(self.moments)
         if self.values.shape[-1]:
@@ -79,11 +79,11 @@ class JacobianSpectrum:
         return found
 
     def __getitem__(self, name: str) -> float:
-        return float(self._numbers()[name])
+        return float(self._numbers[name])
 
     def keys(self) -> list[str]:
         """Return the names of the numbers that are known."""
-        return list(self._numbers())
+        return list(self._numbers)
 
     def __repr__(self) -> str:
         rows = f" of {len(self.values)} samples" if self.values.ndim == 2 else ""
@@ -109,29 +109,12 @@ class JacobianSpectrum:
     def table(self) -> str:
         """Return a plain text table: moments with their intervals, and the extreme values."""
         rows: list[list[str | float]] = []
-        for name, number in self._numbers().items():
+        for name, number in self._numbers.items():
             if isinstance(number, Estimate):
                 rows.append([name, number.value, number.low, number.high])
             else:
                 rows.append([name, number, "", ""])
         return table([f"J, {self.shape[0]} × {self.shape[1]}", "value", "95% low", "95% high"], rows)
-
-    def plot(
-        self, theory: tuple[Tensor, Tensor] | None = None, edges: tuple[float, float] | None = None, bins: int = 40
-    ) -> Figure:
-        """Return the histogram of λ = σ² on a logarithmic axis, or the largest singular values in order.
-
-        Args:
-            theory: (λ, density of λ), drawn beside it.
-            edges: where the law's spectrum ends, in λ.
-            bins: of the histogram.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.singular_values(self, theory, edges, bins)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, fit for JSON."""
@@ -139,7 +122,7 @@ class JacobianSpectrum:
             "shape": list(self.shape),
             "method": self.method,
             "products": self.products,
-            "moments": {name: number.to_dict() for name, number in self.moments.items()},
+            "moments": plain_data(self.moments),
             **{name: getattr(self, name).tolist() for name in ("values", "residuals", "converged")},
             "nodes": self.rule.nodes.tolist(),
             "weights": self.rule.weights.tolist(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,14 +16,11 @@ from pure.flow.shared.input_checks import batch_size, check_outermost, named_lea
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["TangentKernel", "ntk"]
 
 
 @dataclass(frozen=True, eq=False)
-class TangentKernel(Readings[Tensor]):
+class TangentKernel(Readings[str, Tensor]):
     """Θ = J(x₁) J(x₂)ᵀ. As a mapping: {dotted leaf: (N₁, N₂), that leaf's share of the trace over outputs}, float64.
 
     Attributes:
@@ -74,26 +71,6 @@ class TangentKernel(Readings[Tensor]):
             [name or "(all)", self.roads[name], size, size / whole if whole else 0.0] for name, size in sizes.items()
         ]
         return table(["leaf", "road", "trace" if self.symmetric else "norm", "share"], rows)
-
-    def plot(self) -> Figure:
-        """Return the kernel as a heat map and, where it has them, its eigenvalues.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.tangent_kernel(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {
-            "kernel": self.kernel.tolist(),
-            "leaves": {name: share.tolist() for name, share in self.leaves.items()},
-            "roads": dict(self.roads),
-            "outputs": self.outputs,
-            "symmetric": self.symmetric,
-        }
 
 
 def _mass(kernel: Tensor, symmetric: bool) -> Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,9 @@ from pure.flow.paths.path_split import cut_block
 from pure.flow.paths.tag_cuts import push
 from pure.flow.paths.tag_routes import Count, Counting, routes
 from pure.flow.shared.estimate import half_width
+from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 from pure.initializers import check_generator
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["PathCoherence", "path_coherence"]
 
@@ -29,7 +28,7 @@ VALUES = 2**23
 
 
 @dataclass(frozen=True, eq=False)
-class PathCoherence(Mapping[int, float]):
+class PathCoherence(Readings[int, float]):
     """Energy of the paths of each length. As a mapping: {branches passed: coherence}.
 
     Energies are to be multiplied by 4^`exponent`, which is 0 unless norms leave 2^±500. All tensors are float64.
@@ -59,16 +58,9 @@ class PathCoherence(Mapping[int, float]):
     samples: int
     exponent: int
 
-    def __getitem__(self, order: int) -> float:
-        if order not in range(len(self.paths)):
-            raise KeyError(order)
-        return float(self.coherence[order])
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self.paths)))
-
-    def __len__(self) -> int:
-        return len(self.paths)
+    @cached_property
+    def _readings(self) -> Mapping[int, float]:
+        return dict(enumerate(self.coherence.tolist()))
 
     def __repr__(self) -> str:
         return f"PathCoherence(orders 0 to {len(self) - 1}, {self.samples} samples)"
@@ -78,21 +70,6 @@ class PathCoherence(Mapping[int, float]):
         columns = (self.energies, self.squared_norms, self.coherence, self.coherence_low, self.coherence_high)
         rows = [[str(k), *values] for k, values in enumerate(zip(*(c.tolist() for c in columns), strict=True))]
         return table(["branches", "energy", "squared l2", "coherence", "95% low", "95% high"], rows)
-
-    def plot(self) -> Figure:
-        """Return coherence by path length with its 95% band.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.coherence(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        tensors = {name: value.tolist() for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return tensors | {"paths": list(self.paths), "samples": self.samples, "exponent": self.exponent}
 
 
 @torch.inference_mode(False)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pure.flow.paths.order_stacks import Stack
 from pure.flow.paths.tag_routes import Count, Routes
+from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["PathSpectrum", "spectrum_of"]
 
@@ -23,7 +22,7 @@ Mode = Literal["forward", "reverse"]
 
 
 @dataclass(frozen=True, eq=False)
-class PathSpectrum(Mapping[int, float]):
+class PathSpectrum(Readings[int, float]):
     """A derivative as the sum of its parts by path length. As a mapping: {branches passed: L2 norm of that part}.
 
     All tensors are float64. They are to be multiplied by 2^`exponent`, which is 0 unless the norms leave 2^±500.
@@ -58,16 +57,9 @@ class PathSpectrum(Mapping[int, float]):
     mode: Mode
     count: Count
 
-    def __getitem__(self, order: int) -> float:
-        if order not in range(len(self.norms)):
-            raise KeyError(order)
-        return float(self.norms[order])
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self.norms)))
-
-    def __len__(self) -> int:
-        return len(self.norms)
+    @cached_property
+    def _readings(self) -> Mapping[int, float]:
+        return dict(enumerate(self.norms.tolist()))
 
     def __repr__(self) -> str:
         return (
@@ -89,20 +81,6 @@ class PathSpectrum(Mapping[int, float]):
     @property
     def _unit(self) -> str:
         return f" / 2^{self.exponent}" if self.exponent else ""
-
-    def plot(self, theory: Mapping[str, Any] | None = None) -> Figure:
-        """Return the triptych: number of paths, mean squared magnitude of a path, and their product, by length.
-
-        Args:
-            theory: {label: law}, each the energy expected of k branches for k = 0, 1, …, such as
-                `{"law": flow.theory.path_energies([alpha**2] * L)}`; it is drawn in proportion.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.paths(self, theory=theory)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, fit for JSON; the components by their norms alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,14 +20,11 @@ from pure.flow.shared.leaf_provenance import prefixes
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 __all__ = ["PerSampleNorms", "per_sample_norms"]
 
 
 @dataclass(frozen=True, eq=False)
-class PerSampleNorms(Readings[Tensor]):
+class PerSampleNorms(Readings[str, Tensor]):
     """L2 norms of each sample's gradient. As a mapping: {dotted leaf: (batch,)}, float64.
 
     Attributes:
@@ -71,27 +68,6 @@ class PerSampleNorms(Readings[Tensor]):
         chosen = self.leaves if of == "leaves" else self.blocks
         rows = [[name or "(all)", *torch.quantile(norms, points).tolist()] for name, norms in chosen.items()]
         return table(["leaf" if of == "leaves" else "block", "p10", "median", "p90", "max"], rows)
-
-    def plot(self) -> Figure:
-        """Return the leaf × sample heat-map.
-
-        Raises:
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.heat(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {
-            "leaves": {name: norms.tolist() for name, norms in self.leaves.items()},
-            "blocks": {name: norms.tolist() for name, norms in self.blocks.items()},
-            "total": self.total.tolist(),
-            "losses": self.losses.tolist(),
-            "roads": dict(self.roads),
-            "chunk_size": self.chunk_size,
-        }
 
 
 def per_sample_norms(

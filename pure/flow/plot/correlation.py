@@ -7,16 +7,30 @@ from typing import TYPE_CHECKING
 
 from pure.errors import ArgumentError
 from pure.flow.jacobian.gradient_correlation import Correlation
-from pure.flow.plot.gradients import whole_numbers
-from pure.flow.plot.panels import curve, guide_lines, labelled, legend, styles
+from pure.flow.plot.panels import curve, guide_lines, labelled, legend, styles, whole_numbers
 from pure.flow.plot.style import canvas
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["correlation_by_depth", "gradient_cosines", "shattering"]
+__all__ = ["correlation_by_depth", "gradient_correlation", "gradient_cosines", "shattering"]
 
 CHANCE = "#8c8c8c"
+
+
+def gradient_correlation(result: Correlation, *, title: str | None = None) -> Figure:
+    """Return the autocorrelation if it was measured, else the curve by depth, else the matrix of cosines.
+
+    Args:
+        result: of `flow.correlation`.
+        title: above the picture.
+
+    Raises:
+        PlotError: matplotlib is not installed.
+    """
+    if result.autocorrelation is not None:
+        return shattering(result, title=title)
+    return (correlation_by_depth if len(result) > 1 else gradient_cosines)(result, title=title)
 
 
 def correlation_by_depth(

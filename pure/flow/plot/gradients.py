@@ -1,7 +1,4 @@
-"""The pictures: gradient norm by depth, a bar for each leaf, and the layer × sample heat-map.
-
-Each function returns a `matplotlib.figure.Figure`; `figure.savefig(path)` writes it.
-"""
+"""Gradient norms: by depth, a bar for each leaf, and the layer × sample heat map."""
 
 from __future__ import annotations
 
@@ -15,17 +12,31 @@ import torch
 from pure.errors import ArgumentError
 from pure.flow.activations.gradients_by_depth import ActivationGradient, GradientNorms
 from pure.flow.per_sample.sample_norms import PerSampleNorms
+from pure.flow.plot.panels import log_ticks, whole_numbers
 from pure.flow.plot.style import COLOURS, HEAT, MARKERS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-__all__ = ["by_depth", "heat", "leaves"]
+__all__ = ["by_depth", "gradient_norms", "heat", "leaves"]
 
 Curve = tuple[list[float], list[float] | None, list[float] | None]
 MAX_ROWS = 48
+
+
+def gradient_norms(norms: GradientNorms, *, title: str | None = None) -> Figure:
+    """Return activation gradients by depth where something is tagged, else a bar for each leaf.
+
+    Args:
+        norms: the result.
+        title: above the picture.
+
+    Raises:
+        ArgumentError: neither tags nor leaves.
+        PlotError: matplotlib is not installed.
+    """
+    return (by_depth if norms.activations else leaves)(norms, title=title)
 
 
 def by_depth(
@@ -75,7 +86,7 @@ def by_depth(
         axes.set_ylabel(rf"$\Vert \partial\,\mathrm{{loss}}/\partial {symbol} \Vert_2$" + f"\n({unit})")
         axes.set_title(title or f"Gradient by the {what}, over depth", loc="left")
         axes.xaxis.set_major_locator(whole_numbers())
-        _ticks(axes, "y")
+        log_ticks(axes, "y")
         if hidden:
             axes.annotate(
                 f"{hidden} values are 0 or not finite and are not drawn",
@@ -123,12 +134,12 @@ def leaves(norms: GradientNorms, *, title: str | None = None) -> Figure:
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(r"$\Vert \partial\,\mathrm{loss}/\partial \theta \Vert_2$ (biases in orange)")
         axes.set_title(title or "Gradient norm by leaf", loc="left")
-        _ticks(axes, "x")
+        log_ticks(axes, "x")
     return figure
 
 
 def heat(norms: PerSampleNorms, *, of: Literal["leaves", "blocks"] = "leaves", title: str | None = None) -> Figure:
-    """Return the layer × sample heat-map of per-sample gradient norms, samples in order of their total norm.
+    """Return the layer × sample heat map of per-sample gradient norms, samples in order of their total norm.
 
     Args:
         norms: the result.
@@ -231,20 +242,3 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(shown, list(short), fontsize=7.0)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-
-
-def whole_numbers() -> MaxNLocator:
-    """Return the rule for an axis that counts."""
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=8, integer=True, min_n_ticks=1)
-
-
-def _ticks(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Label a logarithmic axis so that a range below one decade has labels too."""
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
-
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(numticks=8))
-    axis.set_minor_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(1.2, 0.5)))
-    axes.tick_params(axis=which, which="minor", labelsize=7)

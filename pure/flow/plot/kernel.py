@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pure.flow.kernel.tangent_kernel import TangentKernel
-from pure.flow.plot.gradients import whole_numbers
+from pure.flow.plot.panels import whole_numbers
 from pure.flow.plot.style import COLOURS, HEAT, canvas
 
 if TYPE_CHECKING:

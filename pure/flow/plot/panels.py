@@ -6,21 +6,32 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import cycle
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pure.errors import ArgumentError
-from pure.flow.plot.gradients import _ticks, whole_numbers
 from pure.flow.plot.style import COLOURS, MARKERS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-__all__ = ["curve", "guide_lines", "labelled", "legend", "log_if_wide", "panels", "styles"]
+__all__ = [
+    "curve",
+    "guide_lines",
+    "labelled",
+    "legend",
+    "log_if_wide",
+    "log_ticks",
+    "panels",
+    "styles",
+    "whole_numbers",
+]
 
 T = TypeVar("T")
 GUIDE = "#000000"
-MANY = 20.0
+LOG_AXIS_RATIO = 20.0
+"""The largest over the smallest positive value from which on an axis is logarithmic."""
 
 
 @contextmanager
@@ -90,9 +101,26 @@ def guide_lines(axes: Axes, guides: Mapping[str, Sequence[float]], x: Sequence[f
 def log_if_wide(axes: Axes, values: Sequence[float]) -> None:
     """Use a logarithmic axis where positive values span a factor of 20; 0 is not drawn then."""
     known = [value for value in values if math.isfinite(value) and value > 0]
-    if known and max(known) > MANY * min(known):
+    if known and max(known) > LOG_AXIS_RATIO * min(known):
         axes.set_yscale("log")
-        _ticks(axes, "y")
+        log_ticks(axes, "y")
+
+
+def whole_numbers() -> MaxNLocator:
+    """Return the rule for an axis that counts."""
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=8, integer=True, min_n_ticks=1)
+
+
+def log_ticks(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Label a logarithmic axis so that a range below one decade has labels too."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(numticks=8))
+    axis.set_minor_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(1.2, 0.5)))
+    axes.tick_params(axis=which, which="minor", labelsize=7)
 
 
 def legend(figure: Figure) -> None:

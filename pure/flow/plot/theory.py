@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError
-from pure.flow.plot.gradients import whole_numbers
+from pure.flow.plot.panels import whole_numbers
 from pure.flow.plot.style import COLOURS, canvas
+from pure.flow.shared.estimate import Estimate
+from pure.flow.theory.checking import Check
 from pure.flow.theory.laws.spectrum import residual_limit_density, residual_limit_edges
+from pure.flow.theory.prediction import Predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from pure.flow.shared.estimate import Estimate
-    from pure.flow.theory.checking import Check
-    from pure.flow.theory.prediction import Predictions
 
 __all__ = ["agreement", "path_lengths", "predicted", "residual_spectrum"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from torch import Tensor
 
 from pure.errors import ArgumentError
+from pure.flow.shared.result import PlainData
 
 __all__ = ["Estimate", "estimate", "half_width", "ratio", "student_t"]
 
@@ -17,7 +17,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(PlainData):
     """A mean over independent random probes, and Student's t interval for what it estimates.
 
     Attributes:
@@ -43,10 +43,6 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]" if self.probes else f"{self.value:.4g} (exact)"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return dict(vars(self))
 
 
 def estimate(samples: Tensor) -> Estimate:

@@ -1,47 +1,113 @@
-"""What all results share: they read as mappings, and go to disk as JSON in one step."""
+"""Base classes of all results: plain data, mapping protocol, pictures, and JSON written in one step."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from torch import Tensor
 
 from pure.errors import ArgumentError
 from pure.storage import write_whole
 
-__all__ = ["Readings", "Result", "save_json"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+__all__ = ["DRAWINGS", "PlainData", "Readings", "Result", "finite_or_none", "plain_data", "save_json"]
+
+K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Readings(Mapping[str, V]):
-    """A result that reads as a mapping from names to what was measured there."""
+class PlainData:
+    """A dataclass whose fields go to JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data, fit for JSON: tensors as nested lists, parts as dictionaries."""
+        return {entry.name: plain_data(getattr(self, entry.name)) for entry in fields(cast(Any, self))}
+
+
+class Result(PlainData, ABC):
+    """What a measurement returns: a dataclass of numbers, with a table, a picture and plain data."""
+
+    @abstractmethod
+    def table(self) -> str:
+        """Return a plain text table."""
+
+    def plot(self, **options: Any) -> Figure:
+        """Draw the result.
+
+        Args:
+            options: keyword arguments of the function that `pure.flow.plot.DRAWINGS` lists for this type, such as
+                `title`.
+
+        Raises:
+            ArgumentError: there is nothing to draw.
+            PlotError: matplotlib is not installed.
+        """
+        return next(DRAWINGS[base] for base in type(self).__mro__ if base in DRAWINGS)(self, **options)
+
+
+DRAWINGS: dict[type, Callable[..., Figure]] = {}
+"""{type of result: the function that draws it}; `pure.flow.plot` fills it, so that no result imports a drawing."""
+
+
+class Readings(Result, Mapping[K, V]):
+    """A result that reads as a mapping from names, or from depths, to what was measured there."""
 
     @property
     @abstractmethod
-    def _readings(self) -> Mapping[str, V]: ...
+    def _readings(self) -> Mapping[K, V]: ...
 
-    def __getitem__(self, name: str) -> V:
+    def __getitem__(self, name: K) -> V:
         return self._readings[name]
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[K]:
         return iter(self._readings)
 
     def __len__(self) -> int:
         return len(self._readings)
 
 
-class Result(Protocol):
-    """Anything that gives its numbers as plain data, as every result of `pure.flow` does."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+class _Dumpable(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
 
 
-def save_json(result: Result, path: str | os.PathLike[str]) -> None:
+def plain_data(value: Any) -> Any:
+    """Return a value with tensors as nested lists, and dataclasses as dictionaries.
+
+    >>> from torch import ones
+    >>> plain_data({"norms": (ones(2), None)})
+    {'norms': [[1.0, 1.0], None]}
+    """
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, PlainData):
+        return value.to_dict()
+    if is_dataclass(value):
+        return {entry.name: plain_data(getattr(value, entry.name)) for entry in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain_data(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_data(item) for item in value]
+    return value
+
+
+def finite_or_none(value: Any) -> Any:
+    """Return plain data with None for every number that is NaN or infinite.
+
+    >>> finite_or_none({"ratio": float("nan"), "norms": [1.0, float("inf")]})
+    {'ratio': None, 'norms': [1.0, None]}
+    """
+    return _replaced(value, lambda _: None)
+
+
+def save_json(result: _Dumpable, path: str | os.PathLike[str]) -> None:
     """Write a result as JSON, in one step: the file is whole or it is not there.
 
     Numbers that JSON lacks stand as text: "nan", "inf", "-inf"; `float` reads them.
@@ -67,15 +133,16 @@ def save_json(result: Result, path: str | os.PathLike[str]) -> None:
     """
     if not callable(getattr(result, "to_dict", None)):
         raise ArgumentError(f"save_json of {type(result).__name__}: expected a result, which has to_dict()")
-    text = json.dumps(_plain(result.to_dict()), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    text = json.dumps(_replaced(result.to_dict(), str), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     write_whole(text.encode(), path)
 
 
-def _plain(value: Any) -> Any:
+def _replaced(value: Any, stand_in: Callable[[float], str | None]) -> Any:
+    """Return plain data with every number that is NaN or infinite replaced."""
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+        return stand_in(value)
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {key: _replaced(item, stand_in) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_replaced(item, stand_in) for item in value]
     return value

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
@@ -14,16 +14,13 @@ from pure.block import Block, specification
 from pure.errors import ArgumentError
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import check_outermost
-from pure.flow.shared.result import Readings
+from pure.flow.shared.result import PlainData, Readings
 from pure.flow.shared.text_table import number, table
 from pure.flow.theory.measures import Measured, measured
 from pure.flow.theory.prediction import Prediction, Predictions, refusals
 from pure.flow.theory.predictions import predict
 from pure.flow.theory.ratio import mean_ratio, z_score
 from pure.initializers import Device, check_generator
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["Check", "Comparison", "check", "compare"]
 
@@ -36,7 +33,7 @@ NOISIEST = 0.1
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(PlainData):
     """One prediction beside its measurement.
 
     Attributes:
@@ -54,13 +51,9 @@ class Comparison:
     relative_error: float
     verdict: Verdict
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        return {**vars(self), "prediction": asdict(self.prediction), "measured": self.measured.to_dict()}
-
 
 @dataclass(frozen=True, eq=False)
-class Check(Readings[Comparison]):
+class Check(Readings[str, Comparison]):
     """Predictions against draws. As a mapping: {quantity: comparison}.
 
     Attributes:
@@ -109,20 +102,8 @@ class Check(Readings[Comparison]):
         return "\n".join([*lines, *refusals(self.refused)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        shown = {quantity: entry.to_dict() for quantity, entry in self.comparisons.items()}
-        return {"comparisons": shown, "refused": dict(self.refused), "draws": self.draws, "agrees": self.agrees}
-
-    def plot(self) -> Figure:
-        """Return measured over predicted with its 95% interval, one row a quantity.
-
-        Raises:
-            ArgumentError: nothing was predicted.
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.agreement(self)
+        """Return plain data, fit for JSON, with the overall verdict."""
+        return {**super().to_dict(), "agrees": self.agrees}
 
 
 def check(

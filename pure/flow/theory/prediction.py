@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import number, table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["LAWS", "Prediction", "Predictions", "refusals"]
 
@@ -54,7 +51,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions(Readings[Prediction]):
+class Predictions(Readings[str, Prediction]):
     """What theory says about a block. As a mapping: {quantity: prediction}.
 
     Attributes:
@@ -80,23 +77,6 @@ class Predictions(Readings[Prediction]):
         rows = [[p.quantity, p.law, p.kind, number(p.predicted), p.condition] for p in self.predictions.values()]
         lines = [table(["quantity", "law", "holds", "predicted", "condition"], rows)]
         return "\n".join([*lines, *refusals(self.refused)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, fit for JSON."""
-        shown = {quantity: asdict(prediction) for quantity, prediction in self.predictions.items()}
-        plain = {name: getattr(self, name) for name in ("angle", "mean_square", "width")}
-        return {"predictions": shown, "refused": dict(self.refused), **plain}
-
-    def plot(self) -> Figure:
-        """Return the predictions as points on a logarithmic axis.
-
-        Raises:
-            ArgumentError: nothing is predicted.
-            PlotError: matplotlib is not installed.
-        """
-        from pure.flow import plot
-
-        return plot.predicted(self)
 
 
 def refusals(refused: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pure.errors import ArgumentError
 from pure.flow.jacobian.partial_norms import PartialJacobians
 from pure.flow.jacobian.singular_values import JacobianSpectrum
-from pure.flow.plot.gradients import whole_numbers
+from pure.flow.plot.panels import whole_numbers
 from pure.flow.plot.style import COLOURS, HEAT, canvas
 from pure.flow.shared.estimate import half_width
 
@@ -28,10 +28,10 @@ ZERO = 1e-12
 
 def singular_values(
     spectrum: JacobianSpectrum,
+    *,
     theory: tuple[Tensor, Tensor] | None = None,
     edges: tuple[float, float] | None = None,
     bins: int = 40,
-    *,
     title: str | None = None,
 ) -> Figure:
     """Return the spectrum of JᵀJ over log₁₀ λ, λ = σ², with theory beside it.
@@ -152,7 +152,7 @@ def _in_order(axes: Axes, spectrum: JacobianSpectrum) -> None:
     axes.set_ylim(bottom=0)
 
 
-def partial_norms(norms: PartialJacobians, law: Sequence[float] | None = None, *, title: str | None = None) -> Figure:
+def partial_norms(norms: PartialJacobians, *, law: Sequence[float] | None = None, title: str | None = None) -> Figure:
     """Return the heat map of ‖∂h_t/∂h_s‖²/n over pairs of depths, and the curve from each depth to the last.
 
     Args:
