@@ -196,7 +196,7 @@ def test_forward_mode_reverse_mode_and_second_order_agree(row: Case) -> None:
 
 
 def test_hessian_of_a_small_block() -> None:
-    block, params, state, x, _ = perturbed(pure.catalogue.cases("residual_mlp_block"))
+    block, params, state, x, _ = perturbed(pure.catalogue.case("residual_mlp_block"))
     flat, spec = tree.tree_flatten(params)
     matrix = hessian(lambda bias: block(tree.tree_unflatten([*flat[:-1], bias], spec), x, state).square().sum())(
         flat[-1]
@@ -311,7 +311,7 @@ def test_case_names_are_unique() -> None:
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("name", ["residual_mlp_block", "highway"])
 def test_compiles_with_inductor(name: str) -> None:
-    block, params, state, x, extras = perturbed(pure.catalogue.cases(name), torch.float32)
+    block, params, state, x, extras = perturbed(pure.catalogue.case(name), torch.float32)
     torch._dynamo.reset()
     compiled = torch.compile(block, fullgraph=True)
     torch.testing.assert_close(compiled(params, x, state, extras), block(params, x, state, extras))

@@ -242,7 +242,7 @@ def test_depth_takes_the_gradients_memory_along_a_line() -> None:
 
 
 def test_tokens_have_no_gradient_but_their_streams_have() -> None:
-    block, params, state, tokens, _ = pure.catalogue.cases("gpt2_tiny").example()
+    block, params, state, tokens, _ = pure.catalogue.case("gpt2_tiny").example()
     u = torch.randn(block(params, tokens, state).shape[1:], generator=torch.Generator().manual_seed(0))
     found = flow.correlation(lambda x: block(params, x, state), tokens, directions=u)
     assert "(input)" not in found

@@ -78,7 +78,7 @@ def test_a_resnet_whose_last_norms_are_zeroed() -> None:
 
 
 def test_a_transformer_whose_last_maps_are_zeroed() -> None:
-    case = pure.catalogue.cases("vit_block")
+    case = pure.catalogue.case("vit_block")
     block, params, state, x, _ = case.example(dtype=FLOAT64)
     paths = flow.deletion(block, params, state, square, x).branches
     assert len(paths) == 2

@@ -162,7 +162,7 @@ def test_a_resnet_and_a_network_of_tokens() -> None:
     assert len(found) == 8
     assert found["layer1.0.stream"].inference is not None
     assert found["layer2.0.stream"].inference is None, "the branch changes the shape"
-    gpt, params, state, tokens, extras = pure.catalogue.cases("gpt2_tiny").example()
+    gpt, params, state, tokens, extras = pure.catalogue.case("gpt2_tiny").example()
     streams = flow.depth_profile(gpt, params, state, half_square, tokens, extras=extras)
     assert all(step.preservation is not None for step in streams.values())
 

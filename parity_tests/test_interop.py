@@ -70,7 +70,7 @@ def test_a_wrong_tree_for_a_module_block_lists_everything() -> None:
 
 
 def test_block_to_module_to_block_is_the_same_function() -> None:
-    block, params, state, x, extras = pure.catalogue.cases("residual_conv").example()
+    block, params, state, x, extras = pure.catalogue.case("residual_conv").example()
     module = interop.to_module(block, params, state)
     again, params2, state2 = interop.from_module(module.eval())
     assert torch.equal(again(params2, x, state2), block(params, x, state, extras))
@@ -78,7 +78,7 @@ def test_block_to_module_to_block_is_the_same_function() -> None:
 
 
 def test_module_trains_with_torch_optim_and_updates_its_buffers() -> None:
-    block, params, state, x, _ = pure.catalogue.cases("residual_conv").example()
+    block, params, state, x, _ = pure.catalogue.case("residual_conv").example()
     module = interop.to_module(block, params, state)
     optimizer = torch.optim.SGD(module.parameters(), 0.01)
     losses = []

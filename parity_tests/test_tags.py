@@ -12,7 +12,7 @@ from pure.errors import CaptureError
 
 
 def test_capture_names_every_stream_and_branch_in_order() -> None:
-    block, params, state, x, extras = pure.catalogue.cases("residual_mlp").example()
+    block, params, state, x, extras = pure.catalogue.case("residual_mlp").example()
     y, seen = pure.capture(block)(params, x, state, extras)
     assert list(seen) == ["0.branch", "0.stream", "1.branch", "1.stream", "2.branch", "2.stream"]
     assert torch.equal(seen["2.stream"], y)
@@ -21,7 +21,7 @@ def test_capture_names_every_stream_and_branch_in_order() -> None:
 
 
 def test_gates_are_captured() -> None:
-    block, params, _, x, _ = pure.catalogue.cases("highway").example()
+    block, params, _, x, _ = pure.catalogue.case("highway").example()
     _, seen = pure.capture(block, ("gate",))(params, x)
     assert list(seen) == ["gate"]
     assert float(seen["gate"].min()) > 0
@@ -44,7 +44,7 @@ def test_a_function_of_ones_own_joins_in_and_a_path_met_twice_is_numbered() -> N
 
 
 def test_capture_composes_with_transforms_and_compile() -> None:
-    block, params, _, x, _ = pure.catalogue.cases("residual_mlp").example(dtype=torch.float64)
+    block, params, _, x, _ = pure.catalogue.case("residual_mlp").example(dtype=torch.float64)
 
     def energy(params: object, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         y, seen = pure.capture(block)(params, x)
@@ -64,7 +64,7 @@ def test_capture_composes_with_transforms_and_compile() -> None:
 
 
 def test_captures_nest_and_each_keeps_its_kinds() -> None:
-    block, params, _, x, _ = pure.catalogue.cases("residual_mlp").example()
+    block, params, _, x, _ = pure.catalogue.case("residual_mlp").example()
     (_, inner), outer = pure.capture(pure.capture(block, "branch"), "stream")(params, x)
     assert list(inner) == ["0.branch", "1.branch", "2.branch"]
     assert list(outer) == ["0.stream", "1.stream", "2.stream"]
@@ -120,7 +120,7 @@ def test_a_shortcut_inside_a_shortcut_has_its_whole_path() -> None:
 
 
 def test_a_substitute_takes_the_place_of_what_was_tagged() -> None:
-    block, params, _, x, _ = pure.catalogue.cases("residual_mlp").example(dtype=torch.float64)
+    block, params, _, x, _ = pure.catalogue.case("residual_mlp").example(dtype=torch.float64)
 
     def scaled(factor: torch.Tensor) -> torch.Tensor:
         changed = tags.substitute(block, lambda t: t.value * factor if t.path == "1.branch" else t.value, "branch")

@@ -70,7 +70,7 @@ def test_wrong_tree_lists_missing_extra_and_mis_shaped_leaves_in_one_error() -> 
     "name", ["simple_block", "simple_block_with_skip", "dynamic_net", "residual_mlp", "repeat", "highway"]
 )
 def test_one_wrong_leaf_is_enough(name: str, change: str) -> None:
-    block, params, state, x, extras = pure.catalogue.cases(name).example()
+    block, params, state, x, extras = pure.catalogue.case(name).example()
     flat = tree.flatten(params)
     last = list(flat)[-2]
     if change == "missing":
@@ -127,7 +127,7 @@ def test_partition_freezes_and_combine_restores() -> None:
 
 
 def test_cast_count_and_summary() -> None:
-    block, params, state, _, _ = pure.catalogue.cases("residual_conv").example()
+    block, params, state, _, _ = pure.catalogue.case("residual_conv").example()
     low = pure.cast(state, torch.bfloat16)
     counters = [leaf for leaf in tree.leaves(low) if leaf.dtype == torch.int64]
     assert len(counters) == 3, "counters stay integers"
@@ -142,7 +142,7 @@ def test_cast_count_and_summary() -> None:
 
 
 def test_save_and_load_are_bit_exact(tmp_path: Path) -> None:
-    block, params, state, _, _ = pure.catalogue.cases("residual_conv").example()
+    block, params, state, _, _ = pure.catalogue.case("residual_conv").example()
     path = tmp_path / "net.safetensors"
     pure.save({"params": params, "state": state}, path, metadata={"case": "residual_conv"})
     loaded = pure.load(path)

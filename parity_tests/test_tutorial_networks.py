@@ -204,7 +204,7 @@ def test_batch_norm_residual_equals_the_module_in_training_with_new_state() -> N
             if tensor.is_floating_point():
                 tensor.add_(torch.rand(tensor.shape, generator=wild, dtype=tensor.dtype))
     names = {"branch.conv1": "conv1", "branch.norm1": "bn1", "branch.conv2": "conv2", "branch.norm2": "bn2"}
-    row = pure.catalogue.cases("residual_conv")
+    row = pure.catalogue.case("residual_conv")
     block = pure.Rename(row.make(), names)
     renames = {"downsample.0": "shortcut.conv", "downsample.1": "shortcut.norm"}
 
