@@ -16,7 +16,7 @@ from rich.progress import track
 import export
 from export.app.reference import checked
 from export.runtime.environment import environment, version_of
-from parity_tests.oracles import ORACLES
+from parity_tests.oracles import oracles
 from parity_tests.oracles.oracle import differences, shifted
 from pure import tree
 from pure.block import Block
@@ -31,9 +31,9 @@ PEERS = ("torchvision", "timm", "transformers", "x-transformers", "hyper-connect
 def oracle_differences(row: Case, training: bool) -> dict[str, float]:
     """The relative float64 differences from the row's oracle, with random gains and statistics; by name."""
     block, params, state, x, extras = row.example(dtype=torch.float64)
-    module = ORACLES[row.name].make().double()
+    module = oracles()[row.name].make().double()
     params, state = shifted(params, 1), shifted(state, 2)
-    return differences(ORACLES[row.name], module, block, params, state, x, extras, training=training)
+    return differences(oracles()[row.name], module, block, params, state, x, extras, training=training)
 
 
 def trained_statistics(state: Any) -> Any:

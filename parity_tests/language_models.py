@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from parity_tests.libraries import transformer_oracles
 from parity_tests.network_parity import TOLERANCE
 from parity_tests.oracles.oracle import relative
-from parity_tests.oracles.transformer import network
 from pure import tree
 from pure.block import Block
 from pure.interop.checkpoints import from_state_dict, to_state_dict
@@ -45,7 +45,7 @@ def assert_equal(
     noise = block.noise(tuple(x.shape), torch.Generator().manual_seed(1), dtype=torch.float64) if training else None
     y, _ = block.apply(tree.tree_unflatten(leaves, spec), x, state, extras, training, noise)
     module.train(training).zero_grad()
-    expected = network(read)(module, x, extras, noise)
+    expected = transformer_oracles.network(read)(module, x, extras, noise)
     assert expected.dtype == y.dtype == torch.float64
     found = {"output": relative({"y": y.detach()}, {"y": expected.detach()})["y"]}
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=y.dtype)

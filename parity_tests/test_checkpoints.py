@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 from safetensors.torch import load_file, save_file
 
 import pure
+from parity_tests.libraries import torchvision
 from pure import interop, nets, optim, tree
 from pure.errors import ArgumentError, SaveError, TreeError
 from pure.interop import CheckpointError

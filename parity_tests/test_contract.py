@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch._dynamo.testing
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
 
 import pure
@@ -220,8 +219,10 @@ def test_ensemble_by_stacked_parameters(row: Case) -> None:
 @each_case
 def test_compiles_fullgraph_without_recompiling_for_new_parameters(row: Case) -> None:
     block, params, state, x, extras = perturbed(row, torch.float32)
+    from torch._dynamo.testing import CompileCounter  # deferred: it imports the whole compiler, 1 s
+
     torch._dynamo.reset()
-    counter = torch._dynamo.testing.CompileCounter()
+    counter = CompileCounter()
     compiled = torch.compile(block, fullgraph=True, backend=counter)
     assert torch.equal(compiled(params, x, state, extras), block(params, x, state, extras))
     moved = tree.tree_map(lambda leaf: leaf * 1.5, params)

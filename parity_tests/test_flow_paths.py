@@ -130,20 +130,21 @@ def masked(block: pure.Block, params: Any, state: Any, x: Tensor, v: Tensor, lab
     return torch.stack([exact[sizes == size].sum(0) for size in range(count + 1)])
 
 
-STREAMS = pure.Sequential(
-    Expand(2),
-    *(pure.skips.HyperConnection(tanh_mlp(4), 2, layer, 4) for layer in range(4)),
-    Collapse(),
-)
-NETWORKS: dict[str, tuple[pure.Block, tuple[int, ...]]] = {
+def streams() -> pure.Block:
+    """Return four tanh layers in two streams; a function, because building the block imports PyTorch's compiler."""
+    layers = [pure.skips.HyperConnection(tanh_mlp(4), 2, layer, 4) for layer in range(4)]
+    return pure.Sequential(Expand(2), *layers, Collapse())
+
+
+NETWORKS: dict[str, tuple[pure.Block | Callable[[], pure.Block], tuple[int, ...]]] = {
     "pre-norm": (pure.Sequential(*[pure.skips.pre_norm(tanh_mlp(4), pure.LayerNorm(4))] * 4), (2, 4)),
     "post-norm": (pure.Sequential(*[pure.skips.post_norm(tanh_mlp(4), pure.LayerNorm(4))] * 4), (2, 4)),
     "activation behind": (pure.Sequential(*[Residual(tanh_mlp(4), activation="tanh")] * 4), (2, 4)),
     "scaled": (pure.Sequential(*[pure.skips.Weighted(tanh_mlp(4), 0.6, 0.8, 1.5)] * 4), (2, 4)),
     "repeat": (pure.Repeat(Residual(tanh_mlp(4)), 4), (2, 4)),
-    "streams": (STREAMS, (2, 4)),
-    "streams, static": (hyper_connected(*[tanh_mlp(4)] * 4, streams=3), (2, 4)),
-    "earlier outputs": (pure.skips.EarlierOutputs((tanh_mlp(4),) * 4), (2, 4)),
+    "streams": (streams, (2, 4)),
+    "streams, static": (lambda: hyper_connected(*[tanh_mlp(4)] * 4, streams=3), (2, 4)),
+    "earlier outputs": (lambda: pure.skips.EarlierOutputs((tanh_mlp(4),) * 4), (2, 4)),
     "reversible": (pure.Sequential(*[pure.skips.Reversible(tanh_mlp(2), tanh_mlp(2))] * 2), (2, 4)),
     "momentum": (pure.skips.Momentum((tanh_mlp(4),) * 4, 0.7), (2, 4)),
     "resnet": (nets.cifar_resnet(14, num_classes=3), (1, 3, 8, 8)),
@@ -152,7 +153,8 @@ NETWORKS: dict[str, tuple[pure.Block, tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_kind_of_skip_splits_as_masks_on_its_branches_do(name: str) -> None:
-    block, shape = NETWORKS[name]
+    made, shape = NETWORKS[name]
+    block = made if isinstance(made, pure.Block) else made()
     params, state, x, v = drawn(block, *shape)
     found = flow.path_spectrum(block, params, x, v, state)
     expected = masked(block, params, state, x, v, found.labels)[: len(found)]

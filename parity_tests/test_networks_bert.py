@@ -1,12 +1,14 @@
 """BERT equals the one of transformers, with its checkpoints."""
 
+from __future__ import annotations  # so that naming the types of transformers does not import it
+
 from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel
 
 from parity_tests.language_models import NONE, TOKENS, assert_equal, padding, tokens
+from parity_tests.libraries import transformers
 from parity_tests.network_parity import assert_round_trip, randomised
 from pure import tree
 from pure.errors import ShapeError, TreeError
@@ -18,16 +20,16 @@ KEPT = {"dropout": 0.0, "attention_dropout": 0.0}
 DROPS = {"dropout": 0.2, "attention_dropout": 0.3}
 
 
-def config(dropout: float = 0.0, attention_dropout: float = 0.0, **options: Any) -> BertConfig:
+def config(dropout: float = 0.0, attention_dropout: float = 0.0, **options: Any) -> transformers.BertConfig:
     sizes = {"vocab_size": TOKENS, "max_position_embeddings": 9, "hidden_size": 32, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "intermediate_size": 128}
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": attention_dropout}
-    return BertConfig(**{**sizes, **heads, **rates, **NONE, **options})
+    return transformers.BertConfig(**{**sizes, **heads, **rates, **NONE, **options})
 
 
 def library(pooler: bool = False, **options: Any) -> Any:
     torch.manual_seed(0)
-    return randomised(BertModel(config(**options), add_pooling_layer=pooler))
+    return randomised(transformers.BertModel(config(**options), add_pooling_layer=pooler))
 
 
 def segments() -> torch.Tensor:
@@ -75,7 +77,7 @@ def test_checkpoint_comes_back(pooler: bool) -> None:
 
 
 def test_the_encoder_of_a_larger_model_is_taken() -> None:
-    module = BertForMaskedLM(config()).double()
+    module = transformers.BertForMaskedLM(config()).double()
     block = bert_base(**SIZES)
     with pytest.raises(TreeError, match="unexpected 'cls"):
         from_state_dict(block, module.state_dict())

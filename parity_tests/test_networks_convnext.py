@@ -3,13 +3,10 @@
 from typing import Any
 
 import pytest
-import timm
 import torch
-import torchvision
-from torchvision.models.convnext import CNBlockConfig
 
+from parity_tests.libraries import conv_oracles, timm, torchvision, vision_convnext
 from parity_tests.network_parity import assert_same, picture
-from parity_tests.oracles.convolutional import replayed
 from pure import nets, tree
 from pure.block import specification
 from pure.errors import ArgumentError
@@ -36,7 +33,7 @@ def test_larger_presets_have_the_libraries_names_and_shapes(name: str) -> None:
 def test_convnext_tiny_equals_torchvision(training: bool) -> None:
     module = torchvision.models.convnext_tiny(stochastic_depth_prob=0.3)
     block = nets.convnext_tiny(drop_path_rate=0.3)
-    assert_same(block, module, "torchvision", picture(2, 3, 32, 32), training=training, call=replayed)
+    assert_same(block, module, "torchvision", picture(2, 3, 32, 32), training=training, call=conv_oracles.replayed)
 
 
 @both_modes
@@ -44,12 +41,14 @@ def test_convnext_tiny_equals_torchvision(training: bool) -> None:
 def test_preset_equals_timm(name: str, training: bool) -> None:
     module = timm.create_model(name, drop_path_rate=0.3)
     block = getattr(nets, name)(drop_path_rate=0.3)
-    assert_same(block, module, "timm", picture(2, 3, 32, 32), training=training, call=replayed)
+    assert_same(block, module, "timm", picture(2, 3, 32, 32), training=training, call=conv_oracles.replayed)
 
 
 def test_the_library_is_found_from_the_names() -> None:
     options: dict[str, Any] = {"num_classes": 3, "stochastic_depth_prob": 0.0}
-    module = torchvision.models.ConvNeXt([CNBlockConfig(4, 8, 1), CNBlockConfig(8, None, 1)], **options)
+    module = torchvision.models.ConvNeXt(
+        [vision_convnext.CNBlockConfig(4, 8, 1), vision_convnext.CNBlockConfig(8, None, 1)], **options
+    )
     block = nets.convnext((1, 1), (4, 8), num_classes=3)
     found = tree.flatten(from_state_dict(block, module.state_dict())[0])
     assert torch.equal(found["stages.1.blocks.0.branch.scale.weight"], module.features[3][0].layer_scale.flatten())
@@ -59,10 +58,14 @@ def test_the_library_is_found_from_the_names() -> None:
 
 @both_modes
 def test_another_member_equals_torchvision(training: bool) -> None:
-    stages = [CNBlockConfig(4, 8, 2), CNBlockConfig(8, 6, 1), CNBlockConfig(6, None, 2)]
+    stages = [
+        vision_convnext.CNBlockConfig(4, 8, 2),
+        vision_convnext.CNBlockConfig(8, 6, 1),
+        vision_convnext.CNBlockConfig(6, None, 2),
+    ]
     module = torchvision.models.ConvNeXt(stages, stochastic_depth_prob=0.4, layer_scale=0.1, num_classes=5)
     block = nets.convnext((2, 1, 2), (4, 8, 6), num_classes=5, layer_scale=0.1, drop_path_rate=0.4)
-    assert_same(block, module, "torchvision", picture(2, 3, 32, 32), training=training, call=replayed)
+    assert_same(block, module, "torchvision", picture(2, 3, 32, 32), training=training, call=conv_oracles.replayed)
 
 
 @both_modes
@@ -73,7 +76,7 @@ def test_another_member_equals_timm(version: int, training: bool) -> None:
     ours: dict[str, Any] = {"response_norm": True, "layer_scale": None} if version == 2 else {"layer_scale": 0.1}
     module = timm.models.convnext.ConvNeXt(2, depths=(1, 2, 1, 1), dims=(4, 8, 6, 8), kernel_sizes=5, **sizes, **new)
     block = nets.convnext((1, 2, 1, 1), (4, 8, 6, 8), in_channels=2, kernel_size=5, **sizes, **ours)
-    assert_same(block, module, "timm", picture(2, 2, 32, 32), training=training, call=replayed)
+    assert_same(block, module, "timm", picture(2, 2, 32, 32), training=training, call=conv_oracles.replayed)
 
 
 def test_weights_start_as_the_libraries_start_them() -> None:

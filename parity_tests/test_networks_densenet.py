@@ -4,13 +4,10 @@ import re
 from typing import Any
 
 import pytest
-import timm
 import torch
-import torchvision
-from pytorchcv.model_provider import get_model
 
+from parity_tests.libraries import conv_oracles, pytorchcv_models, timm, torchvision
 from parity_tests.network_parity import assert_same, count, picture
-from parity_tests.oracles.convolutional import PlainDenseNet, plain_densenet_names, replayed_dropout
 from parity_tests.oracles.oracle import Flat, Oracle, assert_equal, differences, shifted
 from pure import nets, tree
 from pure.errors import ArgumentError
@@ -29,7 +26,7 @@ def test_preset_equals_torchvision(name: str, training: bool) -> None:
 def test_training_with_dropout_equals_torchvision() -> None:
     module = torchvision.models.densenet121(drop_rate=0.2, num_classes=5)
     block = nets.densenet121(drop_rate=0.2, num_classes=5)
-    assert_same(block, module, None, picture(2, 3, 64, 64), training=True, call=replayed_dropout)
+    assert_same(block, module, None, picture(2, 3, 64, 64), training=True, call=conv_oracles.replayed_dropout)
 
 
 @both_modes
@@ -56,7 +53,11 @@ def assert_equals_oracle(block: Any, oracle: Oracle, training: bool) -> None:
 
 @both_modes
 def test_densenet40_12_equals_its_formula(training: bool) -> None:
-    oracle = Oracle(lambda: PlainDenseNet(12, 12, 16, 10, 0.2), plain_densenet_names(12), replayed_dropout)
+    oracle = Oracle(
+        lambda: conv_oracles.PlainDenseNet(12, 12, 16, 10, 0.2),
+        conv_oracles.plain_densenet_names(12),
+        conv_oracles.replayed_dropout,
+    )
     assert_equals_oracle(nets.densenet40_12(drop_rate=0.2), oracle, training)
 
 
@@ -84,14 +85,16 @@ def pytorchcv_names(flat: Flat) -> Flat:
 
 @both_modes
 def test_densenet_bc100_12_equals_pytorchcv(training: bool) -> None:
-    oracle = Oracle(lambda: get_model("densenet100_k12_bc_cifar10"), pytorchcv_names)
+    oracle = Oracle(lambda: pytorchcv_models.get_model("densenet100_k12_bc_cifar10"), pytorchcv_names)
     assert_equals_oracle(nets.densenet_bc100_12(), oracle, training)
 
 
 def test_a_compressed_densenet_without_bottlenecks_equals_pytorchcv() -> None:
     block = nets.densenet_cifar(40, 12, compression=0.5, stem_channels=24)
     assert count(block) == 599_050, "pytorchcv's densenet40_k12 is not the paper's"
-    assert_equals_oracle(block, Oracle(lambda: get_model("densenet40_k12_cifar10"), pytorchcv_names), True)
+    assert_equals_oracle(
+        block, Oracle(lambda: pytorchcv_models.get_model("densenet40_k12_cifar10"), pytorchcv_names), True
+    )
 
 
 def test_weights_start_as_torchvision_starts_them() -> None:

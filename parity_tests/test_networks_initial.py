@@ -6,18 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import timm
 import torch
-import torchvision
-from timm.layers import BatchNormAct2d, create_conv2d
-from timm.models import nfnet
-from timm.models import resnet as timm_resnet
-from timm.models import resnetv2 as timm_v2
-from timm.models import vision_transformer as timm_vit
 from torch import Tensor, nn
-from torchvision.models import convnext, resnet, vision_transformer
-from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from parity_tests.libraries import (
+    timm,
+    timm_layers,
+    timm_nfnet,
+    timm_resnet,
+    timm_resnetv2,
+    timm_vit,
+    torchvision,
+    transformers,
+    vision_convnext,
+    vision_resnet,
+    vision_vit,
+)
 from pure import nets
 from pure.block import Block
 from pure.interop import to_state_dict
@@ -26,16 +30,16 @@ from pure.interop.scheme import Source
 NONE: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
 
 FAMILIES: dict[str, tuple[Source, Callable[[], Block], Callable[[], nn.Module]]] = {
-    "resnet18": ("torchvision", nets.resnet18, torchvision.models.resnet18),
+    "resnet18": ("torchvision", nets.resnet18, lambda: torchvision.models.resnet18()),
     "bottlenecks": (
         "torchvision",
         lambda: nets.resnet_v1((1, 1, 1, 1), groups=2, width_per_group=32),
-        lambda: resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], groups=2, width_per_group=32),
+        lambda: vision_resnet.ResNet(vision_resnet.Bottleneck, [1, 1, 1, 1], groups=2, width_per_group=32),
     ),
     "zero_gamma": (
         "torchvision",
         lambda: nets.resnet_v1((1, 1, 1, 1), zero_gamma=True),
-        lambda: resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1], zero_init_residual=True),
+        lambda: vision_resnet.ResNet(vision_resnet.Bottleneck, [1, 1, 1, 1], zero_init_residual=True),
     ),
     "resnet18d": ("timm", nets.resnet18d, lambda: timm.create_model("resnet18d")),
     "seresnet": (
@@ -48,23 +52,27 @@ FAMILIES: dict[str, tuple[Source, Callable[[], Block], Callable[[], nn.Module]]]
     "resnet_v2": (
         "timm",
         lambda: nets.resnet_v2((1, 2), widths=(128, 256)),
-        lambda: timm_v2.ResNetV2([1, 2], (128, 256), conv_layer=create_conv2d, norm_layer=BatchNormAct2d),
+        lambda: timm_resnetv2.ResNetV2(
+            [1, 2], (128, 256), conv_layer=timm_layers.create_conv2d, norm_layer=timm_layers.BatchNormAct2d
+        ),
     ),
     "norm_free_resnet": (
         "timm",
         lambda: nets.norm_free_resnet((1, 2), widths=(128, 256), skip_init=True),
-        lambda: nfnet.NormFreeNet(nfnet._nfres_cfg((1, 2), (128, 256)), skipinit=True),
+        lambda: timm_nfnet.NormFreeNet(timm_nfnet._nfres_cfg((1, 2), (128, 256)), skipinit=True),
     ),
     "densenet": (
         "torchvision",
         lambda: nets.densenet(32, (2, 3), 64),
         lambda: torchvision.models.DenseNet(32, (2, 3), 64),
     ),
-    "mobilenet_v2": ("torchvision", nets.mobilenet_v2, torchvision.models.mobilenet_v2),
+    "mobilenet_v2": ("torchvision", nets.mobilenet_v2, lambda: torchvision.models.mobilenet_v2()),
     "convnext_torchvision": (
         "torchvision",
         lambda: nets.convnext((1, 2), (64, 128)),
-        lambda: convnext.ConvNeXt([convnext.CNBlockConfig(64, 128, 1), convnext.CNBlockConfig(128, None, 2)]),
+        lambda: vision_convnext.ConvNeXt(
+            [vision_convnext.CNBlockConfig(64, 128, 1), vision_convnext.CNBlockConfig(128, None, 2)]
+        ),
     ),
     "convnext_timm": (
         "timm",
@@ -81,7 +89,7 @@ FAMILIES: dict[str, tuple[Source, Callable[[], Block], Callable[[], nn.Module]]]
     "vit_torchvision": (
         "torchvision",
         lambda: nets.vit_b_16(image_size=64, features=128, depth=2, heads=4, representation_size=64),
-        lambda: vision_transformer.VisionTransformer(64, 16, 2, 4, 128, 512, representation_size=64),
+        lambda: vision_vit.VisionTransformer(64, 16, 2, 4, 128, 512, representation_size=64),
     ),
     "vit_timm": (
         "timm",
@@ -91,13 +99,15 @@ FAMILIES: dict[str, tuple[Source, Callable[[], Block], Callable[[], nn.Module]]]
     "gpt2": (
         "transformers",
         lambda: nets.gpt2(vocab_size=99, positions=64, features=128, depth=4, heads=4),
-        lambda: GPT2LMHeadModel(GPT2Config(vocab_size=99, n_positions=64, n_embd=128, n_layer=4, n_head=4, **NONE)),
+        lambda: transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(vocab_size=99, n_positions=64, n_embd=128, n_layer=4, n_head=4, **NONE)
+        ),
     ),
     "bert": (
         "transformers",
         lambda: nets.bert_base(vocab_size=99, positions=64, features=128, depth=2, heads=4, pooler=True),
-        lambda: BertModel(
-            BertConfig(
+        lambda: transformers.BertModel(
+            transformers.BertConfig(
                 vocab_size=99,
                 max_position_embeddings=64,
                 hidden_size=128,
@@ -111,8 +121,8 @@ FAMILIES: dict[str, tuple[Source, Callable[[], Block], Callable[[], nn.Module]]]
     "llama": (
         "transformers",
         lambda: nets.llama(vocab_size=99, features=128, depth=2, heads=4, kv_heads=2, hidden=256, attention_bias=True),
-        lambda: LlamaForCausalLM(
-            LlamaConfig(
+        lambda: transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(
                 vocab_size=99,
                 hidden_size=128,
                 num_hidden_layers=2,

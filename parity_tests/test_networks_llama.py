@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from parity_tests.language_models import NONE, TOKENS, assert_equal, padding
+from parity_tests.libraries import transformers
 from parity_tests.network_parity import assert_round_trip, randomised
 from pure.interop.checkpoints import from_state_dict, to_state_dict
 from pure.nets.transformers.llama import llama
@@ -14,11 +14,11 @@ from pure.nets.transformers.llama import llama
 SIZES: dict[str, Any] = {"vocab_size": TOKENS, "features": 32, "depth": 2, "heads": 4, "hidden": 48}
 
 
-def library(kind: Any = LlamaForCausalLM, **options: Any) -> Any:
+def library(kind: str = "LlamaForCausalLM", **options: Any) -> Any:
     torch.manual_seed(0)
     sizes = {"vocab_size": TOKENS, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 4}
-    return randomised(kind(LlamaConfig(**{**sizes, **heads, **NONE, **options})))
+    return randomised(getattr(transformers, kind)(transformers.LlamaConfig(**{**sizes, **heads, **NONE, **options})))
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
@@ -50,7 +50,7 @@ def test_padded_llama_equals_the_library(left: bool) -> None:
 
 
 def test_llama_without_head_equals_the_library() -> None:
-    block, module = llama(**SIZES, head=False), library(LlamaModel)
+    block, module = llama(**SIZES, head=False), library("LlamaModel")
     assert_equal(block, module, lambda output: output.last_hidden_state, training=True)
     assert_round_trip(block, module.state_dict(), "transformers")
 

@@ -7,26 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import timm
 import torch
-from timm.layers import BatchNormAct2d, create_conv2d
-from timm.models import nfnet
-from timm.models import resnet as timm_resnet
-from timm.models import resnetv2 as timm_v2
-from timm.models import vision_transformer as timm_vit
 from torch import nn
-from torchvision.models import convnext, densenet, mobilenetv2, resnet, vision_transformer
-from transformers import (
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPT2Model,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaModel,
-)
 
+from parity_tests.libraries import (
+    timm,
+    timm_layers,
+    timm_nfnet,
+    timm_resnet,
+    timm_resnetv2,
+    timm_vit,
+    transformers,
+    vision_convnext,
+    vision_densenet,
+    vision_mobilenet,
+    vision_resnet,
+    vision_vit,
+)
 from pure import nets, tree
 from pure.block import Block
 from pure.interop import from_state_dict, to_state_dict
@@ -47,10 +44,10 @@ class Draw(random.Random):
 def torchvision_resnet(draw: Draw) -> Member:
     depths, classes = draw.some(4, 1, 2, 3), draw.randint(1, 9)
     if draw.choice(ON_OFF):
-        module = resnet.ResNet(resnet.BasicBlock, list(depths), num_classes=classes)
+        module = vision_resnet.ResNet(vision_resnet.BasicBlock, list(depths), num_classes=classes)
         return module, nets.resnet_v1(depths, block="basic", num_classes=classes), ("torchvision", "timm")
     options: dict[str, Any] = {"groups": draw.choice((1, 2, 4)), "width_per_group": draw.choice((8, 16, 64))}
-    module = resnet.ResNet(resnet.Bottleneck, list(depths), num_classes=classes, **options)
+    module = vision_resnet.ResNet(vision_resnet.Bottleneck, list(depths), num_classes=classes, **options)
     return module, nets.resnet_v1(depths, num_classes=classes, **options), ("torchvision", "timm")
 
 
@@ -90,7 +87,7 @@ def timm_resnet_v2(draw: Draw) -> Member:
     stages, classes, channels, stem = draw.randint(1, 4), draw.randint(1, 9), draw.randint(1, 4), draw.choice((8, 16))
     depths, widths = draw.some(stages, 1, 2), draw.some(stages, 16, 32, 40)
     basic, deep, pooled = draw.choice(ON_OFF), draw.choice(ON_OFF), draw.choice(ON_OFF)
-    module = timm_v2.ResNetV2(
+    module = timm_resnetv2.ResNetV2(
         list(depths),
         widths,
         classes,
@@ -100,8 +97,8 @@ def timm_resnet_v2(draw: Draw) -> Member:
         avg_down=pooled,
         basic=basic,
         bottle_ratio=1.0 if basic else 0.25,
-        conv_layer=create_conv2d,
-        norm_layer=BatchNormAct2d,
+        conv_layer=timm_layers.create_conv2d,
+        norm_layer=timm_layers.BatchNormAct2d,
     )
     block = nets.resnet_v2(
         depths,
@@ -119,7 +116,7 @@ def timm_resnet_v2(draw: Draw) -> Member:
 def timm_norm_free(draw: Draw) -> Member:
     stages, classes, channels, gain = draw.randint(1, 4), draw.randint(1, 9), draw.randint(1, 4), draw.choice(ON_OFF)
     depths, widths = draw.some(stages, 1, 2), draw.some(stages, 16, 32, 40)
-    module = nfnet.NormFreeNet(nfnet._nfres_cfg(depths, widths), classes, channels, stem_chs=8, skipinit=gain)
+    module = timm_nfnet.NormFreeNet(timm_nfnet._nfres_cfg(depths, widths), classes, channels, stem_chs=8, skipinit=gain)
     sizes: dict[str, Any] = {"num_classes": classes, "in_channels": channels, "stem_channels": 8}
     return module, nets.norm_free_resnet(depths, widths=widths, skip_init=gain, **sizes), ("timm",)
 
@@ -127,7 +124,7 @@ def timm_norm_free(draw: Draw) -> Member:
 def torchvision_densenet(draw: Draw) -> Member:
     depths, growth, stem = draw.some(draw.randint(1, 4), 1, 2, 3), draw.choice((2, 6)), draw.choice((6, 8))
     wider, classes = draw.choice((1, 2, 4)), draw.randint(1, 9)
-    module = densenet.DenseNet(growth, depths, stem, bn_size=wider, num_classes=classes)
+    module = vision_densenet.DenseNet(growth, depths, stem, bn_size=wider, num_classes=classes)
     return module, nets.densenet(growth, depths, stem, bottleneck=wider, num_classes=classes), ("torchvision", "timm")
 
 
@@ -137,7 +134,7 @@ def torchvision_mobilenet(draw: Draw) -> Member:
         (draw.choice((1, 2, 6)), draw.choice((8, 16, 24)), draw.randint(1, 3), draw.choice((1, 2)))
         for _ in range(draw.randint(1, 4))
     )
-    module = mobilenetv2.MobileNetV2(classes, width, [list(stage) for stage in stages], nearest)
+    module = vision_mobilenet.MobileNetV2(classes, width, [list(stage) for stage in stages], nearest)
     block = nets.mobilenet_v2(width, num_classes=classes, stages=stages, round_nearest=nearest)
     return module, block, ("torchvision",)
 
@@ -145,9 +142,11 @@ def torchvision_mobilenet(draw: Draw) -> Member:
 def torchvision_convnext(draw: Draw) -> Member:
     stages, classes = draw.randint(2, 4), draw.randint(1, 9)
     depths, widths = draw.some(stages, 1, 2, 3), draw.some(stages, 4, 8, 12)
-    settings = [convnext.CNBlockConfig(a, b, n) for a, b, n in zip(widths, (*widths[1:], None), depths, strict=True)]
+    settings = [
+        vision_convnext.CNBlockConfig(a, b, n) for a, b, n in zip(widths, (*widths[1:], None), depths, strict=True)
+    ]
     return (
-        convnext.ConvNeXt(settings, num_classes=classes),
+        vision_convnext.ConvNeXt(settings, num_classes=classes),
         nets.convnext(depths, widths, num_classes=classes),
         ("torchvision",),
     )
@@ -175,7 +174,7 @@ def timm_convnext(draw: Draw) -> Member:
 def torchvision_vit(draw: Draw) -> Member:
     patch, depth, heads, hidden = draw.choice((4, 8)), draw.randint(1, 3), draw.choice((1, 2, 4)), draw.choice((12, 30))
     features, classes, width = heads * draw.choice((4, 8)), draw.randint(1, 9), draw.choice((None, 7))
-    module = vision_transformer.VisionTransformer(
+    module = vision_vit.VisionTransformer(
         16, patch, depth, heads, features, hidden, num_classes=classes, representation_size=width
     )
     block = nets.vision_transformer(
@@ -223,10 +222,10 @@ def timm_vision_transformer(draw: Draw) -> Member:
 def transformers_gpt2(draw: Draw) -> Member:
     heads, depth, inner, head = draw.choice((1, 2, 4)), draw.randint(1, 3), draw.choice((None, 20)), draw.choice(ON_OFF)
     features = heads * draw.choice((4, 8))
-    config = GPT2Config(
+    config = transformers.GPT2Config(
         vocab_size=7, n_positions=9, n_embd=features, n_layer=depth, n_head=heads, n_inner=inner, **NONE
     )
-    module = GPT2LMHeadModel(config) if head else GPT2Model(config)
+    module = transformers.GPT2LMHeadModel(config) if head else transformers.GPT2Model(config)
     block = nets.gpt2(vocab_size=7, positions=9, features=features, depth=depth, heads=heads, hidden=inner, head=head)
     return module, block, ("transformers",)
 
@@ -234,7 +233,7 @@ def transformers_gpt2(draw: Draw) -> Member:
 def transformers_bert(draw: Draw) -> Member:
     heads, depth, types, pooler = draw.choice((1, 2, 4)), draw.randint(1, 3), draw.randint(1, 3), draw.choice(ON_OFF)
     features = heads * draw.choice((4, 8))
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=7,
         max_position_embeddings=9,
         hidden_size=features,
@@ -246,14 +245,14 @@ def transformers_bert(draw: Draw) -> Member:
     )
     sizes: dict[str, Any] = {"features": features, "depth": depth, "heads": heads, "hidden": 20, "types": types}
     block = nets.bert_base(vocab_size=7, positions=9, **sizes, pooler=pooler)
-    return BertModel(config, add_pooling_layer=pooler), block, ("transformers",)
+    return transformers.BertModel(config, add_pooling_layer=pooler), block, ("transformers",)
 
 
 def transformers_llama(draw: Draw) -> Member:
     heads, depth, tied, head = draw.choice((2, 4, 8)), draw.randint(1, 3), draw.choice(ON_OFF), draw.choice(ON_OFF)
     shared, size, bias = draw.choice((1, 2, heads)), draw.choice((None, 6)), draw.choice(ON_OFF)
     features = heads * draw.choice((4, 8))
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=7,
         hidden_size=features,
         num_hidden_layers=depth,
@@ -277,7 +276,7 @@ def transformers_llama(draw: Draw) -> Member:
         tied=tied,
         head=head,
     )
-    return LlamaForCausalLM(config) if head else LlamaModel(config), block, ("transformers",)
+    return transformers.LlamaForCausalLM(config) if head else transformers.LlamaModel(config), block, ("transformers",)
 
 
 FAMILIES: tuple[Callable[[Draw], Member], ...] = (

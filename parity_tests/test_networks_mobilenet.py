@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
+from parity_tests.libraries import conv_oracles, torchvision
 from parity_tests.network_parity import assert_same, picture
-from parity_tests.oracles.convolutional import replayed
 from pure import tree
 from pure.errors import ArgumentError
 from pure.nets.convolutional.mobilenet import mobilenet_v2
@@ -17,7 +16,7 @@ both_modes = pytest.mark.parametrize("training", [False, True], ids=["evaluation
 @both_modes
 def test_preset_equals_torchvision(training: bool) -> None:
     module = torchvision.models.mobilenet_v2()
-    assert_same(mobilenet_v2(), module, None, picture(2, 3, 64, 64), training=training, call=replayed)
+    assert_same(mobilenet_v2(), module, None, picture(2, 3, 64, 64), training=training, call=conv_oracles.replayed)
 
 
 @pytest.mark.parametrize(("width", "nearest"), [(0.35, 8), (0.75, 4), (1.4, 8)])
@@ -33,7 +32,7 @@ def test_other_stages_and_channels_equal_torchvision(training: bool) -> None:
     module = torchvision.models.MobileNetV2(4, inverted_residual_setting=[list(stage) for stage in stages])
     module.features[0][0] = nn.Conv2d(1, 32, 3, 2, 1, bias=False)
     block = mobilenet_v2(num_classes=4, in_channels=1, stages=stages)
-    assert_same(block, module, None, picture(2, 1, 32, 32), training=training, call=replayed)
+    assert_same(block, module, None, picture(2, 1, 32, 32), training=training, call=conv_oracles.replayed)
 
 
 def test_weights_start_as_torchvision_starts_them() -> None:

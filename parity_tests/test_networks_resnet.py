@@ -7,15 +7,10 @@ from functools import lru_cache
 from typing import Any
 
 import pytest
-import timm
 import torch
-import torchvision
-from timm.layers import BatchNormAct2d, create_conv2d
-from timm.models import nfnet, resnetv2
-from timm.models import resnet as timm_resnet
 from torch import nn
-from torchvision.models import resnet as vision
 
+from parity_tests.libraries import timm, timm_layers, timm_nfnet, timm_resnet, timm_resnetv2, torchvision, vision_resnet
 from parity_tests.network_parity import assert_equal, assert_round_trip, picture, randomised
 from parity_tests.oracles.masks import masked
 from pure.block import Block, specification
@@ -83,13 +78,15 @@ def test_the_largest_preset_has_the_names_and_shapes_of_torchvision() -> None:
 
 
 def vision_grey() -> nn.Module:
-    module = vision.ResNet(vision.Bottleneck, [1, 2, 1, 1], num_classes=7, groups=2, width_per_group=32)
+    module = vision_resnet.ResNet(vision_resnet.Bottleneck, [1, 2, 1, 1], num_classes=7, groups=2, width_per_group=32)
     module.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
     return module
 
 
 def v2_module(**options: Any) -> nn.Module:
-    return resnetv2.ResNetV2(conv_layer=create_conv2d, norm_layer=BatchNormAct2d, in_chans=2, **options)
+    return timm_resnetv2.ResNetV2(
+        conv_layer=timm_layers.create_conv2d, norm_layer=timm_layers.BatchNormAct2d, in_chans=2, **options
+    )
 
 
 MEMBERS: dict[str, tuple[Source, Callable[[], Block], Callable[[], nn.Module]]] = {
@@ -149,8 +146,8 @@ MEMBERS: dict[str, tuple[Source, Callable[[], Block], Callable[[], nn.Module]]] 
             activation="silu",
             alpha=0.3,
         ),
-        lambda: nfnet.NormFreeNet(
-            nfnet._nfres_cfg((2, 2), (40, 72), act_layer="silu"), 5, 2, stem_chs=16, skipinit=True, alpha=0.3
+        lambda: timm_nfnet.NormFreeNet(
+            timm_nfnet._nfres_cfg((2, 2), (40, 72), act_layer="silu"), 5, 2, stem_chs=16, skipinit=True, alpha=0.3
         ),
     ),
 }
@@ -176,13 +173,13 @@ DROPPED: dict[str, tuple[Callable[..., Block], Callable[..., nn.Module]]] = {
     ),
     "resnet_v2": (
         lambda **options: pure_v2.resnet_v2((1, 1), widths=(16, 24), num_classes=5, stem_channels=8, **options),
-        lambda **options: resnetv2.ResNetV2(
+        lambda **options: timm_resnetv2.ResNetV2(
             [1, 1],
             (16, 24),
             5,
             stem_chs=8,
-            conv_layer=create_conv2d,
-            norm_layer=BatchNormAct2d,
+            conv_layer=timm_layers.create_conv2d,
+            norm_layer=timm_layers.BatchNormAct2d,
             drop_rate=0.25,
             **options,
         ),
@@ -191,8 +188,8 @@ DROPPED: dict[str, tuple[Callable[..., Block], Callable[..., nn.Module]]] = {
         lambda **options: nf_resnet.norm_free_resnet(
             (1, 1), widths=(16, 24), num_classes=5, stem_channels=8, **options
         ),
-        lambda **options: nfnet.NormFreeNet(
-            nfnet._nfres_cfg((1, 1), (16, 24)), 5, stem_chs=8, drop_rate=0.25, **options
+        lambda **options: timm_nfnet.NormFreeNet(
+            timm_nfnet._nfres_cfg((1, 1), (16, 24)), 5, stem_chs=8, drop_rate=0.25, **options
         ),
     ),
 }
@@ -237,7 +234,7 @@ def test_another_head_is_drawn_where_the_checkpoint_has_too_many_classes() -> No
 def test_a_zero_gamma_starts_each_block_as_its_shortcut() -> None:
     block = resnet.resnet18(zero_gamma=True, num_classes=3)
     params, _ = block.init(torch.Generator().manual_seed(0))
-    module = vision.ResNet(vision.BasicBlock, [2, 2, 2, 2], num_classes=3, zero_init_residual=True)
+    module = vision_resnet.ResNet(vision_resnet.BasicBlock, [2, 2, 2, 2], num_classes=3, zero_init_residual=True)
     named = to_state_dict(block, params, block.init(torch.Generator())[1], "torchvision")
     zeros = {name for name, leaf in module.named_parameters() if "bn" in name and "weight" in name and not leaf.any()}
     assert zeros == {name for name, leaf in named.items() if "bn" in name and "weight" in name and not leaf.any()}

@@ -7,19 +7,14 @@ from functools import lru_cache, partial
 from typing import Any
 
 import pytest
-import timm
 import torch
-import torchvision
-from timm.layers import DropPath as TimmDropPath
-from timm.models import vision_transformer as timm_vit
 from torch import nn
-from torchvision.models import vision_transformer as vision
 
 import pure
+from parity_tests.libraries import placement_oracles, timm, timm_layers, timm_vit, torchvision, vision_vit
 from parity_tests.network_parity import assert_equal, assert_round_trip, count, picture, randomised
 from parity_tests.oracles.oracle import Oracle, differences
 from parity_tests.oracles.oracle import assert_equal as oracle_equal
-from parity_tests.oracles.placement import Masked, by_scheme, with_masks
 from pure import tree
 from pure.block import Block
 from pure.errors import ArgumentError, RankError, ShapeError
@@ -48,7 +43,7 @@ def smaller(name: str, **options: Any) -> nn.Module:
     """Return the preset with every size its own but the image's, which is 32, so that five tokens are enough."""
     torch.manual_seed(0)
     if name == "vit_b_16":
-        return randomised(vision.VisionTransformer(32, 16, 12, 12, 768, 3072))
+        return randomised(vision_vit.VisionTransformer(32, 16, 12, 12, 768, 3072))
     return randomised(timm.create_model(name, img_size=32, **options))
 
 
@@ -117,16 +112,16 @@ def replaced(module: nn.Module, path_rate: float = 0.0, depth: int = 1) -> nn.Mo
     for name, part in module.named_modules():
         if isinstance(part, nn.Dropout) and part.p > 0:
             rates[name] = part.p
-        elif isinstance(part, TimmDropPath):
+        elif isinstance(part, timm_layers.DropPath):
             rates[name] = DropPath.linear(path_rate, depth)[int(name.split(".")[1])]
             assert rates[name] == pytest.approx(part.drop_prob, rel=1e-6)
         elif hasattr(part, "fused_attn"):
             part.fused_attn = False  # or the masks would be drawn inside
-    return with_masks(module, rates)
+    return placement_oracles.with_masks(module, rates)
 
 
 def masks_in_order(module: nn.Module, x: torch.Tensor, extras: Any, noise: Any) -> torch.Tensor:
-    masks = [part for part in module.modules() if isinstance(part, Masked)]
+    masks = [part for part in module.modules() if isinstance(part, placement_oracles.Masked)]
     for part, mask in zip(masks, tree.leaves(noise), strict=True):
         part.mask = mask
     return module(x)
@@ -134,9 +129,9 @@ def masks_in_order(module: nn.Module, x: torch.Tensor, extras: Any, noise: Any) 
 
 def assert_equal_with_masks(block: Block, module: nn.Module, source: Source, size: int, masks: int) -> None:
     """Fail unless both train alike with the block's masks, which are as many as said."""
-    assert sum(isinstance(part, Masked) for part in module.modules()) == masks
+    assert sum(isinstance(part, placement_oracles.Masked) for part in module.modules()) == masks
     params, state = from_state_dict(block, module.state_dict(), source)
-    oracle = Oracle(lambda: module, by_scheme(source), masks_in_order)
+    oracle = Oracle(lambda: module, placement_oracles.by_scheme(source), masks_in_order)
     x = picture(4, 3, size, size)
     oracle_equal(oracle, differences(oracle, module, block, params, state, x, {}, training=True))
 
@@ -171,7 +166,7 @@ def test_drop_path_in_the_preset_equals_timm_s() -> None:
 
 def test_dropout_equals_torchvision_s() -> None:
     torch.manual_seed(0)
-    module = replaced(randomised(vision.VisionTransformer(16, 8, 2, 3, 24, 30, dropout=0.25, num_classes=7)))
+    module = replaced(randomised(vision_vit.VisionTransformer(16, 8, 2, 3, 24, 30, dropout=0.25, num_classes=7)))
     sizes = {"image_size": 16, "patch_size": 8, "features": 24, "depth": 2, "heads": 3, "hidden": 30}
     block = vit.vit_b_16(**sizes, num_classes=7, dropout=0.25)
     assert_equal_with_masks(block, module, "torchvision", 16, 1 + 2 * 3)
@@ -217,7 +212,7 @@ MEMBERS: dict[str, tuple[Source, Callable[[], Block], Callable[[], nn.Module]]] 
             hidden=30,
             representation_size=9,
         ),
-        lambda: vision.VisionTransformer(12, 4, 2, 4, 12, 30, num_classes=3, representation_size=9),
+        lambda: vision_vit.VisionTransformer(12, 4, 2, 4, 12, 30, num_classes=3, representation_size=9),
     ),
 }
 
@@ -238,7 +233,7 @@ def test_initial_values_have_the_library_s_spread(name: str) -> None:
     torch.manual_seed(0)
     options = {"image_size": 32, "depth": 2}
     if name == "vit_b_16":
-        module: nn.Module = vision.VisionTransformer(32, 16, 2, 12, 768, 3072)
+        module: nn.Module = vision_vit.VisionTransformer(32, 16, 2, 12, 768, 3072)
     else:
         module = timm.create_model(name, img_size=32, depth=2)
     block = getattr(vit, name)(**options)

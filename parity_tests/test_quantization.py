@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -451,6 +450,8 @@ def test_nothing_is_printed_logged_or_left_behind(
 
 @pytest.mark.parametrize(("successes", "trials"), [(0, 10), (1, 7), (8, 10), (10, 10), (590, 597), (0, 0)])
 def test_intervals_are_those_of_scipy(successes: int, trials: int) -> None:
+    from scipy.stats import binomtest  # deferred: slow to import
+
     if not trials:
         assert intervals.wilson(0, 0) == intervals.clopper_pearson(0, 0) == (0.0, 1.0)
         return

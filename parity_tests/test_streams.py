@@ -1,6 +1,7 @@
 """Streams and mixes over depth start as the plain network, and keep what their papers promise."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -192,42 +193,46 @@ def test_wrong_arguments_are_named(make: Callable[[], Any], error: type[Exceptio
 @pytest.mark.parametrize(
     ("block", "shape", "error", "match"),
     [
-        (Collapse(), (2, 3), RankError, "Expand"),
-        (HyperConnection(mlp(), 2), (3, 6), RankError, "Expand"),
-        (HyperConnection(mlp(), 2), (3, 4, 6), ShapeError, "2 streams"),
-        (HyperConnection(Linear(6, 5), 2), (3, 2, 6), ShapeError, "one shape"),
-        (HyperConnection(Linear(5, 5), 2, features=6), (3, 2, 5), ShapeError, "6 features"),
-        (ManifoldConnection(mlp(), 2, 6), (3, 2, 5), ShapeError, "6 features"),
-        (ManifoldConnection(Linear(6, 5), 2, 6), (3, 2, 6), ShapeError, "one shape"),
-        (DepthRead(6), (3, 6), RankError, "sources"),
-        (DepthRead(6), (3, 2, 5), ShapeError, "6 features"),
-        (DepthAttention((Linear(6, 5),), DepthRead(6)), (3, 6), ShapeError, "one shape"),
-        (DenseFormer((Linear(6, 5),)), (3, 6), ShapeError, "one shape"),
-        (EarlierOutputs((Linear(6, 5),)), (3, 6), ShapeError, "one shape"),
+        (partial(Collapse), (2, 3), RankError, "Expand"),
+        (partial(HyperConnection, mlp(), 2), (3, 6), RankError, "Expand"),
+        (partial(HyperConnection, mlp(), 2), (3, 4, 6), ShapeError, "2 streams"),
+        (partial(HyperConnection, Linear(6, 5), 2), (3, 2, 6), ShapeError, "one shape"),
+        (partial(HyperConnection, Linear(5, 5), 2, features=6), (3, 2, 5), ShapeError, "6 features"),
+        (partial(ManifoldConnection, mlp(), 2, 6), (3, 2, 5), ShapeError, "6 features"),
+        (partial(ManifoldConnection, Linear(6, 5), 2, 6), (3, 2, 6), ShapeError, "one shape"),
+        (partial(DepthRead, 6), (3, 6), RankError, "sources"),
+        (partial(DepthRead, 6), (3, 2, 5), ShapeError, "6 features"),
+        (partial(DepthAttention, (Linear(6, 5),), DepthRead(6)), (3, 6), ShapeError, "one shape"),
+        (partial(DenseFormer, (Linear(6, 5),)), (3, 6), ShapeError, "one shape"),
+        (partial(EarlierOutputs, (Linear(6, 5),)), (3, 6), ShapeError, "one shape"),
     ],
 )
-def test_wrong_inputs_are_named(block: pure.Block, shape: tuple[int, ...], error: type[Exception], match: str) -> None:
-    params, _ = block.init(generator())
+def test_wrong_inputs_are_named(
+    block: Callable[[], pure.Block], shape: tuple[int, ...], error: type[Exception], match: str
+) -> None:
+    made = block()
+    params, _ = made.init(generator())
     with pytest.raises(error, match=match):
-        block(params, torch.zeros(shape))
+        made(params, torch.zeros(shape))
 
 
 @pytest.mark.parametrize(
     ("block", "x", "name"),
     [
-        (HyperConnection(mlp(), 2), torch.zeros(3, 2, 6), "beta"),
-        (HyperConnection(mlp(), 2, features=6), torch.zeros(3, 2, 6), "alpha_weight"),
-        (ManifoldConnection(mlp(), 2, 6), torch.zeros(3, 2, 6), "bias"),
-        (DenseFormer((Linear(6, 6),)), torch.zeros(3, 6), "alphas.0"),
-        (EarlierOutputs((Linear(6, 6),)), torch.zeros(3, 6), "gates.0"),
+        (partial(HyperConnection, mlp(), 2), torch.zeros(3, 2, 6), "beta"),
+        (partial(HyperConnection, mlp(), 2, features=6), torch.zeros(3, 2, 6), "alpha_weight"),
+        (partial(ManifoldConnection, mlp(), 2, 6), torch.zeros(3, 2, 6), "bias"),
+        (partial(DenseFormer, (Linear(6, 6),)), torch.zeros(3, 6), "alphas.0"),
+        (partial(EarlierOutputs, (Linear(6, 6),)), torch.zeros(3, 6), "gates.0"),
     ],
 )
-def test_wrong_leaves_are_named(block: pure.Block, x: torch.Tensor, name: str) -> None:
-    flat = tree.flatten(block.init(generator())[0])
+def test_wrong_leaves_are_named(block: Callable[[], pure.Block], x: torch.Tensor, name: str) -> None:
+    made = block()
+    flat = tree.flatten(made.init(generator())[0])
     with pytest.raises(TreeError, match=name):
-        block(tree.unflatten({**flat, name: torch.zeros(7, 7)}), x)
+        made(tree.unflatten({**flat, name: torch.zeros(7, 7)}), x)
     with pytest.raises(DtypeError, match=name):
-        block(tree.unflatten({**flat, name: flat[name].double()}), x)
+        made(tree.unflatten({**flat, name: flat[name].double()}), x)
     missing = {key: leaf for key, leaf in flat.items() if key != name}
     with pytest.raises(TreeError, match=name):
-        block(tree.unflatten(missing), x)
+        made(tree.unflatten(missing), x)

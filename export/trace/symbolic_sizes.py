@@ -14,7 +14,6 @@ from typing import Any
 
 import sympy
 import torch
-from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
@@ -128,6 +127,8 @@ class Sizes(ShapeEnv):
 
     def size(self, name: str, hint: int) -> torch.SymInt:
         """Return the symbolic size of that name, made with ``hint`` at its first use."""
+        from torch._dynamo.source import ConstantSource  # deferred: it imports the whole compiler, 1 s
+
         if name not in self.named:
             source = ConstantSource(name)
             symbol = self.create_symbol(hint, source, dynamic_dim=DimDynamic.DYNAMIC, constraint_dim=None)
