@@ -2,6 +2,7 @@
 
 import ast
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +29,9 @@ def python_files(*packages: str) -> list[Path]:
     return sorted(path for package in packages or PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
+@cache
 def parse(path: Path) -> ast.Module:
+    """Return the syntax tree of a file; it is shared, so leave it as it is."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
