@@ -114,7 +114,7 @@ def test_audit_sorts_digits_by_a_network_of_the_depth_and_width_asked_for() -> N
     params, _ = net.init(torch.Generator().manual_seed(3))
     loaded = digits.load(Settings(seed=3))
     x, labels = loaded.train_x[:64], loaded.train_y[:64]
-    expected = plainly(flow.audit(net, params, x, torch.nn.functional.cross_entropy, labels))
+    expected = plainly(flow.audit(net, params, x, loss=torch.nn.functional.cross_entropy, targets=(labels,)))
     found = data("audit", "skip_mlp", "--depth", 6, "--width", 16, "--seed", 3)
     assert {"name", "seed", "data", *expected} == set(found)
     assert {name: found[name] for name in expected} == expected

@@ -42,7 +42,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def found(params):
-    return flow.audit(NET, params, batch(), squared, orders=DEPTH, deletions=DEPTH, stations=3)
+    return flow.audit(NET, params, batch(), loss=squared, orders=DEPTH, deletions=DEPTH, stations=3)
 
 
 def test_paths_add_up_to_the_gradient(found, params):
@@ -160,9 +160,9 @@ def test_a_block_that_is_no_chain_is_run_whole():
             return x, state
 
     params, _ = drawn(Loop())
-    found = flow.audit(Loop(), params, batch(), squared)
+    found = flow.audit(Loop(), params, batch(), loss=squared)
     whole = flow.gradient_norms(lambda p, x: squared(Loop()(p, x)), params, batch())
-    assert (found.road, list(found)) == ("whole", ["0", "1", "2", "3"])
+    assert (found.method, list(found)) == ("whole", ["0", "1", "2", "3"])
     for name, block in found.items():
         assert math.isclose(10**block.log10_gradient, whole.activations[f"{name}.stream"].l2, rel_tol=1e-12)
         assert math.isclose(block.branch_to_skip, 1 / 3, rel_tol=1e-12)
@@ -173,10 +173,10 @@ def test_a_network_of_tokens_is_run_whole():
     net = nets.gpt2(vocab_size=11, features=8, depth=2, heads=2, positions=6)
     params, _ = drawn(net)
     tokens = torch.randint(11, (3, 6), generator=torch.Generator().manual_seed(1))
-    found = flow.audit(net, params, tokens, squared)
+    found = flow.audit(net, params, tokens, loss=squared)
     whole = flow.gradient_norms(lambda p, x: squared(net(p, x)), params, tokens)
     streams = {path: entry for path, entry in whole.activations.items() if entry.kind == "stream"}
-    assert (found.road, len(found)) == ("whole", len(streams))
+    assert (found.method, len(found)) == ("whole", len(streams))
     assert math.isclose(found.loss, whole.loss, rel_tol=1e-12)
     for block, expected in zip(found.values(), streams.values(), strict=True):
         assert math.isclose(10**block.log10_gradient, expected.l2, rel_tol=1e-12)
@@ -199,7 +199,9 @@ def test_a_whole_network(name):
     params, state = net.init(torch.Generator().manual_seed(0))
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     target = torch.tensor([0, 2])
-    found = flow.audit(net, params, x, torch.nn.functional.cross_entropy, target, state=state, deletions=2)
+    found = flow.audit(
+        net, params, x, loss=torch.nn.functional.cross_entropy, targets=(target,), state=state, deletions=2
+    )
     whole = flow.gradient_norms(
         lambda p, x: torch.nn.functional.cross_entropy(net(p, x, state), target), params, x, kinds=()
     )
@@ -269,7 +271,7 @@ class TestResult:
                 "one": Linear(WIDTH, 2),
             }[case]
             params, _ = drawn(net, dtype=torch.float32)
-            found = flow.audit(net, params, batch(dtype=torch.float32), squared)
+            found = flow.audit(net, params, batch(dtype=torch.float32), loss=squared)
         figure = found.plot()
         assert len(figure.axes) == 6
         figure.canvas.draw()
@@ -279,7 +281,7 @@ class TestRefused:
     def refused(self, net, error, match, x=None, loss=squared, **options):
         params, state = drawn(net) if isinstance(net, Block) else ({}, {})
         with pytest.raises(error, match=match):
-            flow.audit(net, params, batch() if x is None else x, loss, state=state, **options)
+            flow.audit(net, params, batch() if x is None else x, loss=loss, state=state, **options)
 
     def test_no_blocks(self):
         self.refused(Sequential(), ArgumentError, "holds no blocks")
@@ -328,7 +330,7 @@ class TestRefused:
     def test_inside_a_transform(self):
         params, _ = drawn(NET)
         with pytest.raises(UnsupportedError, match=r"inside a torch\.func transform"):
-            torch.func.vmap(lambda x: flow.audit(NET, params, x[None], squared).loss)(batch())
+            torch.func.vmap(lambda x: flow.audit(NET, params, x[None], loss=squared).loss)(batch())
 
     def test_a_stream_of_whole_numbers(self):
         net = Sequential(Function(lambda x: x.long()), Function(lambda x: x.double()))
@@ -340,7 +342,7 @@ def test_a_stream_of_several_tensors():
     join = Function(lambda x: x[0] + x[1])
     net = Sequential(two, two, two, join)
     x = batch()
-    found = flow.audit(net, {}, x, squared)
+    found = flow.audit(net, {}, x, loss=squared)
     expected = torch.func.grad(lambda x: squared(net({}, x)))(x).norm()
     assert math.isclose(10**found.log10_input_gradient, expected, rel_tol=1e-12)
 
@@ -354,7 +356,7 @@ def test_it_is_deterministic_and_takes_a_generator(params):
 def test_nothing_it_was_given_changes():
     params, _ = drawn(NET)
     leaves, x = {name: leaf.clone() for name, leaf in tree.flatten(params).items()}, batch()
-    flow.audit(NET, params, x, squared, progress=True)
+    flow.audit(NET, params, x, loss=squared, progress=True)
     assert all(
         torch.equal(leaf, leaves[name]) and not leaf.requires_grad for name, leaf in tree.flatten(params).items()
     )

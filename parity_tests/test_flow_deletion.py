@@ -32,7 +32,7 @@ def square(y: Any) -> Tensor:
 
 def check(block: pure.Block, params: Any, state: Any, x: Any, without: Callable[[int], Any]) -> flow.Deletion:
     """Compares with a network that lacks branch number i: `without(i)` gives its output."""
-    found = flow.deletion(block, params, state, square, x)
+    found = flow.deletion(block, params, x, state, loss=square)
     y = block(params, x, state)
     assert found.loss == pytest.approx(float(square(y)), rel=1e-12)
     for index, path in enumerate(found.branches):
@@ -80,7 +80,7 @@ def test_a_resnet_whose_last_norms_are_zeroed() -> None:
 def test_a_transformer_whose_last_maps_are_zeroed() -> None:
     case = pure.catalogue.case("vit_block")
     block, params, state, x, _ = case.example(dtype=FLOAT64)
-    paths = flow.deletion(block, params, state, square, x).branches
+    paths = flow.deletion(block, params, x, state, loss=square).branches
     assert len(paths) == 2
     leaves = tree.names(params)
 
@@ -109,9 +109,9 @@ def test_every_block_of_the_catalogue(row: Case) -> None:
     _, seen = pure.capture(block, "branch")(params, x, state, extras)
     if not seen:
         with pytest.raises(UnsupportedError, match=r'tags no branch.*kind="branch"'):
-            flow.deletion(block, params, state, square, x, extras=extras)
+            flow.deletion(block, params, x, state, extras, loss=square)
         return
-    found = flow.deletion(block, params, state, square, x, extras=extras)
+    found = flow.deletion(block, params, x, state, extras, loss=square)
     assert list(found) == list(seen)
     for index, path in enumerate(seen):
         y = substitute(block, lambda t, path=path: t.value * (t.path != path), "branch")(params, x, state, extras)
@@ -132,7 +132,7 @@ def test_every_block_of_the_catalogue(row: Case) -> None:
 def test_first_order_is_exact_where_the_loss_is_linear_in_the_branch() -> None:
     block = nets.residual_mlp(5, 7, 3)
     params, _ = block.init(torch.Generator().manual_seed(0), FLOAT64)
-    found = flow.deletion(block, params, {}, torch.sum, normal(1, 6, 5))
+    found = flow.deletion(block, params, normal(1, 6, 5), loss=torch.sum)
     assert found["2.branch"] == pytest.approx(float(found.first_order[2]), rel=1e-12)
     assert found["0.branch"] != pytest.approx(float(found.first_order[0]), rel=1e-3)
 
@@ -144,7 +144,7 @@ def linear_stack(depth: int = 5) -> tuple[pure.Block, Any, Tensor]:
 
 def test_suffixes_and_all_pairs() -> None:
     block, params, x = linear_stack()
-    found = flow.deletion(block, params, {}, square, x, suffixes=True, pairs=100)
+    found = flow.deletion(block, params, x, loss=square, suffixes=True, pairs=100)
     assert found.suffix_loss_change is not None
     assert found.pairs is not None
     for index in range(5):
@@ -166,7 +166,7 @@ def test_random_pairs_are_drawn_once_from_the_generator() -> None:
 
     def drawn(seed: int) -> flow.PairDeletion:
         generator = torch.Generator().manual_seed(seed)
-        pairs = flow.deletion(block, params, {}, square, x, pairs=7, generator=generator).pairs
+        pairs = flow.deletion(block, params, x, loss=square, pairs=7, generator=generator).pairs
         assert pairs is not None
         return pairs
 
@@ -189,7 +189,9 @@ def test_the_interval_of_the_interaction_covers_it() -> None:
 
     block = pure.Function(add, lambda *_: ones)
     generator = torch.Generator().manual_seed(1)
-    whole = flow.deletion(block, ones, {}, lambda y: (y @ form @ y.T).sum(), torch.ones(1, 1, dtype=FLOAT64), pairs=999)
+    whole = flow.deletion(
+        block, ones, torch.ones(1, 1, dtype=FLOAT64), loss=lambda y: (y @ form @ y.T).sum(), pairs=999
+    )
     assert whole.pairs is not None
     truth, every = whole.pairs.mean_interaction.value, whole.pairs.interaction
     covered = 0
@@ -203,8 +205,8 @@ def test_the_interval_of_the_interaction_covers_it() -> None:
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 100])
 def test_chunks_change_nothing(chunk_size: int) -> None:
     block, params, x = linear_stack()
-    whole = flow.deletion(block, params, {}, square, x)
-    parts = flow.deletion(block, params, {}, square, x, chunk_size=chunk_size)
+    whole = flow.deletion(block, params, x, loss=square)
+    parts = flow.deletion(block, params, x, loss=square, chunk_size=chunk_size)
     torch.testing.assert_close(parts.loss_change, whole.loss_change, rtol=1e-12, atol=0)
 
 
@@ -219,7 +221,7 @@ def test_one_forward_pass_and_one_mapped_pass_whatever_the_depth() -> None:
         calls.clear()
         block = pure.Sequential(pure.Function(count), *[pure.Residual(pure.Linear(3, 3))] * depth)
         params, _ = block.init(torch.Generator().manual_seed(0), FLOAT64)
-        assert len(flow.deletion(block, params, {}, square, normal(1, 2, 3))) == depth
+        assert len(flow.deletion(block, params, normal(1, 2, 3), loss=square)) == depth
         assert len(calls) == 2
 
 
@@ -228,7 +230,7 @@ def test_targets_float32_and_batch_statistics() -> None:
     params, state = block.init(torch.Generator().manual_seed(0))
     x, y = normal(1, 4, 3, 16, 16).float(), torch.arange(4) % 3
     before = pure.flatten(state)["bn1.running_mean"].clone()
-    found = flow.deletion(block, params, state, F.cross_entropy, x, y, training=True)
+    found = flow.deletion(block, params, x, state, loss=F.cross_entropy, targets=(y,), training=True)
     out, _ = block.apply(zeroed(params, "layer4.1.branch.bn2"), x, state, {}, True)
     expected = float(F.cross_entropy(out, y)) - found.loss
     assert found["layer4.1.branch"] == pytest.approx(expected, abs=1e-5)
@@ -251,34 +253,34 @@ def test_targets_float32_and_batch_statistics() -> None:
 )  # fmt: skip
 def test_functions_that_cannot_be_measured(fn: Any, loss: Any, error: type[Exception] | None, message: str) -> None:
     if error is None:
-        assert flow.deletion(pure.Function(fn), {}, {}, loss, torch.ones(1, 2))["b"] == -2.0
+        assert flow.deletion(pure.Function(fn), {}, torch.ones(1, 2), loss=loss)["b"] == -2.0
         return
     with pytest.raises(error, match=message):
-        flow.deletion(pure.Function(fn), {}, {}, loss, torch.ones(1, 2))
+        flow.deletion(pure.Function(fn), {}, torch.ones(1, 2), loss=loss)
 
 
 def test_arguments() -> None:
     block, params, x = linear_stack()
     with pytest.raises(ArgumentError, match="x holds NaN"):
-        flow.deletion(block, params, {}, square, x * torch.nan)
+        flow.deletion(block, params, x * torch.nan, loss=square)
     with pytest.raises(ArgumentError, match="chunk_size=0"):
-        flow.deletion(block, params, {}, square, x, chunk_size=0)
+        flow.deletion(block, params, x, loss=square, chunk_size=0)
     with pytest.raises(ArgumentError, match="pairs=-1"):
-        flow.deletion(block, params, {}, square, x, pairs=-1)
+        flow.deletion(block, params, x, loss=square, pairs=-1)
     with pytest.raises(ArgumentError, match="generator"):
-        flow.deletion(block, params, {}, square, x, pairs=2)
+        flow.deletion(block, params, x, loss=square, pairs=2)
     with pytest.raises(KeyError):
-        flow.deletion(block, params, {}, square, x)["7.branch"]
+        flow.deletion(block, params, x, loss=square)["7.branch"]
 
 
 def test_a_loss_that_is_infinite_only_without_a_branch_is_reported() -> None:
     block = pure.Function(lambda x: pure.tag(x, "b", kind="branch"))
-    found = flow.deletion(block, {}, {}, lambda y: -y.log().sum(), torch.ones(1, 1))
+    found = flow.deletion(block, {}, torch.ones(1, 1), loss=lambda y: -y.log().sum())
     assert found["b"] == torch.inf
     check_layout(found.plot())
 
 
 def test_pictures() -> None:
     block, params, x = linear_stack(12)
-    check_layout(flow.deletion(block, params, {}, square, x).plot())
-    check_layout(flow.deletion(block, params, {}, square, x, suffixes=True).plot())
+    check_layout(flow.deletion(block, params, x, loss=square).plot())
+    check_layout(flow.deletion(block, params, x, loss=square, suffixes=True).plot())

@@ -63,9 +63,9 @@ def test_every_measure_of_a_residual_chain_by_derivatives_of_what_follows(repeat
     branches = [after - before for before, after in pairwise(inputs)]
     if repeated:
         block: pure.Block = pure.Repeat(nets.residual_mlp_block(5, 7, scale=0.7), depth)
-        found = flow.depth_profile(block, pure.stack(list(params.values())), {}, half_square, x)
+        found = flow.depth_profile(block, pure.stack(list(params.values())), x, loss=half_square)
     else:
-        found = flow.depth_profile(chain, params, {}, half_square, x)
+        found = flow.depth_profile(chain, params, x, loss=half_square)
     assert list(found) == [f"{index}.stream" for index in range(depth)]
     assert found.loss == pytest.approx(float(rest(0, x)), rel=1e-12)
     for index, step in enumerate(found.values()):
@@ -85,7 +85,7 @@ def test_a_step_down_the_loss_has_cosine_one_and_a_step_up_minus_one() -> None:
     net = pure.Residual(pure.Linear(3, 3, bias=False))
     for factor in (-0.5, 0.25):
         params = {"branch": {"weight": factor * torch.eye(3, dtype=FLOAT64)}}
-        step = flow.depth_profile(net, params, {}, half_square, normal(0, 4, 3))["stream"]
+        step = flow.depth_profile(net, params, normal(0, 4, 3), loss=half_square)["stream"]
         torch.testing.assert_close(samples(step.inference), torch.full((4,), -math.copysign(1, factor), dtype=FLOAT64))
         torch.testing.assert_close(samples(step.branch_ratio), torch.full((4,), abs(factor), dtype=FLOAT64))
         torch.testing.assert_close(samples(step.preservation), torch.full((4,), 1 + factor, dtype=FLOAT64))
@@ -95,8 +95,8 @@ def test_the_scale_of_the_loss_changes_nothing_and_nothing_vanishes() -> None:
     chain = nets.residual_mlp(5, 7, 3)
     params, _ = chain.init(torch.Generator().manual_seed(0))
     x = normal(1, 6, 5).float()
-    whole = flow.depth_profile(chain, params, {}, half_square, x)
-    tiny = flow.depth_profile(chain, params, {}, lambda y: half_square(y) * 2**-100, x)
+    whole = flow.depth_profile(chain, params, x, loss=half_square)
+    tiny = flow.depth_profile(chain, params, x, loss=lambda y: half_square(y) * 2**-100)
     for path, step in whole.items():
         torch.testing.assert_close(samples(tiny[path].preservation), samples(step.preservation))
         torch.testing.assert_close(samples(tiny[path].inference), samples(step.inference))
@@ -107,7 +107,7 @@ def test_what_goes_into_a_step_is_what_its_block_was_given() -> None:
     block = nets.tutorial_resnet((4, 4, 4), shortcut="identity")
     params, _ = block.init(torch.Generator().manual_seed(0), FLOAT64)
     x = normal(1, 3, 4, 5, 5)
-    found = flow.depth_profile(block, params, {}, half_square, x)
+    found = flow.depth_profile(block, params, x, loss=half_square)
     _, seen = pure.capture(block)(params, x)
     given = torch.relu(seen["block1.stream"])
     ratio = seen["block2.branch"].flatten(1).norm(dim=1) / given.flatten(1).norm(dim=1)
@@ -117,7 +117,7 @@ def test_what_goes_into_a_step_is_what_its_block_was_given() -> None:
 def test_dense_layers_have_no_cosine() -> None:
     block = pure.Sequential(DenseSkip(pure.Linear(4, 2)), DenseSkip(pure.Linear(6, 2)))
     params, _ = block.init(torch.Generator().manual_seed(0), FLOAT64)
-    found = flow.depth_profile(block, params, {}, half_square, normal(1, 3, 4))
+    found = flow.depth_profile(block, params, normal(1, 3, 4), loss=half_square)
     for step in found.values():
         assert step.inference is None
         assert step.consecutive is None
@@ -130,7 +130,7 @@ def test_a_plain_network_has_preservation_between_its_tags() -> None:
     layer = pure.Sequential(linear=pure.Linear(4, 4, bias=False), out=pure.Tag())
     block = pure.Sequential(*[layer] * 3)
     params, _ = block.init(torch.Generator().manual_seed(0), FLOAT64)
-    found = flow.depth_profile(block, params, {}, half_square, normal(1, 3, 4))
+    found = flow.depth_profile(block, params, normal(1, 3, 4), loss=half_square)
     weights = [params[str(index)]["linear"]["weight"] for index in range(3)]
     _, seen = pure.capture(block)(params, normal(1, 3, 4))
     after = seen["2.out.stream"]
@@ -145,7 +145,7 @@ def test_a_plain_network_has_preservation_between_its_tags() -> None:
 def test_a_branch_of_zero_has_no_direction() -> None:
     block = pure.skips.rezero(pure.Linear(3, 3))
     params, _ = block.init(torch.Generator().manual_seed(0))
-    step = flow.depth_profile(block, params, {}, half_square, torch.ones(4, 3))["stream"]
+    step = flow.depth_profile(block, params, torch.ones(4, 3), loss=half_square)["stream"]
     assert step.branch_ratio is not None
     assert step.branch_ratio.median == 0.0
     assert step.inference is not None
@@ -158,12 +158,12 @@ def test_a_resnet_and_a_network_of_tokens() -> None:
     block = nets.create("resnet18", num_classes=3)
     params, state = block.init(torch.Generator().manual_seed(0))
     x, y = normal(1, 4, 3, 16, 16).float(), torch.arange(4) % 3
-    found = flow.depth_profile(block, params, state, F.cross_entropy, x, y, training=True)
+    found = flow.depth_profile(block, params, x, state, loss=F.cross_entropy, targets=(y,), training=True)
     assert len(found) == 8
     assert found["layer1.0.stream"].inference is not None
     assert found["layer2.0.stream"].inference is None, "the branch changes the shape"
     gpt, params, state, tokens, extras = pure.catalogue.case("gpt2_tiny").example()
-    streams = flow.depth_profile(gpt, params, state, half_square, tokens, extras=extras)
+    streams = flow.depth_profile(gpt, params, tokens, state, extras, loss=half_square)
     assert all(step.preservation is not None for step in streams.values())
 
 
@@ -173,9 +173,9 @@ def test_every_block_of_the_catalogue(row: Case) -> None:
     _, seen = pure.capture(block, "stream")(params, x, state, extras)
     if not seen:
         with pytest.raises(UnsupportedError, match="depth_profile of a function that tags no stream"):
-            flow.depth_profile(block, params, state, square, x, extras=extras)
+            flow.depth_profile(block, params, x, state, extras, loss=square)
         return
-    found = flow.depth_profile(block, params, state, square, x, extras=extras)
+    found = flow.depth_profile(block, params, x, state, extras, loss=square)
     assert list(found) == list(seen)
     gradients = flow.gradient_norms(lambda p, x: square(block(p, x, state, extras)), params, x, kinds="stream")
     previous = None
@@ -195,7 +195,7 @@ def test_the_interval_over_samples_covers_the_mean() -> None:
     chain = nets.residual_mlp(6, 8, 3)
     params, _ = chain.init(torch.Generator().manual_seed(0), FLOAT64)
     batch, trials = 20, 1500
-    found = flow.depth_profile(chain, params, {}, half_square, normal(1, batch * trials, 6))
+    found = flow.depth_profile(chain, params, normal(1, batch * trials, 6), loss=half_square)
     for step in found.values():
         for measure in (step.preservation, step.inference):
             every = samples(measure)
@@ -217,23 +217,23 @@ def test_the_interval_over_samples_covers_the_mean() -> None:
 )
 def test_errors(fn: Any, loss: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        flow.depth_profile(pure.Function(fn), {}, {}, loss, torch.ones(1, 2))
+        flow.depth_profile(pure.Function(fn), {}, torch.ones(1, 2), loss=loss)
 
 
 def test_nan_given() -> None:
     with pytest.raises(ArgumentError, match="targets '0' holds NaN"):
-        flow.depth_profile(pure.Tag(), {}, {}, F.mse_loss, torch.ones(1, 2), torch.full((1, 2), torch.nan))
+        flow.depth_profile(pure.Tag(), {}, torch.ones(1, 2), loss=F.mse_loss, targets=(torch.full((1, 2), torch.nan),))
 
 
 def test_pictures() -> None:
     chain = nets.residual_mlp(6, 8, 14)
     params, _ = chain.init(torch.Generator().manual_seed(0), FLOAT64)
-    found = flow.depth_profile(chain, params, {}, half_square, normal(1, 8, 6))
+    found = flow.depth_profile(chain, params, normal(1, 8, 6), loss=half_square)
     check_layout(plot.depth_measures({"one": found, "two": found}))
     dense = pure.Sequential(DenseSkip(pure.Linear(4, 2)), DenseSkip(pure.Linear(6, 2)))
     own, _ = dense.init(torch.Generator().manual_seed(0), FLOAT64)
-    check_layout(flow.depth_profile(dense, own, {}, half_square, normal(1, 3, 4)).plot())
+    check_layout(flow.depth_profile(dense, own, normal(1, 3, 4), loss=half_square).plot())
     counts = pure.Function(lambda x: pure.tag(x.float(), "stream"))
-    without = flow.depth_profile(counts, {}, {}, torch.sum, torch.ones(1, 2, dtype=torch.int64))
+    without = flow.depth_profile(counts, {}, torch.ones(1, 2, dtype=torch.int64), loss=torch.sum)
     with pytest.raises(ArgumentError, match="nothing to draw"):
         without.plot()

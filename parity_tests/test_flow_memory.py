@@ -56,7 +56,7 @@ def held_by_audit(block, depth, **options):
     net = Repeat(block, depth)
     params, x = drawn(net), torch.randn(BATCH, WIDTH, generator=torch.Generator().manual_seed(1))
     with Held() as held:
-        flow.audit(net, params, x, lambda y: y.square().mean(), **options)
+        flow.audit(net, params, x, loss=lambda y: y.square().mean(), **options)
     return held.most
 
 

@@ -91,7 +91,7 @@ def test_three_methods_agree(name: str) -> None:
     J = torch.func.jacrev(fn)(x).reshape(-1, x.numel())
     full = flow.jacobian_spectrum(fn, x)
     torch.testing.assert_close(full.values, torch.linalg.svdvals(J), rtol=0, atol=1e-12)
-    top = flow.jacobian_spectrum(fn, x, 8, method="golub-kahan")
+    top = flow.jacobian_spectrum(fn, x, k=8, method="golub-kahan")
     assert top.converged.all()
     torch.testing.assert_close(top.values, full.values[:8], rtol=0, atol=1e-10)
     density = flow.jacobian_spectrum(fn, x, method="lanczos", probes=64, generator=seeded(7))
@@ -111,7 +111,7 @@ def test_a_rank_deficient_jacobian_is_singular() -> None:
     full = flow.jacobian_spectrum(lambda x: W @ x, normal(16, seed=2))
     assert full.condition == math.inf
     assert (full.values[3:] < 1e-12).all()
-    top = flow.jacobian_spectrum(lambda x: W @ x, normal(16, seed=2), 5, method="golub-kahan")
+    top = flow.jacobian_spectrum(lambda x: W @ x, normal(16, seed=2), k=5, method="golub-kahan")
     torch.testing.assert_close(top.values, full.values[:5], rtol=0, atol=1e-12)
     assert top.converged.all()
 
@@ -180,7 +180,7 @@ def test_attention_that_fused_kernels_cannot_differentiate_forwards() -> None:
 
     x = normal(1, 1, 6, 4)
     full = flow.jacobian_spectrum(fn, x)
-    top = flow.jacobian_spectrum(fn, x, 4, method="golub-kahan")
+    top = flow.jacobian_spectrum(fn, x, k=4, method="golub-kahan")
     torch.testing.assert_close(top.values, full.values[:4], rtol=0, atol=1e-10)
 
 
@@ -216,7 +216,7 @@ def test_a_wide_map_chooses_its_method() -> None:
 
     x = torch.ones(600, dtype=FLOAT64)
     exact = 1 / (2 * torch.sin(torch.arange(1, 4, dtype=FLOAT64).mul(2).sub(1) * math.pi / (4 * 600 + 2))) / 600
-    found = flow.jacobian_spectrum(fn, x, 3)
+    found = flow.jacobian_spectrum(fn, x, k=3)
     assert found.method == "golub-kahan"
     torch.testing.assert_close(found.values, exact, rtol=0, atol=1e-12)
     assert flow.jacobian_spectrum(fn, x, generator=seeded(), probes=2, steps=4).method == "lanczos"
@@ -256,7 +256,7 @@ def test_orthogonal_relu_networks_spread_as_gaussian_linear_ones_do() -> None:
 def test_the_top_edge_of_a_product_of_gaussian_matrices() -> None:
     width, depth = 400, 2
     fn = of_block(theory.ensembles.linear(width, depth), 3)
-    top = flow.jacobian_spectrum(fn, normal(width), 1, method="golub-kahan")["largest σ"] ** 2
+    top = flow.jacobian_spectrum(fn, normal(width), k=1, method="golub-kahan")["largest σ"] ** 2
     assert top == pytest.approx(theory.gaussian_product_edge(depth), rel=0.06)
 
 
@@ -313,14 +313,14 @@ def test_the_drawn_histogram_holds_the_whole_spectrum() -> None:
 
 def test_a_result_that_has_not_converged_says_so() -> None:
     W = normal(200, 200)
-    found = flow.jacobian_spectrum(lambda x: W @ x, normal(200, seed=1), 3, method="golub-kahan", max_products=6)
+    found = flow.jacobian_spectrum(lambda x: W @ x, normal(200, seed=1), k=3, method="golub-kahan", max_products=6)
     assert not found.converged.all()
     assert "not converged" in repr(found)
     assert (found.residuals > 1e-3).any()
 
 
 def test_what_the_largest_values_alone_do_not_tell() -> None:
-    found = flow.jacobian_spectrum(lambda x: 2 * x, normal(20), 3, method="golub-kahan")
+    found = flow.jacobian_spectrum(lambda x: 2 * x, normal(20), k=3, method="golub-kahan")
     with pytest.raises(ArgumentError, match="use 'lanczos'"):
         found.density(torch.ones(1))
     with pytest.raises(ArgumentError, match="method='full'"):

@@ -63,7 +63,7 @@ def test_gradients_by_depth_are_those_of_the_whole_pass(name):
     net = NETS[name]
     params, _ = draw(net)
     x = batch(4, 6)
-    found = flow.audit(net, params, x, squared)
+    found = flow.audit(net, params, x, loss=squared)
     whole = flow.gradient_norms(lambda p, x: squared(net(p, x)), params, x)
     assert math.isclose(found.loss, whole.loss, rel_tol=1e-12)
     compared = 0
@@ -90,7 +90,7 @@ def test_the_input_gradient_is_that_of_the_whole_pass():
     params, _ = draw(net)
     x = batch(4, 6)
     expected = torch.func.grad(lambda x: squared(net(params, x)))(x).norm()
-    assert math.isclose(10 ** flow.audit(net, params, x, squared).log10_input_gradient, expected, rel_tol=1e-12)
+    assert math.isclose(10 ** flow.audit(net, params, x, loss=squared).log10_input_gradient, expected, rel_tol=1e-12)
 
 
 def test_repeat_and_sequential_give_the_same_numbers():
@@ -98,7 +98,7 @@ def test_repeat_and_sequential_give_the_same_numbers():
     params, _ = draw(one)
     stacked = tree.stack([params[str(depth)] for depth in range(7)])
     x = batch(4, 6)
-    a, b = flow.audit(one, params, x, squared), flow.audit(many, stacked, x, squared)
+    a, b = flow.audit(one, params, x, loss=squared), flow.audit(many, stacked, x, loss=squared)
     assert a.to_dict() == b.to_dict()
 
 
@@ -112,7 +112,7 @@ class TestScale:
         block = Function(lambda params, x: params["keep"] * x.detach() + params["pass"] * (x - x.detach()))
         net = Repeat(block, depth)  # the forward stays where it is, the gradient is multiplied
         params = {"keep": torch.ones(depth, 3, dtype=dtype), "pass": torch.full((depth, 3), factor, dtype=dtype)}
-        found = flow.audit(net, params, torch.ones(2, 3, dtype=dtype), torch.sum, deletions=0, stations=1)
+        found = flow.audit(net, params, torch.ones(2, 3, dtype=dtype), loss=torch.sum, deletions=0, stations=1)
         expected = math.log10(math.sqrt(6)) + depth * math.log10(factor)
         assert abs(found.log10_input_gradient - expected) < 1e-9
         middle = found[f"{depth // 2}"]
@@ -124,7 +124,7 @@ class TestScale:
         block = Function(lambda params, x: x.detach() + params["d"] * (x - x.detach()))
         params = {"d": 10**logs}
         x = torch.ones(1, width, dtype=DTYPE)
-        found = flow.audit(Repeat(block, depth), params, x, torch.sum, deletions=0, stations=0)
+        found = flow.audit(Repeat(block, depth), params, x, loss=torch.sum, deletions=0, stations=0)
         sums = logs.sum(0)
         top = float(sums.max())
         expected = top + math.log10(float((10 ** (2 * (sums - top))).sum())) / 2
@@ -142,7 +142,7 @@ class TestScale:
         depth, d = 400, 0.3
         net = Repeat(Residual(Function(lambda params, x: params["d"] * x, lambda *_: {"d": torch.ones(1)})), depth)
         params = {"branch": {"d": torch.full((depth, 1), d, dtype=DTYPE)}}
-        found = flow.audit(net, params, torch.full((1, 1), 1e-60, dtype=DTYPE), torch.sum, orders=5)
+        found = flow.audit(net, params, torch.full((1, 1), 1e-60, dtype=DTYPE), loss=torch.sum, orders=5)
         for k, measured in enumerate(found.paths.log10_norms):
             assert abs(measured - math.log10(math.comb(depth, k)) - k * math.log10(d)) < 1e-9
         assert found.paths.blocks == depth
@@ -166,7 +166,7 @@ def test_a_small_budget_changes_no_number():
     net = NETS["residual"]
     params, _ = draw(net)
     x = batch(4, 6)
-    large, small = (flow.audit(net, params, x, squared, budget_mib=mib) for mib in (512, 0))
+    large, small = (flow.audit(net, params, x, loss=squared, budget_mib=mib) for mib in (512, 0))
     assert small.held <= large.held
     assert {**small.to_dict(), "held": 0} == {**large.to_dict(), "held": 0}
 
@@ -188,7 +188,7 @@ def saved_at_once(depth):
             alive.discard(id(self))
 
     with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
-        flow.audit(net, params, batch(2, 4), squared)
+        flow.audit(net, params, batch(2, 4), loss=squared)
     return most
 
 

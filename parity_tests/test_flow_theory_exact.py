@@ -40,7 +40,7 @@ BLOCKS: dict[str, tuple[Callable[[], pure.Block], int]] = {
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_prediction_agrees(name: str) -> None:
     make, draws = BLOCKS[name]
-    found = theory.check(make(), torch.Generator().manual_seed(0), draws)
+    found = theory.check(make(), torch.Generator().manual_seed(0), draws=draws)
     assert len(found) >= 2
     assert found.agrees, found.table()
 
@@ -57,13 +57,13 @@ def test_a_perturbed_law_is_rejected(wrong: str) -> None:
         "α for α²": ensembles.residual(20, 30, [0.5**0.5] * 5),
         "another init": nets.residual_mlp(20, 30, 5, scale=0.5),
     }[wrong]
-    found = theory.check(block, torch.Generator().manual_seed(0), 600, predictions=theory.predict(other))
+    found = theory.check(block, torch.Generator().manual_seed(0), draws=600, predictions=theory.predict(other))
     assert found["E‖Ju‖²"].verdict == "disagrees"
     assert not found.agrees
 
 
 def test_the_fourth_moment_is_not_the_square_of_the_second() -> None:
-    found = theory.check(ensembles.plain([32] * 5), torch.Generator().manual_seed(0), 2000)["E‖Ju‖⁴"]
+    found = theory.check(ensembles.plain([32] * 5), torch.Generator().manual_seed(0), draws=2000)["E‖Ju‖⁴"]
     perturbed = theory.Prediction("A", "", 1.0, "exact", "", "fourth")
     assert theory.compare(perturbed, found.measured).verdict == "disagrees"
     eight = theory.Prediction("A", "", (1 + 8 / 32) ** 4, "exact", "", "fourth")

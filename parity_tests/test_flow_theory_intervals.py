@@ -23,7 +23,7 @@ def pair(generator: torch.Generator) -> tuple[Tensor, Tensor]:
 MEASURES: dict[str, tuple[Callable[[Tensor, Tensor], Estimate], float]] = {
     "mean": (lambda a, b: estimate(a), 2.5),
     "ratio": (mean_ratio, 1.25),
-    "m2 over m1 squared": (lambda a, b: mean_ratio(a, b, 2), 0.625),
+    "m2 over m1 squared": (lambda a, b: mean_ratio(a, b, power=2), 0.625),
 }
 
 

@@ -12,7 +12,7 @@ from pure.flow.theory import ensembles, mean_ratio
 def test_correlations_follow_the_arc_cosine_angles_and_not_two_to_the_minus_depth() -> None:
     depth, width = 4, 320
     block = ensembles.plain([width] * (depth + 1))
-    found = theory.check(block, seeded(1), 300, dtype=FLOAT32, probes=8)
+    found = theory.check(block, seeded(1), draws=300, dtype=FLOAT32, probes=8)
     (arc,) = [c for c in found.values() if c.prediction.measure == "correlation"]
     assert arc.verdict == "agrees", found.table()
     popular = theory.Prediction("F", "2^−L", 2.0**-depth, "limit", "", "correlation")
@@ -20,7 +20,7 @@ def test_correlations_follow_the_arc_cosine_angles_and_not_two_to_the_minus_dept
 
 
 def test_residual_correlations_and_spectrum() -> None:
-    found = theory.check(ensembles.residual(200, 200, [0.5] * 6), seeded(2), 100, dtype=FLOAT32, probes=8)
+    found = theory.check(ensembles.residual(200, 200, [0.5] * 6), seeded(2), draws=100, dtype=FLOAT32, probes=8)
     assert found.agrees, found.table()
     assert {"m₂/m₁² of JᵀJ", "E⟨J(x)u, J(y)u⟩ / E‖Ju‖²"} <= set(found)
 
@@ -34,11 +34,11 @@ def test_blocks_that_share_their_gates_are_not_free() -> None:
     assert "not free" in said.refused["D"]
     first, second = moments(jacobians(block, width, 5, 3))
     law = theory.Prediction("D", "", theory.residual_spectrum_ratio([1 / depth] * depth), "limit", "", "ratio")
-    control = theory.compare(law, mean_ratio(second, first, 2))
+    control = theory.compare(law, mean_ratio(second, first, power=2))
     assert control.verdict == "disagrees"
     assert control.measured.low > 1.1 * law.predicted
     first, second = moments(jacobians(ensembles.residual(width, width, [depth**-0.5] * depth), width, 5, 3))
-    assert theory.compare(law, mean_ratio(second, first, 2)).verdict == "agrees"
+    assert theory.compare(law, mean_ratio(second, first, power=2)).verdict == "agrees"
 
 
 def test_the_limit_law_of_the_residual_spectrum() -> None:
@@ -68,7 +68,7 @@ def test_plain_spectra(kind: str) -> None:
         "orthogonal relu": lambda: ensembles.plain(widths, orthogonal=True),
     }[kind]()
     first, second = moments(jacobians(block, width, 30, 5))
-    found = mean_ratio(second, first, 2)
+    found = mean_ratio(second, first, power=2)
     law = theory.Prediction("E", "", theory.plain_spectrum_ratio(depth, kind), "limit", "", "ratio")  # type: ignore[arg-type]
     assert theory.compare(law, found).verdict == "agrees", found
     for wrong in {3.0, 5.0} - {law.predicted}:

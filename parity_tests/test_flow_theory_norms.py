@@ -31,7 +31,7 @@ def test_highway_gates_carry_transform_and_turn() -> None:
         pure.Sequential(pure.Linear(256, 256, weight_init=KaimingNormal()), pure.Activation("relu")),
         pure.Linear(256, 256, weight_init=Normal(std=0.06), bias_init=Constant(-1.0)),
     )
-    found = theory.check(pure.Repeat(layer, 2), torch.Generator().manual_seed(0), 150, dtype=torch.float32)
+    found = theory.check(pure.Repeat(layer, 2), torch.Generator().manual_seed(0), draws=150, dtype=torch.float32)
     assert found.agrees, found.table()
     step = theory.highway_step(0.0, 1.0, 256, gate_bias=-1.0, gate_variance=0.06**2, variance=2 / 256)
     assert min(step.carry, step.transform, step.gate) > 0.01

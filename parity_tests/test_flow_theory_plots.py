@@ -18,7 +18,7 @@ def test_predictions_and_checks() -> None:
     block = ensembles.residual(100, 100, [0.3] * 4)
     said = theory.predict(block)
     check_layout(said.plot())
-    found = theory.check(block, torch.Generator().manual_seed(0), 60)
+    found = theory.check(block, torch.Generator().manual_seed(0), draws=60)
     figure = found.plot()
     check_layout(figure)
     (axes,) = figure.axes

@@ -11,7 +11,7 @@ from pure import nets
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow import theory
 from pure.flow.theory import ensembles
-from pure.flow.theory.rules import drawn
+from pure.flow.theory.initialiser_laws import drawn
 from pure.initializers import (
     Constant,
     Initializer,
@@ -120,7 +120,7 @@ def test_no_law_is_claimed_for(name: str) -> None:
     assert set(said.refused) == set(theory.LAWS)
     assert reason in said.refused["A"]
     assert reason in said.table()
-    checked = theory.check(block, torch.Generator().manual_seed(0), 4)
+    checked = theory.check(block, torch.Generator().manual_seed(0), draws=4)
     assert not checked.agrees
     assert reason in checked.table()
 
@@ -144,7 +144,7 @@ def test_results_are_plain_data() -> None:
     said = theory.predict(ensembles.residual(200, 200, [0.5] * 2))
     assert json.loads(json.dumps(said.to_dict()))["predictions"][SECOND]["predicted"] == said[SECOND].predicted
     assert SECOND in said.table()
-    found = theory.check(ensembles.plain([6, 6]), torch.Generator().manual_seed(0), 50)
+    found = theory.check(ensembles.plain([6, 6]), torch.Generator().manual_seed(0), draws=50)
     assert json.loads(json.dumps(found.to_dict()))["comparisons"][SECOND]["verdict"] == found[SECOND].verdict
     assert 0 < found.false_alarms < 0.02
 
@@ -158,7 +158,7 @@ def test_ill_posed_requests() -> None:
     with pytest.raises(ArgumentError, match="positive"):
         theory.predict(pure.Linear(2, 2), mean_square=0.0)
     with pytest.raises(ArgumentError, match="at least 2"):
-        theory.check(pure.Linear(2, 2), generator, 1)
+        theory.check(pure.Linear(2, 2), generator, draws=1)
     with pytest.raises(ArgumentError, match=r"torch\.Generator"):
         theory.check(pure.Linear(2, 2), 0)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match=r"inside a torch\.func transform"):

@@ -15,7 +15,7 @@ import pure
 from parity_tests.theory_rows import Row, identity, value
 from pure import flow, nets
 from pure.flow import theory
-from pure.flow.theory.draws import traces
+from pure.flow.theory.exact_moments import traces
 from pure.flow.theory.stack import read_stack
 
 FLOAT64 = torch.float64

@@ -15,7 +15,7 @@ from pure import nets
 from pure.flow import theory
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.theory import ensembles, mean_ratio
-from pure.flow.theory.measures import inputs
+from pure.flow.theory.draw_measurements import inputs
 
 FLOAT32, FLOAT64 = torch.float32, torch.float64
 
@@ -28,7 +28,7 @@ def checked(
     name: str, block: pure.Block, seed: int, draws: int, dtype: torch.dtype = FLOAT64, probes: int = 4
 ) -> list[Row]:
     """Everything that `theory.predict` says of the block, held against draws."""
-    found = theory.check(block, seeded(seed), draws, dtype=dtype, probes=probes)
+    found = theory.check(block, seeded(seed), draws=draws, dtype=dtype, probes=probes)
     return [row(f"{name}: {quantity}", comparison) for quantity, comparison in found.items()]
 
 
@@ -82,7 +82,9 @@ def spectra() -> Iterator[Row]:
     found = jacobians(ensembles.residual(width, width, [depth**-0.5] * depth), width, 12, 11)
     first, second = moments(found)
     claim = "block R L=10 α²=1/10 n=256: m₂/m₁²"
-    yield law("D", claim, theory.residual_spectrum_ratio([1 / depth] * depth), mean_ratio(second, first, 2), "limit")
+    yield law(
+        "D", claim, theory.residual_spectrum_ratio([1 / depth] * depth), mean_ratio(second, first, power=2), "limit"
+    )
     yield from whole_density()
     for name, block, kind in (
         ("Gaussian linear", ensembles.linear(width, 2), "gaussian linear"),
@@ -145,7 +147,7 @@ def norms() -> Iterator[Row]:
     width, depth, draws = 256, 4, 150
     block = ensembles.pre_normed(width, width, depth)
     generator = seeded(31)
-    params, _ = theory.stacked_draws(block, generator, draws, FLOAT32)
+    params, _ = theory.stacked_draws(block, generator, draws, dtype=FLOAT32)
     x, _, u = inputs(draws, 8, width, math.pi / 2, 1.0, generator, FLOAT32)
     layers = list(block.children().values())
     variances = theory.stream_variance(depth)
@@ -175,10 +177,10 @@ def controls() -> Iterator[Row]:
     width, depth = 300, 100
     first, second = moments(jacobians(ensembles.same_gates(width, depth, depth**-0.5), width, 6, 51))
     expected = theory.residual_spectrum_ratio([1 / depth] * depth)
-    found = mean_ratio(second, first, 2)
+    found = mean_ratio(second, first, power=2)
     yield law("D", "control: x + αW relu(x), L=100 n=300: m₂/m₁²", expected, found, "limit", rejected=True)
     plain = theory.check(
-        ensembles.plain([200] * 6), seeded(52), 300, predictions=angles(5, 200), dtype=FLOAT32, probes=8
+        ensembles.plain([200] * 6), seeded(52), draws=300, predictions=angles(5, 200), dtype=FLOAT32, probes=8
     )
     yield row("control: 2^−L for a plain net, L=5 n=200", plain["2^−L"], rejected=True)
     block = ensembles.residual(24, 36, [0.5] * 6)
@@ -189,10 +191,10 @@ def controls() -> Iterator[Row]:
     }
     for name, other in wrong.items():
         said = theory.predict(other)
-        against = theory.check(block, seeded(53), 1500, predictions=said)["E‖Ju‖²"]
+        against = theory.check(block, seeded(53), draws=1500, predictions=said)["E‖Ju‖²"]
         yield row(f"control: {name}", against, rejected=True)
     heavy = theory.Prediction("A", "", theory.plain_second_moment([32] * 5), "exact", "", "fourth")
-    fourth = theory.check(ensembles.plain([32] * 5), seeded(54), 3000)["E‖Ju‖⁴"].measured
+    fourth = theory.check(ensembles.plain([32] * 5), seeded(54), draws=3000)["E‖Ju‖⁴"].measured
     yield row("control: E‖Ju‖⁴ = (E‖Ju‖²)², no Π(1+5/n)", theory.compare(heavy, fourth), rejected=True)
 
 

@@ -168,10 +168,10 @@ def audit(
         given.block,
         given.params,
         given.x,
-        given.loss,
-        *given.target,
-        state=given.state,
-        extras=given.extras,
+        given.state,
+        given.extras,
+        loss=given.loss,
+        targets=given.target,
         progress=bars and console.stderr().is_terminal,
     )
     if save is not None:

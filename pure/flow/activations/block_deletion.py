@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import EMPTY, Block
+from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError, PureError, UnsupportedError
-from pure.flow.activations.residual_steps import bound, missing, plain, watched
+from pure.flow.activations.residual_steps import missing, plain, watched
+from pure.flow.shared.block_call import block_first, of_input
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
 from pure.flow.shared.result import PlainData, Readings
@@ -86,14 +87,16 @@ class Deletion(Readings[str, float]):
         return table(header, [[path, *row] for path, row in zip(self.branches, numbers, strict=True)])
 
 
+@block_first
 def deletion(
     block: Block,
-    params: Any,
-    state: Any,
-    loss: Callable[..., Any],
+    params: Params,
     x: Any,
-    *targets: Any,
+    state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
+    *,
+    loss: Callable[..., Any],
+    targets: Sequence[Any] = (),
     training: bool = False,
     noise: Any = None,
     suffixes: bool = False,
@@ -110,11 +113,11 @@ def deletion(
     Args:
         block: any block that tags its branches; those of `pure.skips` and `pure.nets` do.
         params: its parameters.
-        state: its state; `{}` if it has none.
-        loss: `loss(y, *targets)` is the WHOLE batch's scalar loss of the block's output, such as `F.cross_entropy`.
         x: the block's input.
-        targets: what the loss takes after the output.
+        state: its state.
         extras: what the network may read.
+        loss: `loss(y, *targets)` is the WHOLE batch's scalar loss of the block's output, such as `F.cross_entropy`.
+        targets: what the loss takes after the output.
         training: use batch statistics.
         noise: as `block.noise` draws it, if training needs it.
         suffixes: also delete each branch together with all later ones.
@@ -136,11 +139,11 @@ def deletion(
         >>> from pure import Linear, Residual, Sequential
         >>> net = Sequential(Residual(Linear(1, 1, bias=False)), Residual(Linear(1, 1, bias=False)))
         >>> params = {"0": {"branch": {"weight": torch.ones(1, 1)}}, "1": {"branch": {"weight": torch.ones(1, 1)}}}
-        >>> found = deletion(net, params, {}, torch.sum, torch.tensor([[3.0]]))
+        >>> found = deletion(net, params, torch.tensor([[3.0]]), loss=torch.sum)
         >>> found.loss, dict(found), found.first_order.tolist()
         (12.0, {'0.branch': -6.0, '1.branch': -6.0}, [-6.0, -6.0])
     """
-    run = bound("deletion", block, tree.tree_map(watched, params), state, extras, training, noise)
+    run = of_input("deletion", block, tree.tree_map(watched, params), state, extras, training, noise)
     finite_values(x, "x")
     finite_values(targets, "targets")
     if chunk_size is not None and chunk_size < 1:

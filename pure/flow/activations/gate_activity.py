@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.block import EMPTY, Block
+from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError
-from pure.flow.activations.residual_steps import bound, missing, plain
+from pure.flow.activations.residual_steps import missing, plain
+from pure.flow.shared.block_call import block_first, of_input
 from pure.flow.shared.input_checks import finite_values, purely
 from pure.flow.shared.quantiles import quantiles
 from pure.flow.shared.result import PlainData, Readings
@@ -80,11 +81,12 @@ class Gates(Readings[str, GateActivity]):
         return table(header, rows)
 
 
+@block_first
 def gates(
     block: Block,
-    params: Any,
+    params: Params,
     x: Any,
-    state: Any = EMPTY,
+    state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
     *,
     training: bool = False,
@@ -115,7 +117,7 @@ def gates(
         >>> round(found["gate"].mean, 4), found["gate"].bias.tolist()
         (0.1192, [-2.0, -2.0, -2.0, -2.0])
     """
-    run = bound("gates", block, params, state, extras, training, noise)
+    run = of_input("gates", block, params, state, extras, training, noise)
     finite_values(x, "x")
     with torch.no_grad(), purely("gates", params=params, state=state, x=x):
         _, seen = observe(run)(x)

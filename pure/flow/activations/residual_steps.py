@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import Block
-from pure.errors import ArgumentError, UnsupportedError
-from pure.flow.shared.input_checks import check_outermost, finite_values
+from pure.errors import UnsupportedError
 from pure.tags import INPUT, Tagged
 
-__all__ = ["Step", "bound", "missing", "plain", "steps_of", "watched"]
+__all__ = ["Step", "missing", "plain", "steps_of", "watched"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,23 +33,6 @@ class Step:
     x: Tensor | None
     branches: tuple[Tagged, ...]
     y: Tensor
-
-
-def bound(
-    what: str, block: Block, params: Any, state: Any, extras: Mapping[str, Any], training: bool, noise: Any
-) -> Callable[[Any], Any]:
-    """Return the block as a function of its input alone, after a look at what was given.
-
-    Raises:
-        ArgumentError: no block, or parameters or state that hold NaN.
-        UnsupportedError: called inside a torch.func transform.
-    """
-    check_outermost(what)
-    if not isinstance(block, Block):
-        raise ArgumentError(f"{what} of {type(block).__name__}: expected a Block: wrap a function in pure.Function")
-    finite_values(params, "params")
-    finite_values(state, "state")
-    return lambda x: block.apply(params, x, state, extras, training, noise)[0]
 
 
 def steps_of(x: Any, seen: Sequence[Tagged]) -> list[Step]:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.block import EMPTY, Block
+from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError
-from pure.flow.activations.residual_steps import Step, bound, missing, steps_of
+from pure.flow.activations.residual_steps import Step, missing, steps_of
+from pure.flow.shared.block_call import block_first, of_input
 from pure.flow.shared.input_checks import finite_values, purely
 from pure.flow.shared.result import Readings, finite_or_none
 from pure.flow.shared.text_table import table
@@ -95,11 +96,12 @@ class Signal(Readings[str, ChannelSignal]):
         return {name: finite_or_none(value) for name, value in super().to_dict().items()}
 
 
+@block_first
 def signal(
     block: Block,
-    params: Any,
+    params: Params,
     x: Any,
-    state: Any = EMPTY,
+    state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
     *,
     training: bool = False,
@@ -138,7 +140,7 @@ def signal(
         >>> result.input_variance, result["0.branch"].ratio, result["1.stream"].variance
         (0.5, 1.0, 8.0)
     """
-    run = bound("signal", block, params, state, extras, training, noise)
+    run = of_input("signal", block, params, state, extras, training, noise)
     finite_values(x, "x")
     with torch.no_grad(), purely("signal", params=params, state=state, x=x):
         _, seen = observe(run, ("stream", "branch"), inputs=True)(x)

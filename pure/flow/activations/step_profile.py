@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import EMPTY, Block
-from pure.flow.activations.residual_steps import Step, bound, missing, steps_of, watched
+from pure.block import EMPTY, Block, Params, State
+from pure.flow.activations.residual_steps import Step, missing, steps_of, watched
+from pure.flow.shared.block_call import block_first, of_input
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
 from pure.flow.shared.quantiles import quantiles
@@ -106,14 +107,16 @@ class DepthProfile(Readings[str, StepProfile]):
         return table(header, rows)
 
 
+@block_first
 def depth_profile(
     block: Block,
-    params: Any,
-    state: Any,
-    loss: Callable[..., Any],
+    params: Params,
     x: Any,
-    *targets: Any,
+    state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
+    *,
+    loss: Callable[..., Any],
+    targets: Sequence[Any] = (),
     training: bool = False,
     noise: Any = None,
 ) -> DepthProfile:
@@ -126,11 +129,11 @@ def depth_profile(
     Args:
         block: any block that tags its streams; those of `pure.skips` and `pure.nets` do.
         params: its parameters.
-        state: its state; `{}` if it has none.
-        loss: `loss(y, *targets)` is the WHOLE batch's scalar loss of the block's output, such as `F.cross_entropy`.
         x: the block's input, batch axis first.
-        targets: what the loss takes after the output.
+        state: its state.
         extras: what the network may read.
+        loss: `loss(y, *targets)` is the WHOLE batch's scalar loss of the block's output, such as `F.cross_entropy`.
+        targets: what the loss takes after the output.
         training: use batch statistics. The samples then depend on each other, and the intervals are too narrow.
         noise: as `block.noise` draws it, if training needs it.
 
@@ -146,11 +149,11 @@ def depth_profile(
         >>> from pure import Linear, Residual
         >>> net, params = Residual(Linear(2, 2, bias=False)), {"branch": {"weight": -0.5 * torch.eye(2)}}
         >>> half = lambda y: y.square().sum() / 2
-        >>> step = depth_profile(net, params, {}, half, torch.tensor([[3.0, 4.0]]))["stream"]
+        >>> step = depth_profile(net, params, torch.tensor([[3.0, 4.0]]), loss=half)["stream"]
         >>> step.preservation.median, step.branch_ratio.median, round(step.inference.median, 12)
         (0.5, 0.5, 1.0)
     """
-    run = bound("depth_profile", block, tree.tree_map(watched, params), state, extras, training, noise)
+    run = of_input("depth_profile", block, tree.tree_map(watched, params), state, extras, training, noise)
     finite_values(x, "x")
     finite_values(targets, "targets")
     given = tree.tree_map(watched, x)

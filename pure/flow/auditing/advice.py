@@ -8,6 +8,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any, Final
 
+from pure.flow.auditing.audit_result import Advice, Audit, BlockFlow
 from pure.flow.auditing.block_chain import Chain
 from pure.flow.auditing.remedies import (
     Change,
@@ -18,7 +19,6 @@ from pure.flow.auditing.remedies import (
     scaled_branch,
     skipped,
 )
-from pure.flow.auditing.result import Advice, Audit, BlockFlow
 
 __all__ = ["advise"]
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow.jacobian.partial_norms import Method, PartialJacobians
+from pure.flow.shared.block_call import block_first
 from pure.flow.shared.estimate import half_width
-from pure.flow.shared.input_checks import check_outermost
 from pure.tags import observe
 
 __all__ = ["PartialJacobians", "partial_jacobians"]
@@ -23,6 +23,7 @@ EXACT = 512
 """The width up to which every output direction is run."""
 
 
+@block_first
 def partial_jacobians(
     block: Block | Callable[..., Any],
     params: Params,
@@ -71,7 +72,6 @@ def partial_jacobians(
         >>> found.paths, found.to_last
         (['input', '0.stream', '1.stream'], tensor([16.,  4.,  1.], dtype=torch.float64))
     """
-    check_outermost("partial_jacobians")
     if method not in ("auto", "product", "sweep", "hutchinson"):
         raise ArgumentError(f"method={method!r}: expected 'auto', 'product', 'sweep' or 'hutchinson'")
     if probes < 2 or chunk_size < 1:

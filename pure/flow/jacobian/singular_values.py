@@ -92,7 +92,7 @@ class JacobianSpectrum(Result):
         flag = f", {open_} not converged" if open_ else ""
         return f"JacobianSpectrum({self.shape[0]} × {self.shape[1]}{rows}, {count} values by {self.method}{flag})"
 
-    def density(self, grid: Tensor, width: float | None = None) -> Density:
+    def density(self, grid: Tensor, *, width: float | None = None) -> Density:
         """Return the density of λ = σ², the spectrum of JᵀJ, with its pointwise 95% interval.
 
         Args:

@@ -27,8 +27,8 @@ FULL = 512
 def jacobian_spectrum(
     fn: Callable[[Any], Any],
     x: tree.Tree,
-    k: int | None = None,
     *,
+    k: int | None = None,
     method: Method | Literal["auto"] = "auto",
     batched: bool = False,
     generator: torch.Generator | None = None,

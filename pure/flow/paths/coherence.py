@@ -12,10 +12,11 @@ from torch import Tensor
 
 from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError
-from pure.flow.paths.order_stacks import FAR, start
+from pure.flow.paths.branch_counting import Count, Counting, routes
+from pure.flow.paths.graded_tangents import FAR, start
 from pure.flow.paths.path_split import cut_block
-from pure.flow.paths.tag_cuts import push
-from pure.flow.paths.tag_routes import Count, Counting, routes
+from pure.flow.paths.segments import push
+from pure.flow.shared.block_call import block_first
 from pure.flow.shared.estimate import half_width
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
@@ -72,6 +73,7 @@ class PathCoherence(Readings[int, float]):
         return table(["branches", "energy", "squared l2", "coherence", "95% low", "95% high"], rows)
 
 
+@block_first
 @torch.inference_mode(False)
 def path_coherence(
     block: Block | Callable[..., Any],
@@ -80,9 +82,9 @@ def path_coherence(
     v: Tensor,
     state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
+    *,
     orders: int | None = None,
     count: Count = "outermost",
-    *,
     generator: torch.Generator,
     samples: int = 64,
     dtype: torch.dtype | None = None,

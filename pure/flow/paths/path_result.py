@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pure.flow.paths.order_stacks import Stack
-from pure.flow.paths.tag_routes import Count, Routes
+from pure.flow.paths.branch_counting import Count, Routes
+from pure.flow.paths.graded_tangents import GradedTangents
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 
@@ -98,7 +98,7 @@ class PathSpectrum(Readings[int, float]):
         }
 
 
-def spectrum_of(stack: Stack, ways: Routes, mode: Mode, count: Count) -> PathSpectrum:
+def spectrum_of(stack: GradedTangents, ways: Routes, mode: Mode, count: Count) -> PathSpectrum:
     """Return the result that a stack holds behind its last segment."""
     logs, exponent = stack.bounds()
     values = stack.values.double() * torch.exp2(stack.exponents - exponent).reshape(-1, *[1] * (stack.values.ndim - 1))

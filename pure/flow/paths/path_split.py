@@ -11,15 +11,17 @@ from torch import Tensor
 from pure import tree
 from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError, DtypeError, ShapeError
-from pure.flow.paths.order_stacks import start
+from pure.flow.paths.branch_counting import Count, Counting, routes
+from pure.flow.paths.graded_tangents import start
 from pure.flow.paths.path_result import PathSpectrum, spectrum_of
-from pure.flow.paths.tag_cuts import Segments, detached, pull, push, segments
-from pure.flow.paths.tag_routes import Count, Counting, routes
+from pure.flow.paths.segments import Segments, cut_at_tags, detached, pull, push
+from pure.flow.shared.block_call import block_first
 from pure.flow.shared.input_checks import check_outermost, finite, finite_values, scalar
 
 __all__ = ["cut_block", "path_spectrum", "path_spectrum_of_loss"]
 
 
+@block_first
 @torch.inference_mode(False)
 def path_spectrum(
     block: Block | Callable[..., Any],
@@ -28,9 +30,9 @@ def path_spectrum(
     v: Tensor,
     state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
+    *,
     orders: int | None = None,
     count: Count = "outermost",
-    *,
     dtype: torch.dtype | None = None,
 ) -> PathSpectrum:
     """Return J v, J = ∂block/∂x, split exactly by how many branches it passed: J v = Σ_k J_k v.
@@ -117,9 +119,10 @@ def path_spectrum_of_loss(
         (PathSpectrum(2 branches, orders 0 to 2, mean path length 0.1562), torch.Size([3, 1, 3]))
     """
     what = "path_spectrum_of_loss"
+    check_outermost(what)
     _check(what, loss, x, orders, {"params": params, "x": x, "rest": rest})
     x, params, rest = _cast((x, params, rest), dtype)
-    parts = segments(lambda x, params, *rest: loss(params, x, *rest), what, x, params, *rest)
+    parts = cut_at_tags(lambda x, params, *rest: loss(params, x, *rest), what, x, params, *rest)
     finite(scalar(parts.output, "the batch's"))
     ways = routes(parts, what, count, orders)
     groups = 2 if ways.gates else 1
@@ -148,11 +151,10 @@ def cut_block(
     if v.dtype != x.dtype:
         raise DtypeError(f"{what}: v is {v.dtype}, x is {x.dtype}: cast v")
     x, params, trees = _cast((x, params, (state, dict(extras)) if state or extras else ()), dtype)
-    return segments(lambda x, params, *trees: block(params, x, *trees), what, x, params, *trees)
+    return cut_at_tags(lambda x, params, *trees: block(params, x, *trees), what, x, params, *trees)
 
 
 def _check(what: str, fn: object, x: object, orders: int | None, trees: Mapping[str, tree.Tree]) -> None:
-    check_outermost(what)
     if not callable(fn):
         raise ArgumentError(f"{what} of {type(fn).__name__}: expected a block or a pure function")
     if not isinstance(x, Tensor):

@@ -9,7 +9,7 @@ from pure.flow.activations.gate_activity import Gates
 from pure.flow.activations.gradients_by_depth import GradientNorms
 from pure.flow.activations.signal_propagation import Signal
 from pure.flow.activations.step_profile import DepthProfile
-from pure.flow.auditing.result import Audit
+from pure.flow.auditing.audit_result import Audit
 from pure.flow.hessian.hessian_spectrum import Curvature
 from pure.flow.hessian.loss_landscape import Landscape
 from pure.flow.jacobian.gradient_correlation import Correlation

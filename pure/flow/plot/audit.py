@@ -6,7 +6,7 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from pure.flow.auditing.result import HEALTHY, Audit, PathShares
+from pure.flow.auditing.audit_result import HEALTHY, Audit, PathShares
 from pure.flow.plot.panels import curve, panels
 from pure.flow.plot.style import COLOURS
 

@@ -6,7 +6,9 @@ they give with its own initialisers; `check` measures over draws and says which 
 """
 
 from pure.flow.theory import ensembles
+from pure.flow.theory.applicable_laws import predict
 from pure.flow.theory.checking import Check, Comparison, check, compare
+from pure.flow.theory.draw_measurements import stacked_draws
 from pure.flow.theory.laws.correlation import (
     arc_cosine_0,
     arc_cosine_1,
@@ -17,10 +19,10 @@ from pure.flow.theory.laws.correlation import (
     residual_correlation,
 )
 from pure.flow.theory.laws.highway import HighwayStep, gate_moments, highway_step
-from pure.flow.theory.laws.norms import partial_jacobian, stream_variance
-from pure.flow.theory.laws.path_parts import path_parts
-from pure.flow.theory.laws.paths import mean_path_length, path_energies, path_share, poisson_path_lengths
+from pure.flow.theory.laws.path_lengths import mean_path_length, path_energies, path_share, poisson_path_lengths
+from pure.flow.theory.laws.path_sweep import path_parts
 from pure.flow.theory.laws.plain import plain_fourth_moment, plain_second_moment
+from pure.flow.theory.laws.pre_norm import partial_jacobian, stream_variance
 from pure.flow.theory.laws.residual import (
     branch_gain,
     mix_second_moment,
@@ -37,10 +39,8 @@ from pure.flow.theory.laws.spectrum import (
     residual_spectrum_ratio,
     spectrum_moments,
 )
-from pure.flow.theory.measures import stacked_draws
 from pure.flow.theory.prediction import LAWS, Prediction, Predictions
-from pure.flow.theory.predictions import predict
-from pure.flow.theory.ratio import mean_ratio, z_score
+from pure.flow.theory.ratio_estimate import mean_ratio, z_score
 
 __all__ = [
     "LAWS",

@@ -16,10 +16,10 @@ from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import check_outermost
 from pure.flow.shared.result import PlainData, Readings
 from pure.flow.shared.text_table import number, table
-from pure.flow.theory.measures import Measured, measured
+from pure.flow.theory.applicable_laws import predict
+from pure.flow.theory.draw_measurements import Measured, measured
 from pure.flow.theory.prediction import Prediction, Predictions, refusals
-from pure.flow.theory.predictions import predict
-from pure.flow.theory.ratio import mean_ratio, z_score
+from pure.flow.theory.ratio_estimate import mean_ratio, z_score
 from pure.initializers import Device, check_generator
 
 __all__ = ["Check", "Comparison", "check", "compare"]
@@ -109,8 +109,8 @@ class Check(Readings[str, Comparison]):
 def check(
     block: Block,
     generator: torch.Generator,
-    draws: int = 1000,
     *,
+    draws: int = 1000,
     predictions: Predictions | None = None,
     dtype: torch.dtype = torch.float64,
     device: Device = "cpu",

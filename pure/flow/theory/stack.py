@@ -10,7 +10,7 @@ from pure.block import Block
 from pure.compose import Rename, Repeat, Sequential, Tag
 from pure.compose.initialize import Initialize
 from pure.errors import UnsupportedError
-from pure.flow.theory.rules import Drawn, drawn
+from pure.flow.theory.initialiser_laws import Drawn, drawn
 from pure.initializers import Initializer
 from pure.layers import Activation, LayerNorm, Linear, RMSNorm, Scale
 from pure.layers.dropout import Dropout, DropPath

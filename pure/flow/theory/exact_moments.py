@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pure.flow.theory.laws.paths import path_energies
+from pure.flow.theory.laws.path_lengths import path_energies
 from pure.flow.theory.stack import Gate, Layer, Skip, Stack
 
 __all__ = ["Traces", "energies", "inexact", "not_gaussian", "second_moment", "traces"]

@@ -14,7 +14,7 @@ from pure.block import Block
 from pure.errors import UnsupportedError
 from pure.flow.auditing.block_chain import Chain, Link
 from pure.flow.auditing.chain_sweep import LOG10_2, Pullback, Scaled, floating, log10, run_link, times_power
-from pure.flow.auditing.forward import Forward, Track
+from pure.flow.auditing.forward_sweep import Forward, Track
 from pure.flow.shared.quantiles import quantiles
 from pure.tags import Tagged, substitute
 

@@ -13,15 +13,16 @@ from pure import tree
 from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError
 from pure.flow.auditing.advice import advise
-from pure.flow.auditing.backward import Backward, Judge, backward, direction, scaled_loss
+from pure.flow.auditing.audit_result import Audit, BlockDeletion, BlockFlow, PairNorm, PathShares
+from pure.flow.auditing.backward_sweep import Backward, Judge, backward, direction, scaled_loss
 from pure.flow.auditing.block_chain import Chain, is_chain
 from pure.flow.auditing.chain_sweep import Scaled, floating
-from pure.flow.auditing.forward import Forward, Seen, forward
+from pure.flow.auditing.forward_sweep import Forward, Seen, forward
 from pure.flow.auditing.growth_fit import growth
-from pure.flow.auditing.result import Audit, BlockDeletion, BlockFlow, PairNorm, PathShares
-from pure.flow.auditing.whole import whole
+from pure.flow.auditing.stream_audit import audit_streams
+from pure.flow.shared.block_call import block_first
 from pure.flow.shared.estimate import half_width
-from pure.flow.shared.input_checks import check_outermost, finite, finite_values, purely, scalar
+from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
 from pure.flow.shared.terminal import Bars
 
 __all__ = ["audit"]
@@ -31,14 +32,16 @@ LARGE = 12
 """log10 of an output that, rather than the loss's own formula, is to blame for a loss that overflows."""
 
 
+@block_first
 def audit(
     block: Block,
     params: Params,
     x: Any,
-    loss: Callable[..., Any] | None = None,
-    *target: Any,
     state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
+    *,
+    loss: Callable[..., Any] | None = None,
+    targets: Sequence[Any] = (),
     orders: int = 3,
     deletions: int = 8,
     stations: int = 4,
@@ -61,12 +64,12 @@ def audit(
         block: the network.
         params: its parameters.
         x: the input, batch first.
-        loss: `loss(output, *target)`, the batch's scalar loss; None for a random unit direction of the output, so that
-            gradients are those of a random linear functional: E‖∂loss/∂x‖² is then ‖J‖²_F / (values of the output). The
-            same direction stands in where the stream stops, or is above 1e12 and the loss overflows.
-        target: what the loss takes after the output.
         state: the network's state.
         extras: what the network reads beside its input.
+        loss: `loss(output, *targets)`, the batch's scalar loss; None for a random unit direction of the output, so that
+            gradients are those of a random linear functional: E‖∂loss/∂x‖² is then ‖J‖²_F / (values of the output). The
+            same direction stands in where the stream stops, or is above 1e12 and the loss overflows.
+        targets: what the loss takes after the output.
         orders: the longest path, in branches, whose part of the input gradient is told apart; −1 for none.
         deletions: how many blocks are deleted, one at a time, evenly over the depth.
         stations: between how many depths, evenly spread, partial Jacobian norms are estimated.
@@ -91,10 +94,9 @@ def audit(
         >>> found = audit(net, params, torch.randn(4, 8, generator=torch.Generator().manual_seed(1)))
         >>> found
         Audit(12 blocks, chain, 0 advice: no advice)
-        >>> found.pairs[-1].target, len(found.deletions), found.road
+        >>> found.pairs[-1].target, len(found.deletions), found.method
         (12, 8, 'chain')
     """
-    check_outermost("audit")
     for what, count, least in (("orders", orders, -1), ("deletions", deletions, 0), ("stations", stations, 0)):
         if count < least:
             raise ArgumentError(f"audit {what}={count}: expected at least {least}")
@@ -106,7 +108,7 @@ def audit(
     x = tree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, x)
     tokens = not floating(x)
     if tokens or (len(chain) == 1 and not is_chain(block)):
-        found = whole(block, params, x, loss, target, state, extras, generator)
+        found = audit_streams(block, params, x, state, extras, loss, targets, generator)
         if found is not None:
             return advise(found, chain)
     if tokens:
@@ -116,7 +118,7 @@ def audit(
         depth = len(done.seen)
         if depth == 0:
             return advise(_result(chain, done, None, math.nan), chain)
-        value, cotangent, judge = _objective(done, loss, target, generator)
+        value, cotangent, judge = _objective(done, loss, targets, generator)
         back = backward(
             chain,
             done,
@@ -133,7 +135,7 @@ def audit(
 
 
 def _objective(
-    done: Forward, loss: Callable[..., Any] | None, target: Sequence[Any], generator: torch.Generator
+    done: Forward, loss: Callable[..., Any] | None, targets: Sequence[Any], generator: torch.Generator
 ) -> tuple[float, Scaled, Judge]:
     """Return the loss, its gradient by the output, and the function that judges another output."""
     outputs = [part.detach() for part in floating(done.output)]
@@ -155,7 +157,7 @@ def _objective(
 
     output = tree.tree_map(watched, done.output)
     with torch.enable_grad():
-        value = scalar(loss(output, *target), "the batch's")
+        value = scalar(loss(output, *targets), "the batch's")
     if not torch.isfinite(value) and done.seen[-1].stream.log10_largest > LARGE:
         return value.item(), direction(done.output, generator), lambda y: (math.nan, distance(y))
     finite(value)
@@ -163,7 +165,7 @@ def _objective(
 
     def judge(y: Any) -> tuple[float, float]:
         with torch.no_grad():
-            return float(loss(y, *target)) - true, distance(y)
+            return float(loss(y, *targets)) - true, distance(y)
 
     return true, scaled_loss(value, leaves), judge
 
@@ -207,7 +209,7 @@ def _result(chain: Chain, done: Forward, back: Backward | None, loss: float) -> 
     gradients = [2 * log for log in back.gradient[start : end + 1]][::-1] if back else []
     return Audit(
         loss=loss,
-        road="chain",
+        method="chain",
         blocks=blocks,
         family=tuple(seen.name for seen in done.seen[start:end]),
         log10_input_gradient=back.gradient[0] if back else math.nan,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import ArgumentError, DtypeError, UnsupportedError
-from pure.flow.paths.order_stacks import Stack, aligned
+from pure.flow.paths.graded_tangents import GradedTangents, aligned
 from pure.flow.shared.input_checks import purely
 from pure.flow.shared.math_attention import composed_attention
 from pure.tags import Tagged, substitute
@@ -25,7 +25,7 @@ from pure.tags import Tagged, substitute
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Cut", "Rule", "Segments", "detached", "pull", "push", "segments"]
+__all__ = ["Cut", "Rule", "Segments", "cut_at_tags", "detached", "pull", "push"]
 
 KINDS = ("stream", "branch", "gate")
 
@@ -87,14 +87,14 @@ class Segments:
 class Rule(Protocol):
     """What happens to a stack on its way."""
 
-    def edge(self, stack: Stack, source: int, target: int) -> Stack:
+    def edge(self, stack: GradedTangents, source: int, target: int) -> GradedTangents:
         """Return the stack as it passes from one cut into the segment of another."""
 
-    def node(self, stack: Stack, cut: int) -> Stack:
+    def node(self, stack: GradedTangents, cut: int) -> GradedTangents:
         """Return the stack as it passes a cut."""
 
 
-def segments(fn: Callable[..., Any], what: str, x: Tensor, *constants: tree.Tree) -> Segments:
+def cut_at_tags(fn: Callable[..., Any], what: str, x: Tensor, *constants: tree.Tree) -> Segments:
     """Run `fn(x, *constants)` once and return it in segments; memory is that of one gradient.
 
     Args:
@@ -192,7 +192,7 @@ def _live(found: Sequence[Cut], seen: frozenset[str]) -> Segments:
     return Segments(cuts, tuple(map(tuple, users)), seen)
 
 
-def push(parts: Segments, stack: Stack, rule: Rule) -> Stack:
+def push(parts: Segments, stack: GradedTangents, rule: Rule) -> GradedTangents:
     """Return what becomes of tangents of the input at the output: forward mode."""
     waiting = {0: stack}
     left = [len(users) for users in parts.users]
@@ -209,7 +209,7 @@ def push(parts: Segments, stack: Stack, rule: Rule) -> Stack:
     return waiting[len(parts.cuts) - 1]
 
 
-def pull(parts: Segments, stack: Stack, rule: Rule) -> Stack:
+def pull(parts: Segments, stack: GradedTangents, rule: Rule) -> GradedTangents:
     """Return what becomes of cotangents of the output at the input: reverse mode."""
     waiting = {len(parts.cuts) - 1: stack}
     for index in reversed(range(1, len(parts.cuts))):

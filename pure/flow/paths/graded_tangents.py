@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pure.errors import UnsupportedError
 
-__all__ = ["Stack", "aligned", "start"]
+__all__ = ["GradedTangents", "aligned", "start"]
 
 ZERO = -(2**40)
 """The exponent of a row of zeros: below that of every other row."""
@@ -28,7 +28,7 @@ EASY = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Stack:
+class GradedTangents:
     """Rows of one shape.
 
     Attributes:
@@ -48,7 +48,7 @@ class Stack:
         """How many rows are counted; those behind them hold the whole derivative."""
         return self.groups * self.length
 
-    def passed(self, signs: Tensor | None = None) -> Stack:
+    def passed(self, signs: Tensor | None = None) -> GradedTangents:
         """Return the rows one order further, as behind a branch; what leaves the highest order is dropped.
 
         Args:
@@ -65,14 +65,14 @@ class Stack:
         shifted[self.counted :] = self.exponents[self.counted :]
         return replace(self, values=values, exponents=shifted)
 
-    def without(self, group: int) -> Stack:
+    def without(self, group: int) -> GradedTangents:
         """Return the rows with those of one group zero."""
         values, exponents = self.values.clone(), self.exponents.clone()
         values[group * self.length : (group + 1) * self.length] = 0
         exponents[group * self.length : (group + 1) * self.length] = ZERO
         return replace(self, values=values, exponents=exponents)
 
-    def rescaled(self) -> Stack:
+    def rescaled(self) -> GradedTangents:
         """Return the same rows with norms near 1; zeros and what is not finite stay as they are."""
         norms = torch.linalg.vector_norm(self.values.reshape(len(self.values), -1), dim=1, dtype=torch.float64)
         shift = torch.frexp(norms).exponent.to(torch.float64)
@@ -96,13 +96,13 @@ class Stack:
         largest = float(logs.max())
         return logs, math.ceil(largest) if FAR < abs(largest) < math.inf else 0
 
-    def add(self, other: Stack) -> Stack:
+    def add(self, other: GradedTangents) -> GradedTangents:
         """Return the sum."""
         (mine, others), exponents = aligned([self, other])
         return replace(self, values=mine + others, exponents=exponents)
 
 
-def start(v: Tensor, orders: int, groups: int, whole: bool) -> Stack:
+def start(v: Tensor, orders: int, groups: int, whole: bool) -> GradedTangents:
     """Return the stack at the start of every path: `v` in order 0 of each group and in the whole derivative."""
     length = orders + 1
     rows = groups * length + whole
@@ -111,10 +111,10 @@ def start(v: Tensor, orders: int, groups: int, whole: bool) -> Stack:
     firsts = [group * length for group in range(groups)] + ([rows - 1] if whole else [])
     values[firsts] = v
     exponents[firsts] = 0
-    return Stack(values, exponents, groups, length).rescaled()
+    return GradedTangents(values, exponents, groups, length).rescaled()
 
 
-def aligned(stacks: Sequence[Stack]) -> tuple[list[Tensor], Tensor]:
+def aligned(stacks: Sequence[GradedTangents]) -> tuple[list[Tensor], Tensor]:
     """Return the values of the stacks at common exponents, and those."""
     if len(stacks) == 1:
         return [stacks[0].values], stacks[0].exponents

@@ -6,7 +6,7 @@ import math
 
 from pure.block import Block
 from pure.errors import ArgumentError, UnsupportedError
-from pure.flow.theory.draws import energies, inexact, not_gaussian, second_moment, traces
+from pure.flow.theory.exact_moments import energies, inexact, not_gaussian, second_moment, traces
 from pure.flow.theory.laws.mean_field import Flow, mean_field
 from pure.flow.theory.laws.spectrum import plain_spectrum_ratio, residual_spectrum_ratio
 from pure.flow.theory.prediction import LAWS, Prediction, Predictions

@@ -12,25 +12,25 @@ from torch import Tensor
 from pure.block import Block, Params, State
 from pure.flow.activations.gradients_by_depth import GradientNorms, gradient_norms
 from pure.flow.activations.log_moments import Moments, gate_activity, moments
-from pure.flow.auditing.backward import direction
+from pure.flow.auditing.audit_result import Audit, BlockFlow
+from pure.flow.auditing.backward_sweep import direction
 from pure.flow.auditing.chain_sweep import floating, log10
-from pure.flow.auditing.forward import Stop, joint
+from pure.flow.auditing.forward_sweep import Stop, joint
 from pure.flow.auditing.growth_fit import growth
-from pure.flow.auditing.result import Audit, BlockFlow
 from pure.flow.shared.input_checks import purely
 from pure.tags import Tagged, observe
 
-__all__ = ["whole"]
+__all__ = ["audit_streams"]
 
 
-def whole(
+def audit_streams(
     block: Block,
     params: Params,
     x: Any,
-    loss: Callable[..., Any] | None,
-    target: Sequence[Any],
     state: State,
     extras: Mapping[str, Any],
+    loss: Callable[..., Any] | None,
+    targets: Sequence[Any],
     generator: torch.Generator,
 ) -> Audit | None:
     """Return the audit of one block by its tags, without paths, deletions and pairs; None for less than two streams."""
@@ -40,7 +40,7 @@ def whole(
     if len(streams) < 2:
         return None
     stop = _stop(block, seen, floating(y), joint(floating(x)))
-    norms = None if stop else gradient_norms(_loss(block, y, loss, target, state, extras, generator), params, x)
+    norms = None if stop else gradient_norms(_loss(block, y, state, extras, loss, targets, generator), params, x)
     before = joint(floating(x))
     blocks: dict[str, BlockFlow] = {}
     for tagged, found in streams:
@@ -68,7 +68,7 @@ def whole(
     gradients = [2 * flow.log10_gradient for flow in blocks.values()][::-1]
     return Audit(
         loss=norms.loss if norms and loss else math.nan,
-        road="whole",
+        method="whole",
         blocks=blocks,
         family=tuple(blocks),
         log10_input_gradient=math.nan,
@@ -87,14 +87,14 @@ def whole(
 def _loss(
     block: Block,
     y: Any,
-    loss: Callable[..., Any] | None,
-    target: Sequence[Any],
     state: State,
     extras: Mapping[str, Any],
+    loss: Callable[..., Any] | None,
+    targets: Sequence[Any],
     generator: torch.Generator,
 ) -> Callable[..., Any]:
     if loss is not None:
-        return lambda params, x: loss(block(params, x, state, extras), *target)
+        return lambda params, x: loss(block(params, x, state, extras), *targets)
     towards = direction(y, generator).parts
 
     def along(params: Params, x: Any) -> Tensor:

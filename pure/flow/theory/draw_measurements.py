@@ -12,7 +12,7 @@ from torch.func import jvp, vjp, vmap
 
 from pure import tree
 from pure.block import Block
-from pure.flow.theory.laws.path_parts import path_parts
+from pure.flow.theory.laws.path_sweep import path_parts
 from pure.flow.theory.prediction import Predictions
 from pure.initializers import Device
 
@@ -43,7 +43,7 @@ class Measured:
 
 
 def stacked_draws(
-    block: Block, generator: torch.Generator, draws: int, dtype: torch.dtype = torch.float64, device: Device = "cpu"
+    block: Block, generator: torch.Generator, draws: int, *, dtype: torch.dtype = torch.float64, device: Device = "cpu"
 ) -> tuple[Any, Any]:
     """Return parameters and state of `draws` networks, each leaf stacked on a new first axis, for `torch.vmap`.
 
@@ -145,7 +145,7 @@ def measured(
     while left:
         count = min(together, left)
         left -= count
-        params, state = stacked_draws(block, generator, count, dtype, device)
+        params, state = stacked_draws(block, generator, count, dtype=dtype, device=device)
         points = inputs(
             count, probes, predictions.width, predictions.angle, predictions.mean_square, generator, dtype, device
         )

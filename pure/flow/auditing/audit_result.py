@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pure.block import Block
 from pure.errors import ArgumentError
 from pure.flow.activations.log_moments import GateShares, Moments
-from pure.flow.auditing.forward import Stop
+from pure.flow.auditing.forward_sweep import Stop
 from pure.flow.auditing.growth_fit import Growth
 from pure.flow.auditing.remedies import Change, edited
 from pure.flow.shared.result import PlainData, Readings
@@ -149,7 +149,7 @@ class Audit(Readings[str, BlockFlow]):
 
     Attributes:
         loss: the loss; NaN where none was given or the numbers ended before it.
-        road: "chain" where the network was walked block by block, "whole" where it is one block and its tagged streams
+        method: "chain" where the network was walked block by block, "whole" where it is one block, whose tagged streams
             stand for the depths.
         blocks: what was measured, by name.
         family: names of the longest run of blocks of one kind, which the growth is fitted over.
@@ -166,7 +166,7 @@ class Audit(Readings[str, BlockFlow]):
     """
 
     loss: float
-    road: Literal["chain", "whole"]
+    method: Literal["chain", "whole"]
     blocks: dict[str, BlockFlow]
     family: tuple[str, ...]
     log10_input_gradient: float
@@ -186,7 +186,7 @@ class Audit(Readings[str, BlockFlow]):
 
     def __repr__(self) -> str:
         worst = self.advice[0].rule if self.advice else "no advice"
-        return f"Audit({len(self.blocks)} blocks, {self.road}, {len(self.advice)} advice: {worst})"
+        return f"Audit({len(self.blocks)} blocks, {self.method}, {len(self.advice)} advice: {worst})"
 
     def table(self, of: Literal["blocks", "advice", "deletions", "pairs", "paths"] = "blocks") -> str:
         """Return a plain text table.

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from pure.errors import ArgumentError, UnsupportedError
-from pure.flow.paths.order_stacks import Stack
-from pure.flow.paths.tag_cuts import Segments
+from pure.flow.paths.graded_tangents import GradedTangents
+from pure.flow.paths.segments import Segments
 
 __all__ = ["Count", "Counting", "Routes", "routes"]
 
@@ -56,19 +56,19 @@ class Counting:
     signs: Tensor | None = None
     shut: int | None = None
 
-    def edge(self, stack: Stack, source: int, target: int) -> Stack:
+    def edge(self, stack: GradedTangents, source: int, target: int) -> GradedTangents:
         """Return the stack behind the way from one cut to another, which counts if it is a gate's beside its branch."""
         branch = self.routes.gate_edges.get((source, target))
         return stack if branch is None else self._passed(stack, branch)
 
-    def node(self, stack: Stack, cut: int) -> Stack:
+    def node(self, stack: GradedTangents, cut: int) -> GradedTangents:
         """Return the stack behind a cut, which counts if it is a branch."""
         if self.shut is not None and cut in self.routes.gates:
             return stack.without(self.shut)
         branch = self.routes.branch_at.get(cut)
         return stack if branch is None else self._passed(stack, branch)
 
-    def _passed(self, stack: Stack, branch: int) -> Stack:
+    def _passed(self, stack: GradedTangents, branch: int) -> GradedTangents:
         return stack.passed(None if self.signs is None else self.signs[:, branch])
 
 

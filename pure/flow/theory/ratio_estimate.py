@@ -12,7 +12,7 @@ from pure.flow.shared.estimate import Estimate, student_t
 __all__ = ["mean_ratio", "z_score"]
 
 
-def mean_ratio(numerator: Tensor, denominator: Tensor, power: int = 1) -> Estimate:
+def mean_ratio(numerator: Tensor, denominator: Tensor, *, power: int = 1) -> Estimate:
     """Return mean(numerator) / mean(denominator)^power over independent draws, with its 95% interval.
 
     By the delta method: one draw's influence on the ratio is a_i/B^p − p (A/B^(p+1)) b_i, and its standard error is
