@@ -101,7 +101,7 @@ def test_three_methods_agree(name: str) -> None:
         assert abs(found.value - float(exact) / x.numel()) < LIMIT * found.standard_error
     grid = torch.linspace(0, float(full.values[0]) ** 2, 7, dtype=FLOAT64)
     width = float(grid[1])
-    smeared, exact = density.density(grid, width), full.density(grid, width)
+    smeared, exact = density.density(grid, width=width), full.density(grid, width=width)
     assert ((smeared.value - exact.value).abs() <= 1.8 * (smeared.high - smeared.value)).all()
     assert (exact.low == exact.high).all()
 
