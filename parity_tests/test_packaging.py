@@ -69,7 +69,7 @@ def test_the_wheel_holds_command_and_licence(wheel: zipfile.ZipFile, root: Path)
 def test_metadata(metadata: Message) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("pure-export", "0.1.0")
     assert metadata["Requires-Python"] == ">=3.11"
-    assert {"report", "test", "peers"} == set(metadata.get_all("Provides-Extra"))
+    assert {"report", "test", "dev", "peers"} == set(metadata.get_all("Provides-Extra"))
 
 
 @pytest.mark.parametrize(("platform", "machine"), ENVIRONMENTS)

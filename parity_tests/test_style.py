@@ -1,6 +1,7 @@
 """Linter, formatter and type checker pass, and the habits that no tool checks are kept."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,15 @@ def test_tool_passes(tool: str) -> None:
     command = [sys.executable, "-m", *COMMANDS[tool]]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def test_the_hooks_before_a_commit_run_the_same_commands() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert dict(re.findall(r"name: (.+)\n +entry: python -m (.+)", hooks)) == {
+        name: " ".join(command) for name, command in COMMANDS.items()
+    }
+    assert re.findall(r"repo: (\S+)", hooks) == ["local"], "hooks run what is installed, and download nothing"
+    assert hooks.count("language: system") == hooks.count("- id: ") == len(COMMANDS)
 
 
 def test_no_file_mentions_a_package_registry() -> None:
