@@ -5,8 +5,7 @@ Every message says what was given, what was expected and the way out. Each class
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from pure_export_shared import ArgumentError, ExportError, PureExportError, listed, nearest
 
 __all__ = [
     "ArgumentError",
@@ -16,36 +15,16 @@ __all__ = [
     "MutationError",
     "NotAnOnnxFileError",
     "ProviderError",
+    "PureExportError",
     "RandomOpError",
     "SpecialisedSizeError",
     "TracingError",
     "UnsupportedOpError",
     "VerificationError",
     "WriteError",
+    "listed",
+    "nearest",
 ]
-
-
-def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Return ``" (nearest: 'x')"`` for the candidate closest to ``name``, or an empty string."""
-    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
-    return f" (nearest: {found[0]!r})" if found else ""
-
-
-def listed(problems: Sequence[str]) -> str:
-    """Join problems as an indented list, one a line."""
-    return "".join(f"\n  - {problem}" for problem in problems)
-
-
-class ExportError(RuntimeError):
-    """Base of all errors that this package raises on purpose.
-
-    Catch it to treat every failure of an export, a load or a verdict alike::
-
-        try:
-            export.to_onnx(fn, args, "model.onnx")
-        except export.errors.ExportError as error:
-            print(error)
-    """
 
 
 class TracingError(ExportError):
@@ -56,7 +35,7 @@ class TracingError(ExportError):
         def fn(x):
             return x if x.sum() > 0 else -x
 
-    Fix: ``torch.where(x.sum() > 0, x, -x)`` computes both, ``torch.cond`` becomes an ONNX ``If``.
+    Fix: `torch.where(x.sum() > 0, x, -x)` computes both, `torch.cond` becomes an ONNX `If`.
     """
 
 
@@ -64,16 +43,13 @@ class UnsupportedOpError(ExportError):
     """An operation has no ONNX form here, or ONNX Runtime lacks it in that dtype.
 
     Attributes:
-        op: The operation, for example ``aten.cholesky.default`` or ``Conv``.
-        dtype: The dtype of its first result or input, for example ``float64``.
-        source: The line of the function's source that asked for it, or an empty string.
-        path: The dotted path of the block that it belongs to, or an empty string.
+        op: the operation, for example `aten.cholesky.default` or `Conv`.
+        dtype: the dtype of its first result or input, for example `float64`.
+        source: the line of the function's source that asked for it, or an empty string.
+        path: the dotted path of the block that it belongs to, or an empty string.
 
-    Fails::
-
-        export.to_onnx(torch.linalg.cholesky, (matrix,), "model.onnx")
-
-    Fix: write the operation with supported ones, or cast to a dtype that ONNX Runtime has.
+    Fails: `export.to_onnx(torch.linalg.cholesky, (matrix,), "model.onnx")`. Fix: write the operation with supported
+    ones, or cast to a dtype that ONNX Runtime has.
     """
 
     def __init__(self, message: str, *, op: str, dtype: str = "", source: str = "", path: str = "") -> None:
@@ -86,8 +62,8 @@ class SpecialisedSizeError(ExportError):
     """A size declared dynamic ended up constant, or the function branches on it in Python.
 
     Attributes:
-        name: The dynamic dimension, for example ``batch``.
-        source: The line that fixed it.
+        name: the dynamic dimension, for example `batch`.
+        source: the line that fixed it.
 
     Fails::
 
@@ -95,7 +71,7 @@ class SpecialisedSizeError(ExportError):
             return x * 2 if x.shape[0] > 4 else x
         export.to_onnx(fn, (x,), "model.onnx", dynamic=({0: "batch"},))
 
-    Fix: compute the choice with tensors (``torch.where``), or leave the dimension out of ``dynamic``.
+    Fix: compute the choice with tensors (`torch.where`), or leave the dimension out of `dynamic`.
     """
 
     def __init__(self, message: str, *, name: str, source: str = "") -> None:
@@ -111,7 +87,7 @@ class MutationError(ExportError):
         def fn(x):
             return x.add_(1)
 
-    Fix: ``x + 1``. A file is a pure function: it returns new values and changes none.
+    Fix: `x + 1`. A file is a pure function: it returns new values and changes none.
     """
 
 
@@ -123,58 +99,50 @@ class RandomOpError(ExportError):
         def fn(x):
             return x + torch.randn_like(x)
 
-    Fix: draw the noise outside and pass it as an argument: ``def fn(x, noise): return x + noise``.
-    """
-
-
-class ArgumentError(ExportError, ValueError):
-    """Arguments do not fit: number, structure, names, shapes or dtypes; all problems are in one message.
-
-    Fails::
-
-        f = export.load("model.onnx")     # exported from fn(params, x)
-        f(x)
-
-    Fix: ``f(params, x)``, with the tree that the function was exported with.
+    Fix: draw the noise outside and pass it as an argument: `def fn(x, noise): return x + noise`.
     """
 
 
 class LoadError(ExportError):
-    """ONNX Runtime refused the file for a reason that no narrower error describes."""
+    """A file that ONNX Runtime refuses, for a reason that no narrower error describes.
+
+    Fails: `export.load("newer.onnx")`, written for an opset that this ONNX Runtime does not know. Fix: what the
+    message quotes from ONNX Runtime, such as a newer version or `to_onnx(…, opset=…)`.
+    """
 
 
 class DataFileError(LoadError):
     """The file that holds a model's large tensors is missing, cut short, or not beside the model.
 
-    Fails after ``mv net.onnx elsewhere/``. Fix: move ``net.onnx.<digest>.data`` along; the message has its full name.
+    Fails after `mv net.onnx elsewhere/`. Fix: move `net.onnx.<digest>.data` along; the message has its full name.
     """
 
 
 class NotAnOnnxFileError(LoadError):
     """The path does not hold an ONNX model.
 
-    Fails: ``export.load("weights.safetensors")``. Fix: give the ``.onnx`` file that ``export.to_onnx`` wrote.
+    Fails: `export.load("weights.safetensors")`. Fix: give the `.onnx` file that `export.to_onnx` wrote.
     """
 
 
 class ProviderError(LoadError):
     """The device asked for cannot run the file.
 
-    Fails on a machine without CUDA: ``export.load("model.onnx", device="cuda")``.
-    Fix: install what the message names, or ``device="cpu"``; ``device="auto"`` chooses and says what it chose.
+    Fails on a machine without CUDA: `export.load("model.onnx", device="cuda")`.
+    Fix: install what the message names, or `device="cpu"`; `device="auto"` chooses and says what it chose.
     """
 
 
 class WriteError(ExportError, OSError):
     """The file cannot be written, or may not grow beyond what a single ONNX file can hold (2 GB).
 
-    Fails: ``export.to_onnx(fn, args, "/proc/model.onnx")``. Fix: give a path in a folder that you can write to.
+    Fails: `export.to_onnx(fn, args, "/proc/model.onnx")`. Fix: give a path in a folder that you can write to.
     """
 
 
 class VerificationError(ExportError):
-    """A verdict failed and ``raise_if_failed`` was called; the message is the verdict's table.
+    """A verdict failed and `raise_if_failed` was called; the message is the verdict's table.
 
-    Look at ``verdict.table()``: the row that failed names the output leaf, and ``verdict.divergence`` the first node
-    that differs.
+    Fails: `export.verify(fn, args, path="other.onnx").raise_if_failed()`. Fix: look at `verdict.table()`: the row that
+    failed names the output leaf, and `verdict.divergence` the first node that differs.
     """

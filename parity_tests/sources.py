@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("pure", "export", "parity_tests", "benchmarks", "examples")
+PACKAGES = ("pure", "pure_export_shared.py", "export", "parity_tests", "benchmarks", "examples")
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,9 @@ class Import:
 
 
 def python_files(*packages: str) -> list[Path]:
-    """Every Python file of the given top-level folders (default: all of them), in order of path."""
-    return sorted(path for package in packages or PACKAGES for path in (ROOT / package).rglob("*.py"))
+    """Every Python file of the given top-level folders and modules (default: all of them), in order of path."""
+    tops = [ROOT / package for package in packages or PACKAGES]
+    return sorted(path for top in tops for path in ([top] if top.is_file() else top.rglob("*.py")))
 
 
 @cache

@@ -98,9 +98,9 @@ def test_flow_draws_a_picture(tmp_path: Path) -> None:
 
 def plainly(result: Any) -> Any:
     """A result as it stands in JSON."""
-    from export.files.jsonable import plain
+    from pure_export_shared import json_ready
 
-    return json.loads(json.dumps(plain(result.to_dict())))
+    return json.loads(json.dumps(json_ready(result.to_dict())))
 
 
 def test_audit_sorts_digits_by_a_network_of_the_depth_and_width_asked_for() -> None:
@@ -348,5 +348,5 @@ def test_weights_lists_and_replaces_the_tensors_inside_a_file(tmp_path: Path) ->
     pure.save({"weight": new["weight"], "bais": new["bias"]}, checkpoint)
     result = run("weights", model, checkpoint, "--out", out)
     assert result.exit_code == 2
-    assert "params.bias: missing (nearest: 'params.bais')" in result.stderr
+    assert "params.bias: missing (did you mean 'params.bais'?)" in result.stderr
     assert "go together" in refused("weights", model, checkpoint)

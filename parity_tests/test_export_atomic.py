@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import export
-from export.files import atomic_write
+from export.files import protobuf_wire
+from pure_export_shared import TEMPORARY
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,7 +35,7 @@ while True:
 
 STOP_INSIDE = """
 import os, signal, sys, torch, export
-from export.files import writing
+import pure_export_shared as writing
 moment = sys.argv[2]
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -61,7 +62,7 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
 def whole_or_absent(path: Path) -> bool:
     """Whether the file exists; if it does it must load and run, and everything else must be a recognisable leftover."""
     for name in os.listdir(path.parent):
-        assert name in (path.name, path.name + "-warm.onnx") or name.endswith(atomic_write.TEMPORARY), name
+        assert name in (path.name, path.name + "-warm.onnx") or name.endswith(TEMPORARY), name
     if not path.exists():
         return False
     onnx.checker.check_model(onnx.load(path), full_check=True)
@@ -122,7 +123,7 @@ def test_a_path_that_cannot_be_written_fails_before_the_function_runs(name: str,
 
 
 def test_a_file_above_the_limit_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic_write, "LARGEST", 2**24 + 1000)
+    monkeypatch.setattr(protobuf_wire, "LARGEST_FILE", 2**24 + 1000)
     args = (torch.ones(20, 20), torch.ones(2, 20))
     with pytest.raises(export.errors.WriteError, match="exceed 2 GB"):
         export.to_onnx(lambda w, x: x @ w, args, tmp_path / "f.onnx", bake=(0,), external=False)

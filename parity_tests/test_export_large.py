@@ -18,8 +18,9 @@ import torch
 import export
 import pure
 from export import errors
-from export.files import atomic_write, protobuf_wire, saving, stored_tensors
+from export.files import protobuf_wire, saving, stored_tensors
 from pure import nets
+from pure_export_shared import TEMPORARY
 
 ROOT = Path(__file__).resolve().parent.parent
 X = torch.linspace(-1, 1, 64).reshape(2, 32)
@@ -100,7 +101,7 @@ def test_another_threshold_is_refused_before_the_function_runs(external: Any, tm
 
 
 def test_a_model_above_the_limit_gets_a_data_file_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic_write, "LARGEST", 2**24 + 20_000)
+    monkeypatch.setattr(protobuf_wire, "LARGEST_FILE", 2**24 + 20_000)
     exported = write(tmp_path / "f.onnx")
     assert exported.data is not None
     assert right(exported.path)
@@ -250,7 +251,7 @@ def test_a_kill_at_any_step_leaves_a_whole_pair(older: bool, tmp_path: Path) -> 
         folder = tmp_path / str(step)
         path = folder / "f.onnx"
         for name in files(folder):
-            assert name == "f.onnx" or name.endswith((atomic_write.TEMPORARY, ".data")), name
+            assert name == "f.onnx" or name.endswith((TEMPORARY, ".data")), name
         value = float(export.load(path, device="cpu")(torch.ones(2, 40))[0, 0]) / 40 if path.exists() else None
         seen.append(value)
     assert seen == sorted(seen, key=lambda value: value == 3.0), "never back from the new pair to the old one"

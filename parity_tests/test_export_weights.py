@@ -17,8 +17,8 @@ from torch.func import grad
 
 import export
 import pure
+import pure_export_shared
 from export import errors
-from export.files import atomic_write
 from pure import nets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,7 +235,7 @@ def wrong(tree: dict[str, Any]) -> dict[str, Any]:
 
 EXPECTED = (
     "params.layers.0.weight: axis 1 must be 300, got 30",
-    "params.layers.1.weight: missing (nearest: 'wieght')",
+    "params.layers.1.weight: missing (did you mean 'wieght'?)",
     "params.layers.1.wieght: not expected",
     "params.pair.first: expected float32, got float64",
     "params.halves: expected a tuple of 2",
@@ -244,7 +244,7 @@ EXPECTED = (
     "params.static: was exported with the constant 3, got 4",
     "params.more: not expected",
     "x: not inside the file but an argument of the call",
-    "parms: not in the file (nearest: 'params')",
+    "parms: not in the file (did you mean 'params'?)",
 )
 
 
@@ -328,7 +328,7 @@ def test_a_failed_replacement_leaves_the_file_alone(
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(atomic_write.os, "replace", full)
+    monkeypatch.setattr(pure_export_shared.os, "replace", full)
     with pytest.raises(errors.WriteError, match=r"cannot write .*f\.onnx: No space left"):
         export.replace_weights(path, {"params": made(1)})
     assert {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)} == before

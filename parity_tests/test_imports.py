@@ -9,6 +9,7 @@ import pytest
 
 from parity_tests.sources import ROOT, imports, module_name, parse, python_files
 
+SHARED = "pure_export_shared"
 FORBIDDEN = {
     "pure": {"export", "benchmarks", "parity_tests", "examples"},
     "export": {"benchmarks", "parity_tests", "examples"},
@@ -41,7 +42,7 @@ def test_no_import_points_back(package: str) -> None:
 
 
 def test_pure_needs_only_torch_and_safetensors() -> None:
-    allowed = {"pure", "torch", "safetensors", *sys.stdlib_module_names}
+    allowed = {"pure", SHARED, "torch", "safetensors", *sys.stdlib_module_names}
     foreign = []
     for path in python_files("pure"):
         for found in imports(path):
@@ -50,6 +51,11 @@ def test_pure_needs_only_torch_and_safetensors() -> None:
             if top(found.module) not in allowed and not showing:
                 foreign.append(f"{relative(path)}:{found.line} {found.module}")
     assert not foreign, f"only functions of pure/flow may import more, to draw and to print: {foreign}"
+
+
+def test_what_both_packages_import_needs_the_standard_library_only() -> None:
+    foreign = [i.module for i in imports(ROOT / f"{SHARED}.py") if top(i.module) not in sys.stdlib_module_names]
+    assert not foreign
 
 
 def test_importing_pure_loads_nothing_of_the_export_side() -> None:

@@ -46,10 +46,10 @@ def requirements(metadata: Message) -> list[Requirement]:
     return [Requirement(line) for line in metadata.get_all("Requires-Dist")]
 
 
-def test_the_wheel_holds_the_two_packages_alone(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_two_packages_and_the_module_they_share(wheel: zipfile.ZipFile) -> None:
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     (info,) = (name for name in tops if name.endswith(".dist-info"))
-    assert tops == {"pure", "export", info}
+    assert tops == {"pure", "export", "pure_export_shared.py", info}
     suffixes = {Path(name).suffix for name in wheel.namelist() if not name.startswith(info)}
     assert suffixes <= {".py", ".typed", ".json"}, f"files that the wheel need not carry: {suffixes}"
 

@@ -335,7 +335,7 @@ def test_batches_that_do_not_fit(linear: Path, batches: Any, said: str) -> None:
     [
         ("f.onnx", {}, ArgumentError, "out is the file itself"),
         ("no/out.onnx", {}, WriteError, "does not exist"),
-        ("out.onnx", {"method": "maxmin"}, ArgumentError, "nearest: 'minmax'"),
+        ("out.onnx", {"method": "maxmin"}, ArgumentError, "did you mean 'minmax'"),
         ("out.onnx", {"activations": "int4"}, ArgumentError, "activations must be one of uint8, int8"),
         ("out.onnx", {"exclude": ("mn",)}, ArgumentError, "no node or block is named 'mn'"),
         ("out.onnx", {"exclude": "mm"}, ArgumentError, "must be a tuple of patterns"),

@@ -28,7 +28,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
             return "page"
 
     monkeypatch.setattr(report_command, "compute", write)
-    monkeypatch.setattr(report_command, "page", Data)
+    monkeypatch.setattr(report_command, "document", Data)
     monkeypatch.setattr(report_command, "_data", lambda results: {folder.MARK: 1})
 
 

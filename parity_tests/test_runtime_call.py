@@ -76,7 +76,7 @@ def test_bound_arguments_are_fixed_and_copied(f: export.Loaded) -> None:
 WRONG: dict[str, tuple[Any, str]] = {
     "too few": ((X,), r"(?s)takes 2 arguments, f\(params, x\), got 1.*params.fc1.weight: float32\[4, 3\]"),
     "too many": ((PARAMS, X, X), "takes 2 arguments"),
-    "misspelt key": (({"fc1": {"wieght": X, "bias": X}}, X), r"weight: missing \(nearest: 'wieght'\)"),
+    "misspelt key": (({"fc1": {"wieght": X, "bias": X}}, X), r"weight: missing \(did you mean 'wieght'\?\)"),
     "extra key": (({**PARAMS, "fc2": X}, X), "params.fc2: not expected"),
     "no dict": ((X, X), "params: expected a dict"),
     "a list": ((PARAMS, [X]), "x: expected a tensor, got a list of 1"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from pure_export_shared import ArgumentError, PureError, PureExportError, nearest
 
 __all__ = [
     "ArgumentError",
@@ -13,35 +12,14 @@ __all__ = [
     "DtypeError",
     "NoiseError",
     "PureError",
+    "PureExportError",
     "RankError",
     "SaveError",
     "ShapeError",
     "TreeError",
     "UnsupportedError",
+    "nearest",
 ]
-
-
-class PureError(Exception):
-    """Base of every error that `pure` raises on purpose.
-
-    Attributes:
-        path: names of the child blocks that lead from the outermost block to the one that raised, outermost first.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.path: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.message} [in {'.'.join(self.path)}]" if self.path else self.message
-
-
-class ArgumentError(PureError, TypeError):
-    """An argument of the wrong kind.
-
-    Fails: `Linear(3, 4).init(0)`. Fix: `Linear(3, 4).init(torch.Generator().manual_seed(0))`.
-    """
 
 
 class TreeError(PureError, ValueError):
@@ -112,13 +90,3 @@ class SaveError(PureError, OSError):
 
     Fails: `save(params, "/no/such/folder/p.safetensors")`. Fix: create the folder, or give a writable path.
     """
-
-
-def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Return `" (did you mean 'x'?)"` for the closest of `candidates`, or an empty string.
-
-    >>> nearest("fc1.wieght", ["fc1.weight", "fc2.bias"])
-    " (did you mean 'fc1.weight'?)"
-    """
-    match = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
-    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from pure.errors import SaveError, TreeError
 from pure.tree import Tree, flatten, unflatten
+from pure_export_shared import replacing
 
 __all__ = ["load", "save"]
 
@@ -48,19 +47,8 @@ def write_whole(data: bytes, path: str | os.PathLike[str]) -> None:
     Raises:
         SaveError: the file cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        fix = "give a folder that exists and is writable"
-        raise SaveError(f"cannot write {str(target)!r}: {error.strerror}: {fix}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, SaveError) as file:
+        file.write(data)
 
 
 def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Tree:

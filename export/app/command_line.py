@@ -13,7 +13,8 @@ from rich.text import Text
 
 from export.app import console, showing
 from export.app.console import FAILED, Commands, emit, progress, remember, status, stdout
-from export.errors import ArgumentError, ExportError, nearest
+from export.errors import ArgumentError, ExportError, WriteError, nearest
+from pure_export_shared import replacing
 
 if TYPE_CHECKING:
     from export.verdict.verdict_result import Verdict
@@ -122,13 +123,11 @@ def flow(
 
 def _save(found: Any, path: Path) -> None:
     """Draw a measurement into a file, which appears whole or not at all."""
-    from export.files import atomic_write
-
     kind = path.suffix.removeprefix(".") or "png"
     figure = found.plot()
     if kind not in figure.canvas.get_supported_filetypes():
         raise ArgumentError(f"cannot draw {path}: {kind!r} is no picture format; give a name that ends in .png or .svg")
-    with atomic_write.replacing(path) as file:
+    with replacing(path, WriteError) as file:
         figure.savefig(file, format=kind, dpi=150)
 
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from export.errors import ExportError
-from export.files.jsonable import plain
+from export.errors import PureExportError
+from pure_export_shared import json_ready
 
 FAILED, REFUSED = 1, 2
 """Exit codes: a verdict failed (or the installation is not healthy); a typed error."""
@@ -37,7 +37,7 @@ def stderr() -> Console:
 
 def emit(data: Any) -> None:
     """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(plain(data), ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json.dumps(json_ready(data), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, right: Sequence[str] = ()) -> None:
@@ -76,12 +76,6 @@ def remember(ctx: typer.Context, param: typer.CallbackParam, value: bool) -> boo
     return value
 
 
-def typed_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that are shown as a message; those of ``pure`` only if it was imported."""
-    pure_errors = sys.modules.get("pure.errors")
-    return (ExportError,) if pure_errors is None else (ExportError, pure_errors.PureError)
-
-
 class Commands(TyperGroup):
     """The commands: a typed error becomes one message on stderr and exit code 2, or a traceback with --debug."""
 
@@ -89,7 +83,7 @@ class Commands(TyperGroup):
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except typed_errors() as error:
+        except PureExportError as error:
             if ctx.meta.get("debug"):
                 raise
             name = type(error).__name__

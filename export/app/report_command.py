@@ -19,9 +19,9 @@ from export.app.report.folder import DATA, replacing_folder
 from export.app.report.page import document
 from export.app.report.results import NetworkResult, Results
 from export.app.report.settings import Settings
-from export.files.jsonable import plain
 from export.runtime import sessions
 from export.runtime.environment import environment
+from pure_export_shared import json_ready
 
 Tick = Callable[[str, float], None]
 """Called with what is being done and how much of the whole, 0…1, is done."""
@@ -55,7 +55,7 @@ def write(
         html = document.render(results).replace(str(folder), str(Path(out).absolute()))
         (folder / "index.html").write_text(html, encoding="utf-8")
         written = sorted(entry.name for entry in folder.iterdir())
-        data = plain({**_data(results), "files": [*written, DATA]})
+        data = json_ready({**_data(results), "files": [*written, DATA]})
         text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
         text = text.replace(str(folder), str(Path(out).absolute()))
         (folder / DATA).write_text(text + "\n", encoding="utf-8")

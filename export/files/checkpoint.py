@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from export.errors import ArgumentError, LoadError, listed, nearest
-from export.files import atomic_write, data_file, protobuf_wire, pytree_structure, splicing, stored_tensors
+from export.errors import ArgumentError, LoadError, WriteError, listed, nearest
+from export.files import data_file, protobuf_wire, pytree_structure, splicing, stored_tensors
 from export.files.signature_leaves import Leaf, check_leaves
 from export.files.stored_tensors import Stored
 from export.files.tensor_values import Kind, from_memory, is_torch
+from pure_export_shared import replacing
 
 Inside = dict[str, Any]
 """{argument: tree} for baked arguments, and {"closure": {name: tensor}} for what the function captured."""
@@ -125,7 +126,7 @@ def replace_weights(
     stored_tensors.check(path, tensors.values())
     new = matched(path, protobuf_wire.read_call(header, path), tensors, weights)
     target = Path(path if out is None else out)
-    with data_file.beside(target) as data, atomic_write.replacing(target) as file, protobuf_wire.mapped(path) as model:
+    with data_file.beside(target) as data, replacing(target, WriteError) as file, protobuf_wire.mapped(path) as model:
         replaced = {}
         for tensor in tensors.values():
             if tensor.location:

@@ -16,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from export.errors import LoadError
-from export.files import atomic_write, protobuf_wire, stored_tensors
+from export.errors import LoadError, WriteError
+from export.files import protobuf_wire, stored_tensors
+from pure_export_shared import move, settle, temporary
 
 PAGE, SECTION, LARGE = 4096, 65536, 2**20
 """Tensors begin at multiples of a page, large ones at multiples of what Windows maps, so that none has to be copied."""
@@ -42,7 +43,7 @@ class DataFile:
     def put(self, chunks: Iterable[bytes | memoryview], nbytes: int) -> tuple[int, int]:
         """Add a tensor; return where it lies and how long it is."""
         if self._file is None:
-            self._name = atomic_write.temporary(self._model)
+            self._name = temporary(self._model, WriteError)
             self._file = open(self._name, "wb")  # noqa: SIM115
         self._write(bytes(-self.size % (SECTION if nbytes >= LARGE else PAGE)))
         offset = self.size
@@ -64,9 +65,9 @@ class DataFile:
         if self._file is None or self._name is None:
             return ""
         with self._file as file:
-            atomic_write.settle(file)
+            settle(file)
         self.path = self._model.with_name(f"{self._model.name}.{self._digest.hexdigest()[:16]}.data")
-        atomic_write.move(self._name, self.path)
+        move(self._name, self.path)
         return self.path.name
 
     def discard(self) -> None:

@@ -20,6 +20,9 @@ from export.errors import LoadError, NotAnOnnxFileError
 CALL_KEY = "pure_export.call"
 FORMAT = 1
 
+LARGEST_FILE = 2**31 - 1
+"""Bytes that one ONNX file may have: the limit of its protobuf encoding."""
+
 _IR_VERSION, _PRODUCER, GRAPH, _METADATA = 1, 2, 7, 14
 _KNOWN = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """ModelProto's fields and their wire types."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from export.errors import ArgumentError, WriteError
-from export.files import atomic_write, protobuf_wire, splicing, stored_tensors
+from export.files import protobuf_wire, splicing, stored_tensors
 from export.files.data_file import DataFile
 
 SMALLEST = 1024
@@ -36,7 +36,7 @@ def move_out(model: ir.Model, data: DataFile, external: bool | int | None) -> No
         ArgumentError: If ``external`` is no number of bytes.
     """
     least = threshold(external)
-    if least is None or (external is None and total(model) <= atomic_write.LARGEST - MARGIN):
+    if least is None or (external is None and total(model) <= protobuf_wire.LARGEST_FILE - MARGIN):
         return
     moved = []
     for value in model.graph.initializers.values():
@@ -108,7 +108,7 @@ def check_size(model: ir.Model) -> None:
     Raises:
         WriteError: If it would exceed 2 GB.
     """
-    if total(model) > atomic_write.LARGEST - MARGIN:
+    if total(model) > protobuf_wire.LARGEST_FILE - MARGIN:
         raise WriteError(
             "the tensors inside the file exceed 2 GB, the most that one ONNX file can hold; bake fewer arguments, or "
             "leave out external=False, so that to_onnx puts them into a data file beside it"

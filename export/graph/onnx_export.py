@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnx_ir as ir
 
-from export.errors import ArgumentError, UnsupportedOpError
-from export.files import atomic_write, data_file, saving, splicing
+from export.errors import ArgumentError, UnsupportedOpError, WriteError
+from export.files import data_file, saving, splicing
 from export.files.data_file import DataFile
 from export.graph.builder import ONNX_TYPES, Builder, dtype_name
 from export.graph.checking import check as check_model
@@ -24,6 +24,7 @@ from export.graph.function_outline import outline
 from export.ops.registry import TABLE, lower_nodes
 from export.trace import isolation
 from export.trace.aten_graph import Traced, trace
+from pure_export_shared import replacing
 
 if TYPE_CHECKING:
     from export.runtime.loading import Loaded
@@ -124,7 +125,7 @@ def to_onnx(
         (('x',), ('out.twice',))
     """
     aside: dict[str, ir.TensorProtocol] = {}
-    with data_file.beside(path) as data, atomic_write.replacing(path) as file:
+    with data_file.beside(path) as data, replacing(path, WriteError) as file:
         proto, fixed = build(
             fn,
             args,

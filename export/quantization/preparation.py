@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from export.errors import ArgumentError, UnsupportedOpError, WriteError, nearest
-from export.files import atomic_write
+from export.files import protobuf_wire
 from export.quantization.integer_kernels import optimised
 
 QUANTIZED_KEY = "pure_export.quantized"
@@ -27,7 +27,7 @@ HARMFUL = ("MatMulAddFusion",)
 
 def prepared(original: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelProto:
     """Let ONNX Runtime fold constants and normalisation, as the quantiser's own pre-processing does."""
-    if sum(len(tensor.raw_data) for tensor in original.graph.initializer) > atomic_write.LARGEST - 2**24:
+    if sum(len(tensor.raw_data) for tensor in original.graph.initializer) > protobuf_wire.LARGEST_FILE - 2**24:
         raise WriteError(f"the tensors inside {source} exceed 2 GB, more than one ONNX file can hold: quantise a part")
     onnx.save(original, folder / "plain.onnx")
     level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -17,13 +17,14 @@ from typing import Any, Literal
 import onnx
 import onnxruntime
 
-from export.errors import ArgumentError
-from export.files import atomic_write, protobuf_wire
+from export.errors import ArgumentError, WriteError
+from export.files import protobuf_wire
 from export.graph.function_inlining import inline
 from export.quantization import preparation, quantiser
 from export.quantization.batches import Feed, fed
 from export.quantization.integer_kernels import Kernels, kernels
 from export.runtime import loading, sessions
+from pure_export_shared import replacing
 
 STATIC = (
     *preparation.WEIGHTS,
@@ -132,7 +133,7 @@ def quantize(
         raise ArgumentError(f"{source} is quantised already; give the float file that it was made from")
     if target.exists() and target.samefile(source):
         raise ArgumentError(f"out is the file itself, {source}; give another name, as the float file is still needed")
-    with atomic_write.replacing(target) as file, tempfile.TemporaryDirectory(prefix="pure-export-") as folder:
+    with replacing(target, WriteError) as file, tempfile.TemporaryDirectory(prefix="pure-export-") as folder:
         feeds = None if batches is None else fed(loading.open_file(source, "cpu", spinning=False), batches, "batches")
         original = inline(onnx.load(source))
         model = preparation.prepared(original, source, Path(folder))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from export.errors import VerificationError
-from export.files.jsonable import plain
+from pure_export_shared import json_ready
 
 __all__ = ["Divergence", "Judgement", "Kink", "Predicate", "Row", "Status", "Verdict", "columns"]
 
@@ -163,7 +163,7 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON (numbers that are not finite become text)."""
         fields = dataclasses.asdict(self)  # type: ignore[call-overload]
-        found: dict[str, Any] = plain({**fields, "status": self.status, "passed": self.passed})
+        found: dict[str, Any] = json_ready({**fields, "status": self.status, "passed": self.passed})
         return found
 
     def raise_if_failed(self) -> Self:
@@ -248,7 +248,7 @@ class Verdict(Judgement):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON (numbers that are not finite become text)."""
-        return {**super().to_dict(), "worst": plain(self.worst)}
+        return {**super().to_dict(), "worst": json_ready(self.worst)}
 
 
 def _where(path: str, source: str) -> str:

@@ -17,8 +17,9 @@ from export.app.reference.snippet import snippet
 from export.app.reference.structure import drawing_of, has_unknown
 from export.app.reference.style import CSS, SCRIPT
 from export.app.report.page.markup import badge, details, text
-from export.files.atomic_write import replacing
+from export.errors import WriteError
 from pure.catalogue import CASES, FAMILIES, Case
+from pure_export_shared import replacing
 
 COMMAND = "pure-export reference --out docs/catalogue.html"
 """Makes the page that is kept with the sources."""
@@ -52,7 +53,7 @@ def write(path: str | os.PathLike[str]) -> int:
         WriteError: If the file cannot be written.
     """
     page = render()
-    with replacing(path) as file:
+    with replacing(path, WriteError) as file:
         file.write(page.encode())
     return len(CASES)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.errors import ArgumentError, UnsupportedError
+from pure.errors import ArgumentError, PureError, UnsupportedError
 from pure.flow.jacobian.jacobian_products import Linearised, linearise
 from pure.flow.jacobian.singular_values import JacobianSpectrum, Method
 from pure.flow.linalg.golub_kahan import singular_triplets
@@ -93,7 +93,7 @@ def jacobian_spectrum(
             else:
                 found.append(_density(J, draws, probes, steps, chunk_size))
         except RuntimeError as error:
-            if "vmap" not in str(error):
+            if isinstance(error, PureError) or "vmap" not in str(error):
                 raise
             reason = str(error).splitlines()[0]
             raise UnsupportedError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from pure.errors import ArgumentError
 from pure.storage import write_whole
+from pure_export_shared import json_ready
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,7 +104,7 @@ def finite_or_none(value: Any) -> Any:
     >>> finite_or_none({"ratio": float("nan"), "norms": [1.0, float("inf")]})
     {'ratio': None, 'norms': [1.0, None]}
     """
-    return _replaced(value, lambda _: None)
+    return json_ready(value, lambda _: None)
 
 
 def save_json(result: _Dumpable, path: str | os.PathLike[str]) -> None:
@@ -133,16 +133,5 @@ def save_json(result: _Dumpable, path: str | os.PathLike[str]) -> None:
     """
     if not callable(getattr(result, "to_dict", None)):
         raise ArgumentError(f"save_json of {type(result).__name__}: expected a result, which has to_dict()")
-    text = json.dumps(_replaced(result.to_dict(), str), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    text = json.dumps(json_ready(result.to_dict()), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
     write_whole(text.encode(), path)
-
-
-def _replaced(value: Any, stand_in: Callable[[float], str | None]) -> Any:
-    """Return plain data with every number that is NaN or infinite replaced."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return stand_in(value)
-    if isinstance(value, dict):
-        return {key: _replaced(item, stand_in) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_replaced(item, stand_in) for item in value]
-    return value
