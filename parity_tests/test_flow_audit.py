@@ -11,7 +11,7 @@ import torch
 
 from pure import Block, Function, LayerNorm, Linear, Repeat, Residual, Sequential, flow, nets, tag, tree
 from pure.errors import ArgumentError, SaveError, ShapeError, UnsupportedError
-from pure.flow.activations.log_moments import moments
+from pure.flow.activations.channel_moments import log_moments
 from pure.initializers import Normal
 from pure.layers import Embedding
 from pure.skips import Highway, pre_norm
@@ -214,9 +214,9 @@ def test_a_whole_network(name):
 
 def test_moments_of_images_and_tokens():
     x = batch(2, 3, 4, 5)
-    image = moments(x)
+    image = log_moments(x)
     assert math.isclose(10**image.log10_variance, x.var((0, 2, 3), correction=0).mean(), rel_tol=1e-12)
-    tokens = moments(x[0])
+    tokens = log_moments(x[0])
     assert math.isclose(10**tokens.log10_squared_mean, x[0].mean((0, 1)).square().mean(), rel_tol=1e-12)
 
 

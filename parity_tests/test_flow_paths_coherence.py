@@ -79,7 +79,7 @@ def test_stacks_too_large_for_one_sweep_are_split() -> None:
 
     whole = flow.path_coherence(block, params, x, v, generator=torch.Generator().manual_seed(0), samples=10)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coherence, "VALUES", 7 * 6 * 3)
+        patch.setattr(coherence, "MAX_STACK_VALUES", 7 * 6 * 3)
         parts = flow.path_coherence(block, params, x, v, generator=torch.Generator().manual_seed(0), samples=10)
     torch.testing.assert_close(whole.energies, parts.energies)
 

@@ -14,12 +14,13 @@ from torch import Tensor
 from pure import tree
 from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError, PureError, UnsupportedError
-from pure.flow.activations.residual_steps import missing, plain, watched
+from pure.flow.activations.residual_steps import missing, plain
 from pure.flow.shared.block_call import block_first, of_input
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
 from pure.flow.shared.result import PlainData, Readings
 from pure.flow.shared.text_table import table
+from pure.flow.shared.tracked_leaves import tracked
 from pure.initializers import check_generator
 from pure.tags import Tagged, observe, substitute
 
@@ -143,14 +144,14 @@ def deletion(
         >>> found.loss, dict(found), found.first_order.tolist()
         (12.0, {'0.branch': -6.0, '1.branch': -6.0}, [-6.0, -6.0])
     """
-    run = of_input("deletion", block, tree.tree_map(watched, params), state, extras, training, noise)
+    run = of_input("deletion", block, tracked(params), state, extras, training, noise)
     finite_values(x, "x")
     finite_values(targets, "targets")
     if chunk_size is not None and chunk_size < 1:
         raise ArgumentError(f"deletion chunk_size={chunk_size}: expected at least 1")
     given = {"params": params, "state": state, "x": x, "targets": targets}
     with torch.enable_grad(), purely("deletion", **given):
-        y, seen = observe(run, "branch")(tree.tree_map(watched, x))
+        y, seen = observe(run, "branch")(tracked(x))
         value = scalar(loss(y, *targets), "the batch's")
     finite(value)
     if not seen:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,48 @@ from pure.flow.shared.result import PlainData, Readings
 from pure.flow.shared.text_table import table
 from pure.tags import observe
 
-__all__ = ["GateActivity", "Gates", "gates"]
+__all__ = ["GateActivity", "GateShares", "Gates", "gate_shares", "gates"]
 
 SHUT, OPEN = 0.1, 0.9
+
+
+@dataclass(frozen=True)
+class GateShares:
+    """How open gates are, over batch and features.
+
+    Attributes:
+        mean: mean gate, between 0 and 1.
+        shut: the share of values below the lower bound, in an audit 0.01.
+        open: the share of values above the upper bound, in an audit 0.99.
+    """
+
+    mean: float
+    shut: float
+    open: float
+
+    @property
+    def saturated(self) -> float:
+        """The share of values at either end, in an audit where the sigmoid's slope is below 0.01."""
+        return self.shut + self.open
+
+
+def gate_shares(values: Sequence[Tensor], low: float, high: float) -> GateShares | None:
+    """Return the shares of all values together, None if there are none.
+
+    Args:
+        values: tensors of any shapes.
+        low: values below it are shut.
+        high: values above it are open.
+
+    >>> gate_shares([torch.tensor([0.0, 0.5]), torch.tensor(1.0)], 0.1, 0.9).mean
+    0.5
+    """
+    flat = [value.detach().double().flatten() for value in values]
+    if not flat or not sum(len(part) for part in flat):
+        return None
+    gates = torch.cat(flat)
+    means = gates.mean(), (gates < low).double().mean(), (gates > high).double().mean()
+    return GateShares(*torch.stack(means).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +163,8 @@ def gates(
     found: dict[str, GateActivity] = {}
     for tagged in (tagged for tagged in seen if tagged.kind == "gate"):
         value = plain(tagged).detach().double()
-        if not torch.isfinite(value).all() or not value.numel():
+        shares = gate_shares([value], SHUT, OPEN)
+        if shares is None or not torch.isfinite(value).all():
             what = "NaN or an infinity" if value.numel() else "no values"
             raise ArgumentError(f"gates: {tagged.path!r} holds {what}: flow.signal shows where it starts")
         rows = value.reshape(1, 1) if value.ndim == 0 else value.flatten(1) if value.ndim > 1 else value[:, None]
@@ -132,12 +172,12 @@ def gates(
         found[tagged.path] = GateActivity(
             tagged.path,
             len(found),
-            float(value.mean()),
+            shares.mean,
             p10,
             median,
             p90,
-            float((value < SHUT).double().mean()),
-            float((value > OPEN).double().mean()),
+            shares.shut,
+            shares.open,
             rows.mean(1),
             _bias(params, tagged.path),
         )

@@ -17,6 +17,7 @@ from pure.flow.shared.input_checks import check_outermost, finite, named_leaves,
 from pure.flow.shared.leaf_provenance import Provenance, prefixes
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
+from pure.flow.shared.tracked_leaves import tracked
 from pure.tags import Tagged, observe
 
 __all__ = ["ActivationGradient", "GradientNorms", "ParameterGradient", "gradient_norms"]
@@ -26,7 +27,7 @@ BAND = (0.1, 0.5, 0.9)
 
 @dataclass(frozen=True)
 class ParameterGradient:
-    """The gradient by one leaf or by all leaves of one block.
+    """The gradient w.r.t. one leaf or all leaves of one block.
 
     Attributes:
         l2: Euclidean norm.
@@ -73,8 +74,8 @@ class GradientNorms(Readings[str, float]):
     Attributes:
         loss: the loss itself.
         leaves: {dotted leaf: its gradient}.
-        blocks: {dotted prefix: the gradient by all leaves below it}; "" is the whole network. The depths of a `Repeat`,
-            whose leaves are stacked, stand beside the leaves' own prefixes, as `layers.0`, `layers.1`, ….
+        blocks: {dotted prefix: the gradient w.r.t. all leaves below it}; "" is the whole network. The depths of a
+            `Repeat`, whose leaves are stacked, stand beside the leaves' own prefixes, as `layers.0`, `layers.1`, ….
         activations: {path: ∂loss/∂(tagged value)} in the order of depth.
     """
 
@@ -131,8 +132,8 @@ def gradient_norms(
             sample's loss instead.)
         params: any tree of floating-point tensors.
         batch: what the loss takes after params; batch axis first.
-        kinds: which tags to differentiate by; `()` for the parameters alone. Axis 0 of a tagged value counts as its
-            batch axis; of a value tagged inside `torch.func.vmap`, the mapped axis does.
+        kinds: of tags to differentiate with respect to; `()` for the parameters alone. Axis 0 of a tagged value counts
+            as its batch axis; of a value tagged inside `torch.func.vmap`, the mapped axis does.
 
     Raises:
         ShapeError: the loss is not a scalar.
@@ -159,7 +160,7 @@ def gradient_norms(
     check_outermost("gradient_norms")
     leaves = {name: leaf.requires_grad_() for name, leaf in named_leaves(loss, params).items()}
     _, spec = tree.tree_flatten(params)
-    inputs = tree.tree_map(_watched, batch)
+    inputs = tracked(batch)
     follower = Provenance(leaves)
     with torch.enable_grad(), follower:
         out, seen = observe(loss, kinds)(tree.tree_unflatten(list(leaves.values()), spec), *inputs)
@@ -183,11 +184,6 @@ def gradient_norms(
         blocks=_blocks({name: (square, gradients[name].numel()) for name, square in squares.items()}, parts),
         activations=_activations([(tagged, axis) for tagged, _, axis in values], filled[len(leaves) :]),
     )
-
-
-def _watched(leaf: Any) -> Any:
-    """Return a floating-point tensor of the batch as one that gradients reach, so that a tagged input has one."""
-    return leaf.detach().requires_grad_() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _tensors(tagged: Tagged) -> list[tuple[Tagged, Tensor, int]]:

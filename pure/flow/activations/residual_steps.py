@@ -13,7 +13,7 @@ from pure import tree
 from pure.errors import UnsupportedError
 from pure.tags import INPUT, Tagged
 
-__all__ = ["Step", "missing", "plain", "steps_of", "watched"]
+__all__ = ["Step", "missing", "plain", "steps_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +104,3 @@ def _like(value: Any, y: Tensor) -> Tensor | None:
     """Return the tensor of an input that goes on as `y`: the first of its shape, else the first of all."""
     tensors = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return next((leaf for leaf in tensors if leaf.shape == y.shape), tensors[0] if tensors else None)
-
-
-def watched(leaf: Any) -> Any:
-    """Return a floating-point tensor as one that gradients reach, anything else as it is."""
-    return leaf.detach().requires_grad_() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pure.block import EMPTY, Block, Params, State
-from pure.errors import ArgumentError
+from pure.flow.activations.channel_moments import channel_moments
 from pure.flow.activations.residual_steps import Step, missing, steps_of
 from pure.flow.shared.block_call import block_first, of_input
 from pure.flow.shared.input_checks import finite_values, purely
@@ -152,34 +152,17 @@ def signal(
         for value in _step(step, depth, channel_axis):
             found[value.path] = value
     is_plain = isinstance(x, Tensor) and x.is_floating_point()
-    squared_mean, variance = moments(x, channel_axis) if is_plain else (math.nan, math.nan)
+    squared_mean, variance = channel_moments(x, channel_axis) if is_plain else (math.nan, math.nan)
     return Signal(found, squared_mean, variance, tuple(v.path for v in found.values() if v.finite_fraction < 1))
 
 
 def _step(step: Step, depth: int, channel_axis: int | None) -> Iterator[ChannelSignal]:
     for branch in step.branches:
-        before = math.nan if step.x is None else moments(step.x, channel_axis)[1]
-        numbers = moments(branch.value, channel_axis)
+        before = math.nan if step.x is None else channel_moments(step.x, channel_axis)[1]
+        numbers = channel_moments(branch.value, channel_axis)
         ratio = numbers[1] / before if before else math.nan
         yield ChannelSignal(branch.path, "branch", depth, *numbers, ratio, _finite(branch.value))
-    yield ChannelSignal(step.path, "stream", depth, *moments(step.y, channel_axis), math.nan, _finite(step.y))
-
-
-def moments(value: Tensor, channel_axis: int | None = None) -> tuple[float, float]:
-    """Return the average channel squared mean and the average channel variance.
-
-    Raises:
-        ArgumentError: the value has no such axis.
-
-    >>> moments(torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
-    (2.0, 0.5)
-    """
-    axis = (2 if value.ndim == 3 else 1) if channel_axis is None else channel_axis
-    if value.ndim < 2 or not -value.ndim <= axis < value.ndim or axis % value.ndim == 0:
-        raise ArgumentError(f"signal: channel_axis={axis} of a value of shape {tuple(value.shape)}: batch is on axis 0")
-    channels = value.detach().double().movedim(axis, 0).flatten(1)
-    variance, mean = torch.var_mean(channels, dim=1, correction=0)
-    return float(mean.square().mean()), float(variance.mean())
+    yield ChannelSignal(step.path, "stream", depth, *channel_moments(step.y, channel_axis), math.nan, _finite(step.y))
 
 
 def _finite(value: Tensor) -> float:

@@ -10,15 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pure import tree
 from pure.block import EMPTY, Block, Params, State
-from pure.flow.activations.residual_steps import Step, missing, steps_of, watched
+from pure.flow.activations.residual_steps import Step, missing, steps_of
 from pure.flow.shared.block_call import block_first, of_input
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
 from pure.flow.shared.quantiles import quantiles
 from pure.flow.shared.result import PlainData, Readings, finite_or_none
 from pure.flow.shared.text_table import table
+from pure.flow.shared.tracked_leaves import tracked
 from pure.tags import observe
 
 __all__ = ["DepthProfile", "Spread", "StepProfile", "depth_profile"]
@@ -153,10 +153,10 @@ def depth_profile(
         >>> step.preservation.median, step.branch_ratio.median, round(step.inference.median, 12)
         (0.5, 0.5, 1.0)
     """
-    run = of_input("depth_profile", block, tree.tree_map(watched, params), state, extras, training, noise)
+    run = of_input("depth_profile", block, tracked(params), state, extras, training, noise)
     finite_values(x, "x")
     finite_values(targets, "targets")
-    given = tree.tree_map(watched, x)
+    given = tracked(x)
     with torch.enable_grad(), purely("depth_profile", params=params, state=state, x=x, targets=targets):
         out, seen = observe(run, ("stream", "branch"), inputs=True)(given)
         value = scalar(loss(out, *targets), "the batch's")
@@ -187,16 +187,16 @@ def _profile(depth: int, step: Step, following: Step | None, gradients: Mapping[
     f = _added(step)
     preservation = ratio = inference = consecutive = None
     if by_x is not None and by_y is not None and by_x.shape[0] == by_y.shape[0]:
-        preservation = spread(norms(by_x) / norms(by_y))
+        preservation = spread_of(norms(by_x) / norms(by_y))
     if step.x is not None and branches and all(len(branch) == len(step.x) for branch in branches):
         joint = torch.stack([norms(branch) for branch in branches]).square().sum(0).sqrt()
-        ratio = spread(joint / norms(step.x.detach()))
+        ratio = spread_of(joint / norms(step.x.detach()))
     if f is not None and by_x is not None:
-        inference = spread(cosines(f, -by_x))
+        inference = spread_of(cosines(f, -by_x))
     if f is not None and following is not None and not _nested(step.block, following.block):
         after = _added(following)
         if after is not None and after.shape == f.shape:
-            consecutive = spread(cosines(f, after))
+            consecutive = spread_of(cosines(f, after))
     names = tuple(branch.path for branch in step.branches)
     return StepProfile(step.path, depth, names, preservation, ratio, inference, consecutive)
 
@@ -228,7 +228,7 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     return (units[0] * units[1]).sum(1)
 
 
-def spread(samples: Tensor) -> Spread:
+def spread_of(samples: Tensor) -> Spread:
     """Return how one number a sample spreads."""
     known = samples[samples.isfinite()]
     if len(known) > 1:

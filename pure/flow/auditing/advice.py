@@ -1,4 +1,4 @@
-"""What an audit's numbers say, in plain sentences: each rule is one function, with the change that it proposes."""
+"""Advice from the numbers of an audit: each rule is one function, with the change that it proposes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ LOG10_STREAM: Final = 3.0
 LOG10_GRADIENT: Final = 4.0
 """The same for the square of the gradient: a hundredfold norm."""
 
-DEAD: Final = 1e-3
-DOMINATING: Final = 10.0
-SATURATED: Final = 0.9
+MAX_DEAD_RATIO: Final = 1e-3
+MIN_DOMINATING_FACTOR: Final = 10.0
+MIN_SATURATED_SHARE: Final = 0.9
 
 
 Rule = Callable[[Audit, list[BlockFlow], Chain], Advice | None]
@@ -197,7 +197,7 @@ def _total(audit: Audit) -> float:
 def _gates(audit: Audit, family: list[BlockFlow], chain: Chain) -> Advice | None:
     gated = [block for block in audit.blocks.values() if block.gates is not None]
     for end, share in (("shut", "shut"), ("open", "open")):
-        stuck = [block for block in gated if getattr(block.gates, share) > SATURATED]
+        stuck = [block for block in gated if getattr(block.gates, share) > MIN_SATURATED_SHARE]
         if len(stuck) * 2 > len(gated):
             worst = sum(getattr(block.gates, share) for block in stuck) / len(stuck)
             mean = sum(block.gates.mean for block in stuck if block.gates) / len(stuck)
@@ -214,7 +214,7 @@ def _gates(audit: Audit, family: list[BlockFlow], chain: Chain) -> Advice | None
 
 def _dead(audit: Audit, family: list[BlockFlow], chain: Chain) -> Advice | None:
     """A branch is dead where it adds nothing AND its parameters hardly feel the loss: ReZero at its start is not."""
-    limit = min(DEAD, 0.1 / max(len(family), 1))
+    limit = min(MAX_DEAD_RATIO, 0.1 / max(len(family), 1))
     dead = [
         block
         for block in audit.blocks.values()
@@ -249,7 +249,7 @@ def _dominating(audit: Audit, family: list[BlockFlow], chain: Chain) -> Advice |
         return None
     usual = median(ratios)
     largest = max((block for block in family if block.branch_to_skip > 0), key=lambda block: block.branch_to_skip)
-    if largest.branch_to_skip < max(1.0, DOMINATING * usual):
+    if largest.branch_to_skip < max(1.0, MIN_DOMINATING_FACTOR * usual):
         return None
     factor = usual / largest.branch_to_skip
     numbers = {"ratio": largest.branch_to_skip, "median": usual, "scale": factor, "depth": float(largest.depth)}

@@ -24,11 +24,12 @@ from pure.flow.shared.block_call import block_first
 from pure.flow.shared.estimate import half_width
 from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
 from pure.flow.shared.terminal import Bars
+from pure.flow.shared.tracked_leaves import tracked
 
 __all__ = ["audit"]
 
 MIB = 2**20
-LARGE = 12
+LOG10_OVERFLOWING_OUTPUT = 12
 """log10 of an output that, rather than the loss's own formula, is to blame for a loss that overflows."""
 
 
@@ -125,8 +126,8 @@ def audit(
             cotangent,
             extras,
             orders=orders if any(entry.branch_path for entry in done.seen) else -1,
-            stations=_spread(depth + 1, stations + 1 if stations else 0),
-            deleted=[] if done.stop else _spread(depth, deletions),
+            stations=_evenly_spaced(depth + 1, stations + 1 if stations else 0),
+            deleted=[] if done.stop else _evenly_spaced(depth, deletions),
             judge=judge,
             generator=generator,
             track=track,
@@ -137,7 +138,7 @@ def audit(
 def _objective(
     done: Forward, loss: Callable[..., Any] | None, targets: Sequence[Any], generator: torch.Generator
 ) -> tuple[float, Scaled, Judge]:
-    """Return the loss, its gradient by the output, and the function that judges another output."""
+    """Return the loss, its gradient w.r.t. the output, and the function that judges another output."""
     outputs = [part.detach() for part in floating(done.output)]
     size = max(math.hypot(*(float(part.double().norm()) for part in outputs)), 1e-300)
 
@@ -148,32 +149,25 @@ def _objective(
     if loss is None or done.stop is not None:
         return math.nan, direction(done.output, generator), lambda y: (math.nan, distance(y))
     leaves: list[Tensor] = []
-
-    def watched(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-            return leaf
-        leaves.append(leaf.detach().requires_grad_())
-        return leaves[-1]
-
-    output = tree.tree_map(watched, done.output)
+    output = tracked(done.output, leaves)
     with torch.enable_grad():
         value = scalar(loss(output, *targets), "the batch's")
-    if not torch.isfinite(value) and done.seen[-1].stream.log10_largest > LARGE:
+    if not torch.isfinite(value) and done.seen[-1].stream.log10_largest > LOG10_OVERFLOWING_OUTPUT:
         return value.item(), direction(done.output, generator), lambda y: (math.nan, distance(y))
     finite(value)
-    true = value.item()
+    reference = value.item()
 
     def judge(y: Any) -> tuple[float, float]:
         with torch.no_grad():
-            return float(loss(y, *targets)) - true, distance(y)
+            return float(loss(y, *targets)) - reference, distance(y)
 
-    return true, scaled_loss(value, leaves), judge
+    return reference, scaled_loss(value, leaves), judge
 
 
-def _spread(count: int, picked: int) -> list[int]:
+def _evenly_spaced(count: int, picked: int) -> list[int]:
     """Return up to `picked` of 0 … count − 1, evenly spread, both ends among them.
 
-    >>> _spread(10, 4), _spread(3, 8), _spread(5, 1), _spread(5, 0)
+    >>> _evenly_spaced(10, 4), _evenly_spaced(3, 8), _evenly_spaced(5, 1), _evenly_spaced(5, 0)
     ([0, 3, 6, 9], [0, 1, 2], [0], [])
     """
     if picked <= 1:

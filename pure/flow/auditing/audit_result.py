@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pure.block import Block
 from pure.errors import ArgumentError
-from pure.flow.activations.log_moments import GateShares, Moments
+from pure.flow.activations.channel_moments import Moments
+from pure.flow.activations.gate_activity import GateShares
 from pure.flow.auditing.forward_sweep import Stop
 from pure.flow.auditing.growth_fit import Growth
 from pure.flow.auditing.remedies import Change, edited
@@ -54,7 +55,7 @@ class BlockFlow:
 
 @dataclass(frozen=True)
 class PathShares:
-    """The input gradient by how many branches it went through.
+    """The input gradient by the number of branches that it passed.
 
     Attributes:
         log10_norms: of the part through exactly 0, 1, … branches.
@@ -209,7 +210,7 @@ class Audit(Readings[str, BlockFlow]):
             ]
             return table(header, [_row(block) for block in self.blocks.values()])
         if of == "advice":
-            return "\n".join(advice.text for advice in self.advice) or HEALTHY
+            return "\n".join(advice.text for advice in self.advice) or NOTHING_TO_CHANGE
         if of == "deletions":
             rows: list[list[Any]] = [[d.name, d.depth, d.loss_change, d.relative_change] for d in self.deletions]
             return table(["deleted block", "depth", "loss change", "relative output change"], rows)
@@ -223,7 +224,9 @@ class Audit(Readings[str, BlockFlow]):
         raise ArgumentError(f"table of {of!r}: expected 'blocks', 'advice', 'deletions', 'pairs' or 'paths'")
 
 
-HEALTHY = "Nothing to change: the stream, its gradient, the branches and the gates are within bounds at every depth."
+NOTHING_TO_CHANGE = (
+    "Nothing to change: the stream, its gradient, the branches and the gates are within bounds at every depth."
+)
 
 
 def _row(block: BlockFlow) -> list[str | int | float]:

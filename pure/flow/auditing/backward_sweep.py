@@ -21,7 +21,7 @@ from pure.tags import Tagged, substitute
 __all__ = ["Backward", "backward", "direction", "log10_total", "scaled_loss"]
 
 Judge = Callable[[Any], tuple[float, float]]
-"""From an output to (the loss, how far it is from the true output relative to that)."""
+"""From an output to (the loss, its distance from the unchanged output, relative to that output's norm)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Backward:
         parameters: log10 ‖∂loss/∂(parameters of each block)‖.
         paths: log10 norm of the input gradient's part through exactly 0, 1, … branches; empty if none was asked for.
         probes: {(source, target): (batch,) log10 of each sample's ‖Jᵀu‖², u a random unit vector}.
-        deletions: {position: what the judge says of the output without the block's branch}.
+        deletions: {position: the judge's measures of the output without the block's branch}.
     """
 
     gradient: list[float]

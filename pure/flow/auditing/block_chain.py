@@ -17,7 +17,7 @@ from pure.errors import ArgumentError, TreeError
 
 __all__ = ["Chain", "Link", "is_chain", "unwrapped"]
 
-LONG = 8
+MAX_LINK_CHILDREN = 8
 """A chain of more children than this is walked into even where they are single layers."""
 
 
@@ -163,7 +163,11 @@ def unwrapped(block: Block) -> Block:
 
 def _walked(chain: Sequential) -> bool:
     parents = sum(bool(child.children()) for _, child in chain.items)
-    return parents > 1 or len(chain.items) > LONG or any(type(unwrapped(child)) is Repeat for _, child in chain.items)
+    return (
+        parents > 1
+        or len(chain.items) > MAX_LINK_CHILDREN
+        or any(type(unwrapped(child)) is Repeat for _, child in chain.items)
+    )
 
 
 def _joined(name: str, key: str) -> str:

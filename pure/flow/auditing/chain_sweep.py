@@ -1,7 +1,7 @@
 """Forward and backward through a chain, block by block, in bounded memory and on a logarithmic scale.
 
 The forward keeps the blocks' inputs and nothing else. The backward runs each block again on its input and pulls a
-cotangent through that block alone, so the gradient by every block's input comes at no extra cost.
+cotangent through that block alone, so the gradient w.r.t. every block's input comes at no extra cost.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 from pure import tree
 from pure.errors import PureError, UnsupportedError
 from pure.flow.auditing.block_chain import Chain, Link
+from pure.flow.shared.tracked_leaves import tracked
 from pure.tags import Tagged, substitute
 
 __all__ = [
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 LOG10_2 = math.log10(2.0)
-EASY = 32
+RESCALE_EXPONENT = 32
 """A cotangent is rescaled once its norm leaves 2^±32."""
 
 
@@ -61,7 +62,7 @@ class Scaled:
         if norm == 0 or not math.isfinite(norm):
             return self
         shift = math.frexp(norm)[1]
-        if abs(shift) <= EASY:
+        if abs(shift) <= RESCALE_EXPONENT:
             return self
         return Scaled([times_power(part, -shift) for part in self.parts], self.exponent + shift)
 
@@ -195,11 +196,11 @@ class Pullback:
         self.inputs: list[Tensor] = []
         self.before: Tensor | None = None  # the branch, as a function of the input
         self.behind: Tensor | None = None  # the branch, as what the output is a function of
-        self.link = dataclasses.replace(link, params=_watched(link.params, self.leaves))
-        watched = _watched(x, self.inputs)
+        self.link = dataclasses.replace(link, params=tracked(link.params, self.leaves))
+        x = tracked(x, self.inputs)
         with torch.enable_grad():
             if branch is None:
-                self.y = run_link(self.link, watched, extras)
+                self.y = run_link(self.link, x, extras)
             else:
 
                 def cut(tagged: Tagged) -> Any:
@@ -208,7 +209,7 @@ class Pullback:
                     self.before, self.behind = tagged.value, tagged.value.detach().requires_grad_()
                     return self.behind
 
-                self.y = substitute(run_link, cut, "branch")(self.link, watched, extras)
+                self.y = substitute(run_link, cut, "branch")(self.link, x, extras)
         self.outputs = floating(self.y)
         if not self.inputs or not self.outputs:
             raise UnsupportedError(
@@ -239,20 +240,6 @@ class Pullback:
     def split(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return what comes back to the input past the branch and what through it; all passes where there is none."""
         return self._pull(parts, self.inputs)
-
-
-def _watched(values: Any, leaves: list[Tensor]) -> Any:
-    """Return a tree whose floating-point tensors are new to autograd, and append those to `leaves`."""
-
-    def watched(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
-            return leaf
-        leaves.append(leaf.detach().requires_grad_())
-        return leaves[-1]
-
-    if type(values) is dict:
-        return {key: _watched(child, leaves) for key, child in values.items()}
-    return watched(values) if isinstance(values, Tensor) else tree.tree_map(watched, values)
 
 
 def _vjp(targets: Sequence[Tensor], sources: Sequence[Tensor], cotangent: Sequence[Tensor]) -> list[Tensor]:

@@ -11,14 +11,19 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import UnsupportedError
-from pure.flow.activations.log_moments import GateShares, Moments, gate_activity, moments
+from pure.flow.activations.channel_moments import Moments, log_moments
+from pure.flow.activations.gate_activity import GateShares, gate_shares
 from pure.flow.auditing.block_chain import Chain, Link
 from pure.flow.auditing.chain_sweep import Inputs, floating, outermost_branch, run_link, versions
 from pure.tags import Tagged, observe
 
-__all__ = ["Forward", "Seen", "Stop", "forward", "joint"]
+__all__ = ["SATURATED", "Forward", "Seen", "Stop", "forward", "joint"]
 
 Track = Callable[[Iterable[int], str], Iterable[int]]
+
+
+SATURATED = (0.01, 0.99)
+"""A gate below or above is saturated: its slope is less than 0.01."""
 
 
 @dataclass(frozen=True)
@@ -107,15 +112,15 @@ def forward(chain: Chain, x: Any, extras: Mapping[str, Any], budget_bytes: float
 def joint(parts: list[Tensor]) -> Moments:
     """Return the moments of a stream; of several tensors those of all their values, without regard to channels."""
     if len(parts) == 1:
-        return moments(parts[0])
-    return moments(torch.cat([part.detach().double().flatten() for part in parts] or [torch.empty(0)]))
+        return log_moments(parts[0])
+    return log_moments(torch.cat([part.detach().double().flatten() for part in parts] or [torch.empty(0)]))
 
 
 def _seen(link: Link, stream: Moments, tagged: list[Tagged]) -> Seen:
     branch = outermost_branch(tagged)
     gates = [entry.value for entry in tagged if entry.kind == "gate" and isinstance(entry.value, Tensor)]
-    measured = moments(branch.value) if branch is not None else None
-    return Seen(link.name, link.kind, stream, measured, branch.path if branch else None, gate_activity(gates))
+    measured = log_moments(branch.value) if branch is not None else None
+    return Seen(link.name, link.kind, stream, measured, branch.path if branch else None, gate_shares(gates, *SATURATED))
 
 
 def _stop(link: Link, index: int, measured: Moments, last: Moments, parts: list[Tensor]) -> Stop:

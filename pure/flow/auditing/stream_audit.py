@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from pure.block import Block, Params, State
+from pure.flow.activations.channel_moments import Moments, log_moments
+from pure.flow.activations.gate_activity import gate_shares
 from pure.flow.activations.gradients_by_depth import GradientNorms, gradient_norms
-from pure.flow.activations.log_moments import Moments, gate_activity, moments
 from pure.flow.auditing.audit_result import Audit, BlockFlow
 from pure.flow.auditing.backward_sweep import direction
 from pure.flow.auditing.chain_sweep import floating, log10
-from pure.flow.auditing.forward_sweep import Stop, joint
+from pure.flow.auditing.forward_sweep import SATURATED, Stop, joint
 from pure.flow.auditing.growth_fit import growth
 from pure.flow.shared.input_checks import purely
 from pure.tags import Tagged, observe
@@ -46,10 +47,10 @@ def audit_streams(
     for tagged, found in streams:
         name = tagged.path.rpartition(".")[0] if tagged.path.rpartition(".")[2] == "stream" else tagged.path
         name = name if name and name not in blocks else tagged.path
-        stream = moments(tagged.value)
+        stream = log_moments(tagged.value)
         branches = [entry.value for entry in found if entry.kind == "branch" and isinstance(entry.value, Tensor)]
         gates = [entry.value for entry in found if entry.kind == "gate" and isinstance(entry.value, Tensor)]
-        branch = moments(branches[-1]) if branches else None
+        branch = log_moments(branches[-1]) if branches else None
         ratio = math.nan
         if branch is not None and before.log10_second_moment > -math.inf:
             ratio = 10 ** ((branch.log10_second_moment - before.log10_second_moment) / 2)
@@ -62,7 +63,7 @@ def audit_streams(
             stream,
             branch,
             ratio,
-            gate_activity(gates),
+            gate_shares(gates, *SATURATED),
         )
         before = stream
     gradients = [2 * flow.log10_gradient for flow in blocks.values()][::-1]
@@ -128,7 +129,7 @@ def _stop(block: Block, seen: Sequence[Tagged], outputs: Sequence[Tensor], befor
     last = before
     tensors = [(tagged.path, tagged.value) for tagged in seen if isinstance(tagged.value, Tensor)]
     for depth, (path, value) in enumerate([*tensors, *((type(block).__name__, part) for part in outputs)]):
-        found = moments(value)
+        found = log_moments(value)
         if not found.finite:
             what = "overflow" if found.log10_largest == math.inf else "NaN"
             return Stop(path, depth, what, last.log10_largest, None, str(value.dtype).removeprefix("torch."))

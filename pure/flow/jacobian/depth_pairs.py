@@ -15,11 +15,12 @@ from pure.errors import ArgumentError, UnsupportedError
 from pure.flow.jacobian.partial_norms import Method, PartialJacobians
 from pure.flow.shared.block_call import block_first
 from pure.flow.shared.estimate import half_width
+from pure.flow.shared.input_checks import purely
 from pure.tags import observe
 
 __all__ = ["PartialJacobians", "partial_jacobians"]
 
-EXACT = 512
+MAX_EXACT_WIDTH = 512
 """The width up to which every output direction is run."""
 
 
@@ -78,28 +79,28 @@ def partial_jacobians(
         raise ArgumentError(f"probes={probes}, chunk_size={chunk_size}: expected at least 2 and at least 1")
     streams, paths = _streams(block, params, x, state, extras)
     widths = [stream[0].numel() for stream in streams]
-    road = _road(streams, widths, budget_mib) if method == "auto" else method
+    chosen = _method(streams, widths, budget_mib) if method == "auto" else method
     if method == "product" and not _chain(streams):
         raise UnsupportedError("method='product': a stream depends on an earlier one other than through the one before")
-    if road == "hutchinson":
+    if chosen == "hutchinson":
         if generator is None:
             raise ArgumentError(
                 f"streams of width {max(widths)} need random directions: give generator=torch.Generator()"
             )
         per_sample, half = _hutchinson(streams, probes, generator, chunk_size)
     else:
-        per_sample = _product(streams, chunk_size) if road == "product" else _sweep(streams, chunk_size)
+        per_sample = _product(streams, chunk_size) if chosen == "product" else _sweep(streams, chunk_size)
         half = torch.zeros(per_sample.shape[:2], dtype=torch.float64, device=per_sample.device)
     values = per_sample.mean(2)
     upper = torch.ones_like(values, dtype=torch.bool).triu()
     if not torch.isfinite(values[upper]).all():
         raise UnsupportedError("a partial Jacobian is not finite: an infinite derivative, or beyond the dtype's range")
     low, high = (values - half).clamp_min(0), values + half
-    return PartialJacobians(paths, values, low, high, per_sample, widths, road)
+    return PartialJacobians(paths, values, low, high, per_sample, widths, chosen)
 
 
-def _road(streams: Sequence[Tensor], widths: Sequence[int], budget_mib: float) -> Method:
-    if max(widths) > EXACT:
+def _method(streams: Sequence[Tensor], widths: Sequence[int], budget_mib: float) -> Method:
+    if max(widths) > MAX_EXACT_WIDTH:
         return "hutchinson"
     bytes_ = sum(a * b for a, b in pairwise(widths)) * len(streams[0]) * 8
     fits = bytes_ <= budget_mib * 2**20
@@ -114,12 +115,9 @@ def _streams(
         raise ArgumentError(f"x is {given}: expected a floating-point tensor with the batch on axis 0")
     if not torch.isfinite(x).all():
         raise UnsupportedError("x holds NaN or infinity: there is no Jacobian at such a point")
-    with torch.enable_grad():
-        source = x.detach().clone().requires_grad_()
-        drawn = torch.get_rng_state()
+    source = x.detach().clone().requires_grad_()
+    with torch.enable_grad(), purely("partial_jacobians", params=params, state=state):
         _, seen = observe(block, "stream")(params, source * 1, state, extras)
-    if not torch.equal(drawn, torch.get_rng_state()):
-        raise UnsupportedError("the block draws random numbers: draw them before, as block.noise does")
     streams, paths = [source], ["input"]
     for tagged in seen:
         value = tagged.value

@@ -25,7 +25,7 @@ NORMAL = 1.959963984540054
 
 @dataclass(frozen=True, eq=False)
 class GradientCorrelation(PlainData):
-    """The cosines between the gradients by one value at different inputs.
+    """The cosines between the gradients with respect to one value at different inputs.
 
     Attributes:
         path: of the stream's tag, or "(input)".
@@ -75,11 +75,11 @@ class Correlation(Readings[str, GradientCorrelation]):
 
     def __repr__(self) -> str:
         first = next(iter(self.by_path.values()))
-        return f"Correlation({self.inputs} inputs, {self.draws} draws, by {first.path}: {first.mean})"
+        return f"Correlation({self.inputs} inputs, {self.draws} draws, w.r.t. {first.path}: {first.mean})"
 
     def table(self) -> str:
         """Return a plain text table."""
-        header = ["gradient by", "depth", "width", "mean cosine", "95% low", "high", "chance ±", "excess"]
+        header = ["gradient w.r.t.", "depth", "width", "mean cosine", "95% low", "high", "chance ±", "excess"]
         rows: list[list[str | int | float]] = [
             [c.path, c.depth, c.width, c.mean.value, c.mean.low, c.mean.high, c.chance, c.excess]
             for c in self.by_path.values()
@@ -97,9 +97,9 @@ def correlation(
 ) -> Correlation:
     """Return the cosines between the gradients of a function at different inputs.
 
-    Gradients are by the input and by every tagged stream, from one backward pass a draw and direction. They are those
-    of the sum of the outputs over the inputs: the gradient of each output by its own input, as long as one input's
-    output does not depend on the others (batch statistics would make it so).
+    Gradients are taken w.r.t. the input and every tagged stream, from one backward pass a draw and direction. They are
+    those of the sum of the outputs over the inputs: the gradient of each output w.r.t. its own input, as long as one
+    input's output does not depend on the others (batch statistics would make it so).
 
     What is independent is a draw of the weights, not a pair of inputs. Of several draws, the interval is Student's over
     the draws. Of one draw it is Fisher's for a single cosine at this width, however many pairs are averaged, and says

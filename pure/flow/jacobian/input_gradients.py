@@ -1,4 +1,4 @@
-"""The gradient at every input: of a batch's outputs by the input itself and by the tagged streams."""
+"""Gradients of a batch's outputs with respect to each input and to the tagged streams."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure import tree
 from pure.errors import ShapeError, UnsupportedError
-from pure.flow.activations.residual_steps import plain, watched
+from pure.flow.activations.residual_steps import plain
 from pure.flow.shared.input_checks import FIX_NAN, finite_values, purely
+from pure.flow.shared.tracked_leaves import tracked
 from pure.tags import Tagged, observe, substitute
 
 __all__ = ["INPUT", "Gradients", "input_gradients"]
@@ -23,7 +23,7 @@ Gradients = dict[str, Tensor]
 
 
 def input_gradients(run: tuple[Callable[..., Any], tuple[Any, ...]], x: Tensor, directions: Tensor | None) -> Gradients:
-    """Return the gradients of the outputs by the input and by every tagged stream.
+    """Return the gradients of the outputs w.r.t. the input and every tagged stream.
 
     A stream that the outputs do not depend on, or that has not the inputs on axis 0, is left out.
 
@@ -34,18 +34,18 @@ def input_gradients(run: tuple[Callable[..., Any], tuple[Any, ...]], x: Tensor, 
 
     Raises:
         ShapeError: outputs that have not the inputs on axis 0, or directions that do not fit.
-        UnsupportedError: not pure, NaN, or nothing to differentiate by.
+        UnsupportedError: not pure, NaN, or nothing to differentiate with respect to.
     """
     fn, before = run
     finite_values(before, "params")
-    given = watched(x)
+    given = tracked(x)
 
     def reached(tagged: Tagged) -> Any:
         value = plain(tagged)
-        return value if value.requires_grad else watched(value)
+        return value if value.requires_grad else tracked(value)
 
     with torch.enable_grad(), purely("correlation", params=before, x=x):
-        thawed = tree.tree_map(watched, before)
+        thawed = tracked(before)
         out, seen = observe(substitute(fn, reached, "stream"), "stream")(*thawed, given)
     if not isinstance(out, Tensor) or out.ndim < 1 or len(out) != len(x):
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__

@@ -20,7 +20,7 @@ from pure.flow.shared.input_checks import batch_size, check_outermost
 
 __all__ = ["JacobianSpectrum", "jacobian_spectrum"]
 
-FULL = 512
+MAX_FORMED_SIDE = 512
 """The smaller side of a Jacobian up to which it is formed."""
 
 
@@ -82,12 +82,12 @@ def jacobian_spectrum(
     found: list[JacobianSpectrum] = []
     for sample in samples:
         J = linearise(fn, sample)
-        road = _road(J, k, method, generator)
+        chosen = _method(J, k, method, generator)
         draws = torch.Generator().manual_seed(0) if generator is None else generator
         try:
-            if road == "full":
+            if chosen == "full":
                 found.append(_full(J, k, chunk_size))
-            elif road == "golub-kahan":
+            elif chosen == "golub-kahan":
                 assert k is not None
                 found.append(_largest(J, k, draws, probes, tolerance, max_products, chunk_size))
             else:
@@ -99,26 +99,28 @@ def jacobian_spectrum(
             raise UnsupportedError(
                 f"fn's derivatives cannot be mapped over vectors: give chunk_size=1 (torch says: {reason})"
             ) from error
-    return _together(found) if batched else found[0]
+    return _stacked(found) if batched else found[0]
 
 
-def _road(J: Linearised, k: int | None, method: Method | Literal["auto"], generator: torch.Generator | None) -> Method:
+def _method(
+    J: Linearised, k: int | None, method: Method | Literal["auto"], generator: torch.Generator | None
+) -> Method:
     smaller = min(J.outputs, J.inputs)
     if k is not None and not 1 <= k <= smaller:
         raise ArgumentError(f"k={k} singular values of a Jacobian {J.outputs} × {J.inputs}: expected 1 to {smaller}")
-    road: Method = "full" if smaller <= FULL else "lanczos" if k is None else "golub-kahan"
+    chosen: Method = "full" if smaller <= MAX_FORMED_SIDE else "lanczos" if k is None else "golub-kahan"
     if method != "auto":
-        road = method
-    if road == "golub-kahan" and k is None:
+        chosen = method
+    if chosen == "golub-kahan" and k is None:
         raise ArgumentError("method='golub-kahan' without k: say how many of the largest")
-    if road == "lanczos" and k is not None:
+    if chosen == "lanczos" and k is not None:
         raise ArgumentError(f"method='lanczos' with k={k}: it finds a density; use 'golub-kahan' for the largest")
-    if road == "lanczos" and generator is None:
+    if chosen == "lanczos" and generator is None:
         raise ArgumentError(
             f"the density of a Jacobian {J.outputs} × {J.inputs} needs random probes: give "
             "generator=torch.Generator(), or method='full', or k"
         )
-    return road
+    return chosen
 
 
 def _full(J: Linearised, k: int | None, chunk_size: int | None) -> JacobianSpectrum:
@@ -190,7 +192,7 @@ def _rule(J: Linearised, generator: torch.Generator, probes: int, steps: int, ch
     return Quadrature(rule.nodes.clamp_min(0), rule.weights, rule.size)
 
 
-def _together(found: list[JacobianSpectrum]) -> JacobianSpectrum:
+def _stacked(found: list[JacobianSpectrum]) -> JacobianSpectrum:
     """Return one result, a row a sample; the probes of one sample are one group of the rule."""
     first = found[0].rule
     nodes = torch.cat([each.rule.nodes for each in found])

@@ -1,4 +1,4 @@
-"""Do the paths of one length add up or cancel? Random signs on the branches give their energy one by one."""
+"""Coherence of paths of one length: whether they add up or cancel, estimated with random signs on the branches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError
 from pure.flow.paths.branch_counting import Count, Counting, routes
-from pure.flow.paths.graded_tangents import FAR, start
+from pure.flow.paths.graded_tangents import MAX_PLAIN_EXPONENT, start
 from pure.flow.paths.path_split import cut_block
 from pure.flow.paths.segments import push
 from pure.flow.shared.block_call import block_first
@@ -24,8 +24,8 @@ from pure.initializers import check_generator
 
 __all__ = ["PathCoherence", "path_coherence"]
 
-VALUES = 2**23
-"""About how many values one stack may hold: samples are run together up to that."""
+MAX_STACK_VALUES = 2**23
+"""Values that the tangents of one group of samples may hold, approximately."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +129,9 @@ def path_coherence(
     tangent = v.detach().to(parts.cuts[0].value.dtype)
     signs = 1 - 2 * torch.randint(0, 2, (samples, len(ways.labels)), generator=generator)
     signs = torch.cat([torch.ones_like(signs[:1]), signs]).to(x.device)  # the first group is J itself
-    together = max(1, VALUES // (length * max(cut.value.numel() for cut in parts.cuts)))
+    group_size = max(1, MAX_STACK_VALUES // (length * max(cut.value.numel() for cut in parts.cuts)))
     logs = []
-    for some in signs.split(together):
+    for some in signs.split(group_size):
         stack = push(parts, start(tangent, length - 1, len(some), whole=False), Counting(ways, signs=some))
         logs.append(stack.bounds()[0].unflatten(0, (len(some), length)))
     exact, drawn = torch.cat(logs).tensor_split([1])
@@ -140,7 +140,7 @@ def path_coherence(
     mean, half = relative.mean(0), half_width(relative)
     squared = torch.exp2(2 * (exact[0] - largest))
     top = float(largest.max())
-    exponent = round(top) if abs(top) > FAR else 0
+    exponent = round(top) if abs(top) > MAX_PLAIN_EXPONENT else 0
     back = torch.exp2(2 * (largest - exponent))
     low = (mean - half).clamp_min(0)
     return PathCoherence(

@@ -1,7 +1,7 @@
-"""Stacks of tangents or cotangents, one row for each number of branches passed, on a logarithmic scale.
+"""Tangents or cotangents graded by path length: one row for each number of branches passed, on a logarithmic scale.
 
-A row is `values[row] · 2^exponents[row]`, so that ten thousand blocks neither overflow nor vanish. The rows are groups
-of K + 1 rows, one for each number of branches, then perhaps one that counts nothing: the whole derivative.
+A row is `values[row] · 2^exponents[row]`, so that ten thousand blocks neither overflow nor vanish. The rows come in
+groups of K + 1, one row for each number of branches; a last row, which counts nothing, may hold the whole derivative.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["GradedTangents", "aligned", "start"]
 ZERO = -(2**40)
 """The exponent of a row of zeros: below that of every other row."""
 
-FAR = 500
+MAX_PLAIN_EXPONENT = 500
 """Results are given as they are while their largest norm is within 2^±500, whose square float64 holds too."""
 
-EASY = 8
+RESCALE_EXPONENT = 8
 """A row is rescaled once its norm leaves 2^±8."""
 
 
@@ -76,7 +76,7 @@ class GradedTangents:
         """Return the same rows with norms near 1; zeros and what is not finite stay as they are."""
         norms = torch.linalg.vector_norm(self.values.reshape(len(self.values), -1), dim=1, dtype=torch.float64)
         shift = torch.frexp(norms).exponent.to(torch.float64)
-        shift = torch.where((shift.abs() > EASY) & norms.isfinite(), shift, 0.0)
+        shift = torch.where((shift.abs() > RESCALE_EXPONENT) & norms.isfinite(), shift, 0.0)
         exponents = torch.where(norms == 0, ZERO, self.exponents + shift)
         return replace(self, values=self.values * _power(-shift, self.values), exponents=exponents)
 
@@ -94,7 +94,7 @@ class GradedTangents:
             )
         logs = norms.log2() + self.exponents
         largest = float(logs.max())
-        return logs, math.ceil(largest) if FAR < abs(largest) < math.inf else 0
+        return logs, math.ceil(largest) if MAX_PLAIN_EXPONENT < abs(largest) < math.inf else 0
 
     def add(self, other: GradedTangents) -> GradedTangents:
         """Return the sum."""

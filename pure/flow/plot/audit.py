@@ -6,7 +6,7 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from pure.flow.auditing.audit_result import HEALTHY, Audit, PathShares
+from pure.flow.auditing.audit_result import NOTHING_TO_CHANGE, Audit, PathShares
 from pure.flow.plot.panels import curve, panels
 from pure.flow.plot.style import COLOURS
 
@@ -34,7 +34,7 @@ def audit_page(audit: Audit, *, title: str | None = None) -> Figure:
     Source: Balduzzi et al. 2017 (1702.08591), figure 1; Brock et al. 2021 (2101.08692), figure 1; Veit et al. 2016
         (1605.06431), figures 3 and 6.
     """
-    said = [advice.text for advice in audit.advice] or [HEALTHY]
+    said = [advice.text for advice in audit.advice] or [NOTHING_TO_CHANGE]
     lines = [line for text in said for line in textwrap.wrap(f"• {text}", 112, subsequent_indent="   ")]
     with panels(3, 2, 6.6 + 0.14 * len(lines)) as (figure, axes):
         _gradient(axes[0], audit)

@@ -39,7 +39,7 @@ def correlation_by_depth(
     guides: Mapping[str, Sequence[float]] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Return the mean cosine between gradients at different inputs, by the depth of what they are taken by.
+    """Return the mean cosine between gradients at different inputs, by the depth of the value differentiated w.r.t.
 
     Args:
         results: one, or {label: result} to compare; the bands are the 95% intervals, the grey one is what unrelated
@@ -68,7 +68,7 @@ def correlation_by_depth(
         )
         guide_lines(axes, guides or {})
         axes.xaxis.set_major_locator(whole_numbers())
-        axes.set_xlabel("depth of the value differentiated by (input: 0)")
+        axes.set_xlabel("depth of the value that the gradient is taken w.r.t. (input: 0)")
         axes.set_ylabel("mean cosine over pairs of inputs\n(95% interval)")
         axes.set_title(title or "Correlation of gradients at different inputs", loc="left")
         legend(figure)
@@ -136,5 +136,5 @@ def gradient_cosines(result: Correlation, *, path: str | None = None, title: str
         axes.set_xlabel("input")
         axes.set_ylabel("input")
         figure.colorbar(image, ax=axes).set_label("cosine")
-        axes.set_title(title or f"Cosines between gradients by {chosen}", loc="left")
+        axes.set_title(title or f"Cosines between gradients w.r.t. {chosen}", loc="left")
     return figure

@@ -84,7 +84,7 @@ def by_depth(
         symbol = r"\theta" if of == "parameters" else "h"
         unit = "median over samples, 10–90% band" if banded else "whole batch"
         axes.set_ylabel(rf"$\Vert \partial\,\mathrm{{loss}}/\partial {symbol} \Vert_2$" + f"\n({unit})")
-        axes.set_title(title or f"Gradient by the {what}, over depth", loc="left")
+        axes.set_title(title or f"Gradient w.r.t. the {what}, over depth", loc="left")
         axes.xaxis.set_major_locator(whole_numbers())
         log_ticks(axes, "y")
         if hidden:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["coherence", "paths"]
 
-NEGLIGIBLE = 1e-9
+MIN_DRAWN_SHARE = 1e-9
 """The law and the shares are drawn down to this part of their peak."""
 
 
@@ -32,7 +32,7 @@ def paths(
     """Return the triptych by path length: number of paths, mean squared magnitude of a path, and their product.
 
     The product is the squared norm of each component. Its quotient by the number of paths is the mean squared magnitude
-    if paths of one length are orthogonal; with `coherence` the true mean is drawn too, in its 95% band.
+    if paths of one length are orthogonal; with `coherence` the mean itself is drawn too, in its 95% band.
 
     Args:
         spectrum: the result.
@@ -52,7 +52,7 @@ def paths(
         raise ArgumentError(f"paths: a coherence of {len(coherence)} orders for {length}: measure both with one orders")
     shares = spectrum.shares.tolist()
     laws = {label: _law(label, law, shares) for label, law in (theory or {}).items()}
-    drawn = [k for k in range(length) if max(shares[k], 0.0, *(law[k] for law in laws.values())) > NEGLIGIBLE]
+    drawn = [k for k in range(length) if max(shares[k], 0.0, *(law[k] for law in laws.values())) > MIN_DRAWN_SHARE]
     orders = list(range(max(drawn, default=0) + 1))
     counts = [math.log10(n) if n else math.nan for n in spectrum.paths]
     with panels(1, 3, 2.7) as (figure, (number, magnitude, product)):

@@ -14,7 +14,7 @@ from pure.flow.theory.stack import Gate, Layer, Skip, Stack, read_stack
 
 __all__ = ["predict"]
 
-WIDE, WIDE_SQUARED = 80, 16
+WIDTH_PER_LAYER, WIDTH_PER_SQUARED_LAYER = 80, 16
 """Limit laws are given where the narrowest width is at least 80 D and 16 D², D the number of random layers that a
 squared gradient passes on average: finite width then moves them by less than about 3%."""
 
@@ -22,7 +22,7 @@ squared gradient passes on average: finite width then moves them by less than ab
 def predict(block: Block, *, angle: float = math.pi / 2, mean_square: float = 1.0) -> Predictions:
     """Return what theory says about the gradients of `block` over draws of its initial parameters.
 
-    The block is read: its layers, skips, constants and initialisers, whose true variances enter. A law is given only
+    The block is read: its layers, skips, constants and initialisers, whose exact variances enter. A law is given only
     where its conditions hold; for the others there is a reason. Evaluation mode is meant.
 
     Args:
@@ -78,7 +78,7 @@ def _narrow(stack: Stack, flow: Flow) -> str:
         for layer in (part.body if isinstance(part, Skip) else (part.transform,) if isinstance(part, Gate) else (part,))
     ]
     narrowest = min(layer.inputs for layer in layers)  # the last output's size changes no mean
-    needed = math.ceil(max(WIDE * flow.passed, WIDE_SQUARED * flow.passed**2))
+    needed = math.ceil(max(WIDTH_PER_LAYER * flow.passed, WIDTH_PER_SQUARED_LAYER * flow.passed**2))
     if narrowest >= needed:
         return ""
     return (
@@ -208,7 +208,7 @@ def _plain_ratio(layers: list[Layer]) -> float | None:
 
 
 def _correlation(flow: Flow, angle: float, narrow: str, found: list[Prediction], refused: dict[str, str]) -> None:
-    if math.isnan(flow.together):
+    if math.isnan(flow.cross_jacobian):
         refused["F"] = "the correlation is not followed through highway layers"
     elif narrow:
         refused["F"] = narrow

@@ -27,8 +27,8 @@ __all__ = ["Check", "Comparison", "check", "compare"]
 Verdict = Literal["agrees", "disagrees", "undecided"]
 
 Z_LIMIT = 3.0
-TOLERANCE = 0.05
-NOISIEST = 0.1
+LIMIT_TOLERANCE = 0.05
+MAX_RELATIVE_ERROR = 0.1
 """An exact law is not decided on a standard error of more than this share of the prediction: it could reject little."""
 
 
@@ -152,8 +152,8 @@ def check(
         return Check({}, dict(predictions.refused), 0)
     orders = 1 + max((p.order for p in predictions.values()), default=0)
     size = sum(leaf.numel() for leaf in tree.leaves(specification(block)[0])) * dtype.itemsize
-    together = max(1, min(draws, math.floor(budget_mib * 2**20 / max(1, size))))
-    found = measured(block, predictions, generator, draws, together, probes, orders, dtype, device)
+    draws_at_once = max(1, min(draws, math.floor(budget_mib * 2**20 / max(1, size))))
+    found = measured(block, predictions, generator, draws, draws_at_once, probes, orders, dtype, device)
     comparisons = {name: compare(p, _estimate(p, found, predictions.mean_square)) for name, p in predictions.items()}
     return Check(comparisons, dict(predictions.refused), draws)
 
@@ -172,12 +172,12 @@ def compare(prediction: Prediction, measured: Estimate) -> Comparison:
     half = (measured.high - measured.low) / 2 / scale
     verdict: Verdict
     if prediction.kind == "exact":
-        quiet = measured.standard_error <= NOISIEST * scale
+        quiet = measured.standard_error <= MAX_RELATIVE_ERROR * scale
         verdict = "disagrees" if not abs(z) < Z_LIMIT else "agrees" if quiet else "undecided"
-    elif abs(relative) - half > TOLERANCE or math.isnan(relative):
+    elif abs(relative) - half > LIMIT_TOLERANCE or math.isnan(relative):
         verdict = "disagrees"
     else:
-        verdict = "agrees" if abs(relative) <= TOLERANCE and half <= TOLERANCE else "undecided"
+        verdict = "agrees" if abs(relative) <= LIMIT_TOLERANCE and half <= LIMIT_TOLERANCE else "undecided"
     return Comparison(prediction, measured, z, relative, verdict)
 
 

@@ -1,4 +1,4 @@
-"""What is measured in every draw: squared Jacobian norms, products at two inputs, path parts, forward mean squares."""
+"""Measurements of every draw: squared Jacobian norms, products at two inputs, path parts, forward mean squares."""
 
 from __future__ import annotations
 
@@ -101,20 +101,20 @@ def measured(
     predictions: Predictions,
     generator: torch.Generator,
     draws: int,
-    together: int,
+    draws_at_once: int,
     probes: int,
     orders: int,
     dtype: torch.dtype,
     device: Device,
 ) -> Measured:
-    """Return what every draw gives, `together` of them in one mapped call.
+    """Return what every draw gives, `draws_at_once` of them in one mapped call.
 
     Args:
         block: the block.
         predictions: which say what is wanted, at what angle and mean square.
         generator: of parameters and inputs.
         draws: how many.
-        together: how many at once.
+        draws_at_once: how many at once.
         probes: vectors u a draw.
         orders: how many numbers of branches are asked for.
         dtype: of parameters and inputs.
@@ -143,7 +143,7 @@ def measured(
     rows: list[tuple[Tensor, ...]] = []
     left = draws
     while left:
-        count = min(together, left)
+        count = min(draws_at_once, left)
         left -= count
         params, state = stacked_draws(block, generator, count, dtype=dtype, device=device)
         points = inputs(

@@ -22,7 +22,7 @@ class Flow:
         square: E x² = E x′².
         product: E x x′; NaN behind a highway layer, where it is not followed.
         jacobian: E‖Ju‖² for an isotropic unit u.
-        together: E⟨J(x)u, J(x′)u⟩.
+        cross_jacobian: E⟨J(x)u, J(x′)u⟩.
         passed: how many random layers a squared gradient has passed on average, a layer of the stem or a branch.
     """
 
@@ -30,13 +30,13 @@ class Flow:
     square: float
     product: float
     jacobian: float = 1.0
-    together: float = 1.0
+    cross_jacobian: float = 1.0
     passed: float = 0.0
 
     @property
     def cosine(self) -> float:
         """Correlation of the gradients at the two inputs."""
-        return self.together / self.jacobian
+        return self.cross_jacobian / self.jacobian
 
 
 def mean_field(stack: Stack, mean_square: float, angle: float) -> Flow:
@@ -61,13 +61,13 @@ def mean_field(stack: Stack, mean_square: float, angle: float) -> Flow:
 def _layer(layer: Layer, flow: Flow) -> Flow:
     fan = layer.inputs * layer.weight.variance
     square, product = fan * flow.square + layer.bias.variance, fan * flow.product + layer.bias.variance
-    gain, together, mean = layer.gain, layer.gain, 0.0
+    gain, cross_jacobian, mean = layer.gain, layer.gain, 0.0
     if layer.relu:
         angle = math.acos(max(-1.0, min(1.0, product / square))) if square else 0.0
-        together *= arc_cosine_0(angle)
+        cross_jacobian *= arc_cosine_0(angle)
         mean = math.sqrt(square / (2 * math.pi))
         square, product = square / 2, square / 2 * arc_cosine_1(angle)
-    return Flow(mean, square, product, flow.jacobian * gain, flow.together * together, flow.passed + 1)
+    return Flow(mean, square, product, flow.jacobian * gain, flow.cross_jacobian * cross_jacobian, flow.passed + 1)
 
 
 def _body(layers: Sequence[Layer], flow: Flow) -> Flow:
@@ -94,7 +94,7 @@ def _skip(skip: Skip, flow: Flow) -> Flow:
         carry**2 * flow.square + scale**2 * branch.square + cross,
         carry**2 * flow.product + scale**2 * branch.product + cross,
         flow.jacobian * (kept + added),
-        flow.together * (carry**2 + scale**2 * branch.together),
+        flow.cross_jacobian * (carry**2 + scale**2 * branch.cross_jacobian),
         flow.passed + (added / (kept + added) if added else 0.0),
     )
 
@@ -116,6 +116,6 @@ def _gate(gate: Gate, flow: Flow) -> Flow:
         square=step.mean_square,
         product=math.nan,
         jacobian=flow.jacobian * step.total,
-        together=math.nan,
+        cross_jacobian=math.nan,
         passed=flow.passed + 1 - step.carry / step.total,
     )
