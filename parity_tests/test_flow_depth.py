@@ -16,7 +16,7 @@ from pure import flow, nets, tree
 from pure.catalogue import CASES, Case
 from pure.errors import ArgumentError, ShapeError, UnsupportedError
 from pure.flow import plot
-from pure.flow.activations.step_profile import spread
+from pure.flow.activations.step_profile import spread_of
 from pure.skips import DenseSkip
 
 FLOAT64 = torch.float64
@@ -200,7 +200,7 @@ def test_the_interval_over_samples_covers_the_mean() -> None:
         for measure in (step.preservation, step.inference):
             every = samples(measure)
             truth = float(every.mean())
-            covered = sum(truth in spread(part).mean for part in every.reshape(trials, batch))
+            covered = sum(truth in spread_of(part).mean for part in every.reshape(trials, batch))
             assert 0.93 < covered / trials < 0.97, step.path
 
 
