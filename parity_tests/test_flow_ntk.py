@@ -96,9 +96,9 @@ def test_it_is_the_product_of_jacobians(case: str, chunk_size: int | None) -> No
             close(traced[name], share.diagonal(dim1=2, dim2=3).sum(-1))
             close(full[name], traced[name])
         if structured:
-            assert {name for name, road in traced.roads.items() if road == "materialised"} == formed
+            assert {name for name, method in traced.methods.items() if method == "materialised"} == formed
         else:
-            assert set(traced.roads.values()) == {"materialised"}
+            assert set(traced.methods.values()) == {"materialised"}
 
 
 def test_a_language_model_with_a_tied_head() -> None:
@@ -107,8 +107,8 @@ def test_a_language_model_with_a_tied_head() -> None:
     expected = sum(contracted(net, params, x, x).values(), torch.zeros(()))
     found = flow.ntk(net, params, x)
     close(found.kernel, expected.diagonal(dim1=2, dim2=3).sum(-1))
-    assert found.roads["body.embedding.weight"] == "materialised"
-    assert found.roads["body.blocks.0.mlp.branch.f.fc1.weight"] == "structured"
+    assert found.methods["body.embedding.weight"] == "materialised"
+    assert found.methods["body.blocks.0.mlp.branch.f.fc1.weight"] == "structured"
 
 
 def test_it_is_symmetric_and_positive() -> None:
@@ -123,7 +123,7 @@ def test_it_is_symmetric_and_positive() -> None:
     close(flow.ntk(net, params, x).kernel, flow.ntk(net, params, x, x).kernel)
 
 
-def test_both_roads_through_positions_give_one_answer() -> None:
+def test_both_methods_through_positions_give_one_answer() -> None:
     from pure.flow.kernel.jacobian_gram import Factors, gram, outer_gram
 
     for positions, width in ((2, 30), (60, 2)):
@@ -148,7 +148,7 @@ def test_float32_adds_up_in_float64() -> None:
 def test_an_unused_leaf_has_no_share() -> None:
     params = {"used": torch.ones(2, 2), "unused": torch.ones(3)}
     found = flow.ntk(lambda p, x: F.linear(x, p["used"]), params, torch.ones(2, 2))
-    assert found.roads == {"used": "structured", "unused": "unused"}
+    assert found.methods == {"used": "structured", "unused": "unused"}
     assert not found["unused"].any()
     assert (found["used"] == 4).all()
 

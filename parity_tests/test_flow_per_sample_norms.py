@@ -78,7 +78,7 @@ def test_convolutions(conv: type, space: tuple[int, ...], options: dict[str, Any
     params, x = drawn(block), inputs(3, 4, *space)
     norms = flow.per_sample_norms(one(block), params, x)
     agree(norms, materialised(one(block), params, x))
-    assert set(norms.roads.values()) == {"ghost"}
+    assert set(norms.methods.values()) == {"ghost"}
 
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (3, 5), (40, 5), (2, 6, 5)], ids=str)
@@ -88,10 +88,10 @@ def test_linear_maps_of_vectors_and_sequences(shape: tuple[int, ...]) -> None:
     loss = (lambda p, x: block(p, x).square().sum()) if len(shape) > 1 else one(block)
     norms = flow.per_sample_norms(loss, params, x)
     agree(norms, materialised(loss, params, x))
-    assert set(norms.roads.values()) == {"ghost"}
+    assert set(norms.methods.values()) == {"ghost"}
 
 
-def test_both_roads_through_a_sequence_give_one_answer() -> None:
+def test_both_methods_through_a_sequence_give_one_answer() -> None:
     from pure.flow.per_sample.outer_products import outer_norm, outer_sum
 
     for time, width in ((3, 40), (40, 3)):
@@ -140,10 +140,10 @@ def test_one_weight_in_two_convolutions_of_different_stride_and_groups() -> None
     x = inputs(3, 4, 6, 7) / 10
     both = flow.per_sample_norms(strides, params, x)
     agree(both, materialised(strides, params, x))
-    assert both.roads == {"w": "ghost"}
+    assert both.methods == {"w": "ghost"}
     mixed = flow.per_sample_norms(groups, params, x)
     agree(mixed, materialised(groups, params, x))
-    assert mixed.roads == {"w": "materialised"}
+    assert mixed.methods == {"w": "materialised"}
 
 
 def test_slices_of_a_leaf() -> None:
@@ -152,7 +152,7 @@ def test_slices_of_a_leaf() -> None:
     overlapping: Loss = lambda p, x: loss(p, x) + sum(F.linear(x, w).sum() for w in p["w"].unbind(1))  # noqa: E731
     x = inputs(4, 5)
     norms = flow.per_sample_norms(loss, params, x)
-    assert norms.roads == {"w": "ghost"}
+    assert norms.methods == {"w": "ghost"}
     agree(norms, materialised(loss, params, x))
     agree(flow.per_sample_norms(overlapping, params, x), materialised(overlapping, params, x))
 
@@ -163,7 +163,7 @@ def test_a_leaf_beside_its_own_slice() -> None:
     x = inputs(3, 3, 5, 6)
     norms = flow.per_sample_norms(loss, params, x)
     agree(norms, materialised(loss, params, x))
-    assert norms.roads == {"w": "materialised"}
+    assert norms.methods == {"w": "materialised"}
 
 
 def test_a_repeat_reports_each_depth_as_the_unrolled_network_does() -> None:
@@ -177,7 +177,7 @@ def test_a_repeat_reports_each_depth_as_the_unrolled_network_does() -> None:
     assert len(drawn(chain)) == depth
     norms = flow.per_sample_norms(one(repeat), drawn(repeat), x)
     expected = flow.per_sample_norms(one(unrolled), drawn(unrolled), x)
-    assert norms.roads["cell.branch.fc1.weight"] == "ghost"
+    assert norms.methods["cell.branch.fc1.weight"] == "ghost"
     for prefix, norm in expected.blocks.items():
         torch.testing.assert_close(norms.blocks[prefix], norm, rtol=CLOSE, atol=0)
 
@@ -199,7 +199,7 @@ def test_the_budget_cuts_only_what_is_formed() -> None:
     ghost: Loss = lambda p, x: F.linear(x, p["w"]).square().sum()  # noqa: E731
     per_sample_mib = 64 * 64 * 8 / 2**20
     cut = flow.per_sample_norms(matrix, params, x, budget_mib=5 * per_sample_mib)
-    assert (cut.chunk_size, cut.roads) == (5, {"w": "materialised"})
+    assert (cut.chunk_size, cut.methods) == (5, {"w": "materialised"})
     agree(cut, materialised(matrix, params, x))
     assert flow.per_sample_norms(ghost, params, x, budget_mib=5 * per_sample_mib).chunk_size == 32
     assert flow.per_sample_norms(ghost, params, x, budget_mib=5 * per_sample_mib, ghost=False).chunk_size == 5
@@ -236,7 +236,7 @@ def test_a_module_joins_in_with_its_in_place_activations() -> None:
     x = inputs(3, 3, 8, 8)
     norms = flow.per_sample_norms(one(block), params, x)
     agree(norms, materialised(one(block), params, x))
-    assert set(norms.roads.values()) == {"ghost"}
+    assert set(norms.methods.values()) == {"ghost"}
 
 
 def test_nested_batches_targets_and_extras() -> None:

@@ -1,14 +1,14 @@
 """Products with the Hessian and with the generalised Gauss–Newton matrix, for the price of about two gradients each.
 
 The graph of the gradient is built once and kept. A Hessian product is then one backward pass through that graph, which
-costs what two gradients cost in matrix products. Building it costs two thirds of one: the gradients by the parameters
-of linear layers, convolutions and norms are recorded, but nobody reads their values. A Gauss–Newton product is a pass
-to the outputs and one back, four thirds.
+costs what two gradients cost in matrix products. Building it costs two thirds of one, since the gradients w.r.t. the
+weights of linear layers and convolutions are never formed. A Gauss–Newton product is a pass to the outputs and one
+back, four thirds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import ArgumentError, ShapeError, TreeError, UnsupportedError
-from pure.flow.hessian.second_order import SecondOrder
-from pure.flow.hessian.stages import NestedError, Stages
+from pure.flow.hessian.gradient_graph import GradientRecorder
 from pure.flow.linalg.operator_products import products
+from pure.flow.per_sample.weight_use import Parameters
 from pure.flow.shared.input_checks import check_outermost, finite, finite_values, named_leaves, purely, scalar
 from pure.flow.shared.math_attention import composed_attention
 
@@ -96,10 +96,10 @@ class Product:
 
 
 def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Product:
-    """Return the Hessian of `loss` by `params`, as its product with a tree.
+    """Return the Hessian of `loss` w.r.t. `params`, as its product with a tree.
 
-    The whole graph of the gradient stays in memory as long as the result does. A loss that takes gradients itself runs
-    twice, as only the second time its layers are left as they are.
+    The whole graph of the gradient stays in memory as long as the result does. A loss that takes gradients itself, or
+    sets hooks, runs twice.
 
     Args:
         loss: `loss(params, *batch)` is the whole batch's scalar loss; any pure function that can be differentiated
@@ -122,38 +122,51 @@ def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Produ
                 [1., 0.]]))
     """
     check_outermost("hvp")
+    leaves, spec = _leaves(loss, params)
     constants = _constants(batch)
 
-    def graph(stages: Stages, around: AbstractContextManager[Any]) -> tuple[Tensor, Sequence[Tensor | None]]:
+    def value(copies: Mapping[str, Tensor], around: AbstractContextManager[Any]) -> Tensor:
         with _twice("hvp", params, batch), around:
-            out = loss(tree.tree_unflatten(inputs, spec), *constants)
-        if stages.nested:  # even where the loss has caught the error
-            raise NestedError
+            out = loss(tree.tree_unflatten(list(copies.values()), spec), *constants)
         value = scalar(out, "the batch's")
         finite(value)
-        with stages.gradient():
-            return value, _pulled([value], inputs, [torch.ones_like(value)], keep=True)
+        return value
 
     with torch.enable_grad():
+        recorder = GradientRecorder(leaves)
         try:
-            leaves, spec = _leaves(loss, params)
-            inputs = list(leaves.values())
-            value, gradient = graph(stages := Stages(inputs), SecondOrder(stages))
-        except NestedError:
-            leaves, spec = _leaves(loss, params)  # new ones, without the first run's hooks
-            inputs = list(leaves.values())
-            value, gradient = graph(Stages(inputs), nullcontext())
+            out = value(recorder.copies, recorder)
+        except Exception:
+            if not recorder.unsafe:
+                raise
+        if recorder.unsafe:
+            recorder = GradientRecorder(leaves)  # whose copies are without the first run's hooks
+            out = value(recorder.copies, nullcontext())
+        if recorder.changed():
+            raise UnsupportedError("the function changes in place what its gradient needs: write x = x + y")
+        inputs, copies, found = list(leaves.values()), list(recorder.copies.values()), recorder.found
+        slopes = _pulled([out], [*copies, *(call.output for call in found)], [torch.ones_like(out)], keep=True)
 
     def apply(vectors: list[Tensor]) -> list[Tensor]:
-        return _filled(_pulled(gradient, inputs, vectors), inputs)
+        vectors = [vector.detach() for vector in vectors]
+        directions = Parameters(recorder.origin, dict(zip(leaves, vectors, strict=True)))
+        pairs: list[tuple[Tensor | None, Tensor]] = list(zip(slopes, vectors, strict=False))
+        for call, slope in zip(found, slopes[len(copies) :], strict=True):
+            if slope is not None:
+                pairs += call.cotangents(slope, directions)
+        pulled = _pulled([y for y, _ in pairs], [*inputs, *copies], [v for _, v in pairs])
+        recorded, rest = pulled[: len(inputs)], pulled[len(inputs) :]
+        return _filled(
+            [b if a is None else a if b is None else a + b for a, b in zip(recorded, rest, strict=True)], inputs
+        )
 
-    return _product("hessian", value, leaves, spec, apply)
+    return _product("hessian", out, leaves, spec, apply)
 
 
 def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Product:
     """Return the generalised Gauss–Newton matrix JᵀHJ, as its product with a tree.
 
-    J is the Jacobian of the model's outputs by the parameters and H the Hessian of the loss by the outputs.
+    J is the Jacobian of the model's outputs w.r.t. the parameters and H the Hessian of the loss w.r.t. the outputs.
 
     Args:
         model: `model(params, *batch)` returns the outputs, any tree of tensors.
@@ -228,7 +241,7 @@ def _constants(batch: Sequence[tree.Tree]) -> Any:
 def _pulled(
     outputs: Sequence[Tensor | None], inputs: Any, vectors: Sequence[Tensor], *, keep: bool = False
 ) -> Sequence[Tensor | None]:
-    """Return the vectors' product with the Jacobian of `outputs` by `inputs`; None where there is no dependence."""
+    """Return the vectors' product with the Jacobian of `outputs` w.r.t. `inputs`; None where there is no dependence."""
     inputs = list(inputs)
     pairs = [(y, v) for y, v in zip(outputs, vectors, strict=True) if y is not None and y.requires_grad]
     if not pairs:

@@ -9,13 +9,12 @@ from torch import Tensor
 
 __all__ = ["Factors", "gram", "outer_gram"]
 
-BYTES = 128 * 2**20
-"""How much memory one intermediate may take."""
+MAX_INTERMEDIATE_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """The Jacobian Σ_t s_t ⊗ a_t of some samples' outputs by one weight.
+    """The Jacobian Σ_t s_t ⊗ a_t of some samples' outputs w.r.t. one weight.
 
     Attributes:
         a: (samples, positions, groups, inputs).
@@ -75,12 +74,14 @@ def outer_gram(f1: Factors, f2: Factors, full: bool) -> Tensor:
     if positions == 1 or by_gram <= by_product:
         # Rows are pairs of a position and, in a full kernel, an output; the rest is chunked over the samples.
         row_bytes = groups * positions**2 * others * (outputs**2 if full else 1) * f1.a.element_size()
-        step = max(1, BYTES // max(1, row_bytes))
+        step = max(1, MAX_INTERMEDIATE_BYTES // max(1, row_bytes))
         parts = [
             _by_gram(Factors(f1.a[at : at + step], f1.s[:, at : at + step]), f2, full) for at in range(0, samples, step)
         ]
         return torch.cat(parts)
-    step = max(1, BYTES // max(1, outputs * max(samples, others) * values * groups * f1.a.element_size()))
+    step = max(
+        1, MAX_INTERMEDIATE_BYTES // max(1, outputs * max(samples, others) * values * groups * f1.a.element_size())
+    )
     shape = (samples, others, outputs, outputs) if full else (samples, others)
     total = torch.zeros(shape, dtype=torch.float64, device=f1.a.device)
     for at in range(0, channels, step):

@@ -1,4 +1,4 @@
-"""A Jacobian by the parameters, a row for each sample and output: as factors for linear maps, formed otherwise."""
+"""A Jacobian w.r.t. the parameters, a row for each sample and output: as factors for linear maps, formed otherwise."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from torch import Tensor
 from pure import tree
 from pure.errors import ArgumentError, PureError, ShapeError, UnsupportedError
 from pure.flow.kernel.jacobian_gram import Factors, gram, outer_gram
-from pure.flow.kernel.sensitivity import LinearMap, Maps
+from pure.flow.kernel.sensitivity import LinearMap, SensitivityRecorder
 from pure.flow.shared.input_checks import explained
 from pure.flow.shared.leaf_provenance import Origin
 
 __all__ = ["Rows", "Tangents"]
 
-TOGETHER = 32
-"""How many outputs are differentiated in one pass."""
+OUTPUTS_A_PASS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +53,7 @@ class Rows:
 
     Attributes:
         outputs: how many there are for one sample.
-        roads: {leaf: "structured", "materialised" or "unused"}.
+        methods: {leaf: "structured", "materialised" or "unused"}.
         bytes_each: memory for one sample's tangents.
     """
 
@@ -73,12 +72,12 @@ class Rows:
             slopes = torch.autograd.grad(y.sum(), list(tried.values()), allow_unused=True)
         outside = {name for name, slope in zip(tried, slopes, strict=True) if slope is not None}
         outside |= _tangled(uses)
-        outside |= {use.bias.name for use in uses if use.bias is not None and use.weight.name in outside}
+        outside |= {use.use.bias.name for use in uses if use.use.bias is not None and use.weight.name in outside}
         self._uses = [use for use in uses if use.weight.name not in outside]
-        seen = {origin.name for use in uses for origin in (use.weight, use.bias) if origin is not None}
+        seen = {origin.name for use in uses for origin in (use.weight, use.use.bias) if origin is not None}
         self._kept = {name: leaf for name, leaf in self._leaves.items() if name in seen and name not in outside}
         self._formed = [name for name in self._leaves if name in outside]
-        self.roads = {
+        self.methods = {
             name: "structured" if name in self._kept else "materialised" if name in outside else "unused"
             for name in self._leaves
         }
@@ -108,7 +107,7 @@ class Rows:
         def one(shifts: tuple[Tensor, ...], own: dict[str, Tensor], x: tree.Tree) -> tuple[Tensor, list[Tensor]]:
             leaves = [own[name] if name in own else shared[name] for name in self._leaves]
             given = tree.tree_map(lambda leaf: leaf[None], x)
-            with Maps(followed, shifts or None) as maps:
+            with SensitivityRecorder(followed, shifts or None) as maps:
                 y = self._fn(tree.tree_unflatten(leaves, self._spec), given)
             found.extend(maps.found)
             return _row(y), maps.inputs
@@ -137,11 +136,11 @@ class Rows:
         weights: dict[Origin, list[tuple[Tensor, Tensor]]] = {}
         formed: dict[Origin, Tensor] = {}
         for use, a, s in zip(uses, inputs, slopes, strict=False):
-            spread = use.slopes(s)
-            weights.setdefault(use.weight, []).append((use.inputs(a), spread))
-            if use.bias is not None:
-                total = spread.sum(2).flatten(2)
-                formed[use.bias] = formed[use.bias] + total if use.bias in formed else total
+            sensitivities, bias = use.slopes(s), use.use.bias
+            weights.setdefault(use.weight, []).append((use.inputs(a), sensitivities))
+            if bias is not None:
+                total = sensitivities.sum(2).flatten(2)
+                formed[bias] = formed[bias] + total if bias in formed else total
         for name, slope in zip(own, slopes[len(shifts) :], strict=True):
             formed[Origin(name)] = slope.flatten(2)
         factors = [
@@ -166,7 +165,7 @@ def _slopes(y: Tensor, by: Sequence[Tensor]) -> list[Tensor]:
     if not (by and y.requires_grad):
         return [leaf.new_zeros(outputs, *leaf.shape) for leaf in by]
     parts = []
-    for chosen in torch.eye(outputs, dtype=y.dtype, device=y.device).split(TOGETHER):
+    for chosen in torch.eye(outputs, dtype=y.dtype, device=y.device).split(OUTPUTS_A_PASS):
         seeds = chosen[:, None, :].expand(-1, samples, -1)
         found = torch.autograd.grad(y, by, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
         parts.append(
@@ -182,13 +181,13 @@ def _tangled(uses: Sequence[LinearMap]) -> set[str]:
     ways: dict[Origin, tuple[int, int]] = {}
     weights = {use.weight.name for use in uses}
     for use in uses:
-        for origin in (use.weight, use.bias):
+        for origin in (use.weight, use.use.bias):
             if origin is not None:
                 paths.setdefault(origin.name, set()).add(origin.path)
         if ways.setdefault(use.weight, (use.dims, use.groups)) != (use.dims, use.groups):
             found.add(use.weight.name)
-        if use.bias is not None and use.bias.name in weights:
-            found.add(use.bias.name)
+        if use.use.bias is not None and use.use.bias.name in weights:
+            found.add(use.use.bias.name)
     for name, cuts in paths.items():
         if any(path[:end] in cuts for path in cuts for end in range(len(path))):
             found.add(name)

@@ -26,7 +26,7 @@ class TangentKernel(Readings[str, Tensor]):
     Attributes:
         kernel: (N₁, N₂), summed over equal outputs; or (N₁, N₂, outputs, outputs), if asked for in full. float64.
         leaves: {dotted leaf: (N₁, N₂)}, each leaf's share of the sum over equal outputs.
-        roads: how each leaf's share was found: "structured" (from inputs and sensitivities of linear maps),
+        methods: how each leaf's share was found: "structured" (from inputs and sensitivities of linear maps),
             "materialised" (its Jacobian was formed), or "unused".
         outputs: how many outputs the function has for each sample.
         symmetric: whether x₂ was x₁.
@@ -34,7 +34,7 @@ class TangentKernel(Readings[str, Tensor]):
 
     kernel: Tensor
     leaves: dict[str, Tensor]
-    roads: dict[str, str]
+    methods: dict[str, str]
     outputs: int
     symmetric: bool
 
@@ -68,9 +68,9 @@ class TangentKernel(Readings[str, Tensor]):
         sizes = {name: float(_mass(share, self.symmetric)) for name, share in self.leaves.items()}
         whole = float(_mass(self.trace_kernel, self.symmetric))
         rows: list[list[str | float]] = [
-            [name or "(all)", self.roads[name], size, size / whole if whole else 0.0] for name, size in sizes.items()
+            [name or "(all)", self.methods[name], size, size / whole if whole else 0.0] for name, size in sizes.items()
         ]
-        return table(["leaf", "road", "trace" if self.symmetric else "norm", "share"], rows)
+        return table(["leaf", "method", "trace" if self.symmetric else "norm", "share"], rows)
 
 
 def _mass(kernel: Tensor, symmetric: bool) -> Tensor:
@@ -88,7 +88,7 @@ def ntk(
     chunk_size: int | None = None,
     budget_mib: float = 512.0,
 ) -> TangentKernel:
-    """Return the empirical neural tangent kernel Θ = J(x₁) J(x₂)ᵀ, J the Jacobian of the outputs by the parameters.
+    """Return the empirical neural tangent kernel Θ = J(x₁) J(x₂)ᵀ, J the Jacobian of the outputs w.r.t. the parameters.
 
     The weight of `F.linear` or `F.conv1d/2d/3d` has the Jacobian Σ_t s_t ⊗ a_t, a its inputs and s the sensitivities
     of the outputs. Its share of Θ is a product of Gram matrices of a and of s; the Jacobian is never formed. A leaf
@@ -159,4 +159,4 @@ def ntk(
                     kernel[here[::-1]] += block.permute(1, 0, 3, 2) if full else block.T
     if not torch.isfinite(kernel).all():
         raise UnsupportedError("the kernel holds NaN or infinity: look for NaN in x, or a derivative at a pole")
-    return TangentKernel(kernel, shares, rows.roads, rows.outputs, symmetric)
+    return TangentKernel(kernel, shares, rows.methods, rows.outputs, symmetric)

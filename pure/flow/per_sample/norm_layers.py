@@ -1,35 +1,63 @@
-"""Normalisations with a weight and a bias, recognised as uses of both."""
+"""The weight and bias of layer, RMS, group and instance normalisation, and of batch normalisation in evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.flow.per_sample.recorded_call import Call, Constants
-from pure.flow.per_sample.weight_uses import Affine
+from pure.flow.per_sample.outer_products import row_slices
+from pure.flow.per_sample.weight_use import Call, Parameters, Run, WeightUse
 
-__all__ = ["NORMS"]
+__all__ = ["NORMS", "Affine"]
 
-Normalise = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(WeightUse):
+    """The weight and bias behind a normalisation, y = x̂ ⊙ weight + bias.
+
+    Attributes:
+        trailing: whether weight and bias run along the trailing axes, as in LayerNorm, not along the channels.
+    """
+
+    trailing: bool
+
+    def summed(self, v: Tensor) -> Tensor:
+        """Return the sums of (batch, runs a sample, …) over all but the batch's and the weight's axes."""
+        axes = (1,) if self.trailing else (1, *range(3, v.ndim))
+        return v.squeeze(1) if axes == (1,) and v.shape[1] == 1 else v.sum(axes)
+
+    def gradient(self, x: Tensor, g: Tensor) -> Tensor:
+        """Return the sums of g ⊙ x̂."""
+        parts = []
+        for rows in row_slices(len(x), x[0].numel(), x.device):
+            part = x[rows]
+            normal = self.run(part.reshape(-1, *part.shape[part.ndim - self.rank :]), None, None)
+            parts.append(self.summed(normal.reshape(g[rows].shape) * g[rows]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def bias_gradient(self, g: Tensor) -> Tensor:
+        """Return the sums of g."""
+        return self.summed(g)
 
 
 def affine(
-    constants: Constants,
+    parameters: Parameters,
     input: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    norm: Normalise,
+    norm: Run,
     rank: int,
     trailing: bool,
 ) -> Call | None:
     """Return a normalisation whose weight and bias are parameters or left out.
 
     Args:
-        constants: the parameters.
+        parameters: the parameters.
         input: what is normalised.
         weight: as given.
         bias: as given.
@@ -37,25 +65,25 @@ def affine(
         rank: axes of one input that is normalised by itself.
         trailing: whether weight and bias run along the trailing axes, not along the first of one input.
     """
-    gain, shift = constants.optional(weight), constants.optional(bias)
-    copy = bias if weight is None else weight
-    if copy is None or gain is None or shift is None or input.ndim < rank:
+    gain, shift = parameters.origin(weight), parameters.origin(bias)
+    if weight is bias is None or input.ndim < rank:
         return None
-    use = Affine(
-        weight=gain[0],
-        bias=shift[0],
-        shape=tuple(copy.shape),
-        run=lambda x: norm(x, gain[1], shift[1]),
-        rank=rank,
-        channels=-1,
-        normalise=lambda x: norm(x, None, None),
-        trailing=trailing,
-    )
+    if (weight is not None and gain is None) or (bias is not None and shift is None):
+        return None
+    shape = tuple((bias if weight is None else weight).shape)
+    use = Affine(weight=gain, bias=shift, shape=shape, run=norm, rank=rank, channels=-1, trailing=trailing)
     return Call(use, input)
 
 
+def along_channels(
+    parameters: Parameters, input: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Run
+) -> Call | None:
+    """Return a normalisation of each sample by itself, (batch, channels, …), weight and bias along the channels."""
+    return affine(parameters, input, weight, bias, norm, input.ndim - 1, trailing=False)
+
+
 def layer_norm(
-    constants: Constants,
+    parameters: Parameters,
     input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
@@ -65,12 +93,12 @@ def layer_norm(
     """F.layer_norm."""
     shape = list(normalized_shape)
     return affine(
-        constants, input, weight, bias, lambda x, w, b: F.layer_norm(x, shape, w, b, eps), len(shape), trailing=True
+        parameters, input, weight, bias, lambda x, w, b: F.layer_norm(x, shape, w, b, eps), len(shape), trailing=True
     )
 
 
 def rms_norm(
-    constants: Constants,
+    parameters: Parameters,
     input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
@@ -79,12 +107,12 @@ def rms_norm(
     """F.rms_norm."""
     shape = list(normalized_shape)
     return affine(
-        constants, input, weight, None, lambda x, w, _: F.rms_norm(x, shape, w, eps), len(shape), trailing=True
+        parameters, input, weight, None, lambda x, w, _: F.rms_norm(x, shape, w, eps), len(shape), trailing=True
     )
 
 
 def group_norm(
-    constants: Constants,
+    parameters: Parameters,
     input: Tensor,
     num_groups: int,
     weight: Tensor | None = None,
@@ -92,19 +120,11 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Call | None:
     """F.group_norm."""
-    return affine(
-        constants,
-        input,
-        weight,
-        bias,
-        lambda x, w, b: F.group_norm(x, num_groups, w, b, eps),
-        input.ndim - 1,
-        trailing=False,
-    )
+    return along_channels(parameters, input, weight, bias, lambda x, w, b: F.group_norm(x, num_groups, w, b, eps))
 
 
 def instance_norm(
-    constants: Constants,
+    parameters: Parameters,
     input: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
@@ -117,19 +137,13 @@ def instance_norm(
     """F.instance_norm by the input's own statistics."""
     if running_mean is not None or running_var is not None or not use_input_stats or input.ndim < 3:
         return None
-    return affine(
-        constants,
-        input,
-        weight,
-        bias,
-        lambda x, w, b: F.instance_norm(x, None, None, w, b, True, momentum, eps),
-        input.ndim - 1,
-        trailing=False,
+    return along_channels(
+        parameters, input, weight, bias, lambda x, w, b: F.instance_norm(x, None, None, w, b, True, momentum, eps)
     )
 
 
 def batch_norm(
-    constants: Constants,
+    parameters: Parameters,
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -144,14 +158,8 @@ def batch_norm(
     mean, var = running_mean, running_var
     if mean is None or var is None or mapped(mean) or mapped(var) or mean.requires_grad or var.requires_grad:
         return None
-    return affine(
-        constants,
-        input,
-        weight,
-        bias,
-        lambda x, w, b: F.batch_norm(x, mean, var, w, b, False, momentum, eps),
-        input.ndim - 1,
-        trailing=False,
+    return along_channels(
+        parameters, input, weight, bias, lambda x, w, b: F.batch_norm(x, mean, var, w, b, False, momentum, eps)
     )
 
 
@@ -162,3 +170,4 @@ NORMS: dict[Any, Callable[..., Call | None]] = {
     F.instance_norm: instance_norm,
     F.batch_norm: batch_norm,
 }
+"""Function → what reads its arguments; None from it means that this use is not known."""

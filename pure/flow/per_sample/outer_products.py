@@ -12,7 +12,7 @@ __all__ = ["WIDE_COST", "crossed", "gram", "outer_norm", "outer_sum", "row_norms
 # Shapes: a is (batch, time, groups, inputs), g is (batch, time, groups, outputs).
 
 WIDE_COST = 3
-"""How many single-precision products one in float64 takes the time of; it only chooses between exact roads."""
+"""How many single-precision products one in float64 takes the time of; it only chooses between exact methods."""
 
 CACHED = 2**17
 """Values that are widened together on a processor: they stay in its cache, and their memory is used again."""
@@ -76,7 +76,7 @@ def outer_norm(a: Tensor, g: Tensor, budget: float = 2.0**28) -> Tensor:
         budget: memory for what is formed in bytes, where there is no processor cache to fit.
 
     Source: Goodfellow 2015 (1510.01799), equation 3, for one step; Bu et al. 2022 (2205.10683), section 3, for the
-    choice between the two roads.
+    choice between the two.
 
     Example:
         >>> a, g = torch.ones(2, 1, 1, 3), torch.full((2, 1, 1, 4), 2.0)

@@ -1,4 +1,4 @@
-"""The gradients of every sample by itself, by chosen leaves alone."""
+"""The gradients of every sample by itself, w.r.t. chosen leaves alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import ArgumentError, TreeError, nearest
-from pure.flow.per_sample.chunk_pass import Pass, cut
+from pure.flow.per_sample.sample_pass import Pass, cut
 from pure.flow.shared.input_checks import batch_size, check_outermost, finite, named_leaves
 
 __all__ = ["per_sample_gradients"]
@@ -45,7 +45,7 @@ def per_sample_gradients(
         ShapeError: one sample's loss is not a scalar, or the batch's leaves disagree in size.
         DtypeError: integer parameters.
 
-    Source: Goodfellow 2015 (1510.01799): a sample's gradient by a linear map is the outer product of two activations.
+    Source: Goodfellow 2015 (1510.01799): a sample's gradient w.r.t. a weight matrix is an outer product.
 
     Example:
         >>> import torch

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import ArgumentError
-from pure.flow.per_sample.chunk_pass import Chunk, Pass, Road, cut
-from pure.flow.per_sample.ghost import TooLargeError
 from pure.flow.per_sample.outer_products import row_norms
+from pure.flow.per_sample.sample_pass import Chunk, Method, Pass, cut
+from pure.flow.per_sample.sample_recorder import TooLargeError
 from pure.flow.shared.input_checks import batch_size, check_outermost, finite, named_leaves
 from pure.flow.shared.leaf_provenance import prefixes
 from pure.flow.shared.result import Readings
@@ -32,7 +32,7 @@ class PerSampleNorms(Readings[str, Tensor]):
         blocks: {dotted prefix: (batch,)}, all leaves below it together; the depths of a `Repeat` included.
         total: (batch,), all leaves together.
         losses: (batch,), each sample's loss.
-        roads: how each leaf's norms were found: "ghost" (a matrix's gradient was never formed; a vector's, such as a
+        methods: how each leaf's norms were found: "ghost" (a matrix's gradient was never formed; a vector's, such as a
             bias or a gain, was summed in passing), "materialised" (formed, a chunk of samples at a time), or "unused"
             (the loss does not depend on it).
         chunk_size: how many samples were run together.
@@ -42,7 +42,7 @@ class PerSampleNorms(Readings[str, Tensor]):
     blocks: dict[str, Tensor]
     total: Tensor
     losses: Tensor
-    roads: dict[str, Road]
+    methods: dict[str, Method]
     chunk_size: int
 
     @property
@@ -50,7 +50,7 @@ class PerSampleNorms(Readings[str, Tensor]):
         return self.leaves
 
     def __repr__(self) -> str:
-        ghosts = sum(road == "ghost" for road in self.roads.values())
+        ghosts = sum(method == "ghost" for method in self.methods.values())
         return f"PerSampleNorms({len(self.total)} samples, {len(self.leaves)} leaves, {ghosts} of them by ghost norms)"
 
     def table(self, of: Literal["leaves", "blocks"] = "leaves") -> str:
@@ -115,7 +115,7 @@ def per_sample_norms(
         >>> norms = per_sample_norms(lambda p, x: Linear(2, 2)(p, x[None]).sum(), params, torch.tensor([[3.0, 4.0]]))
         >>> norms["weight"] / 5, norms["bias"]
         (tensor([1.4142], dtype=torch.float64), tensor([1.4142], dtype=torch.float64))
-        >>> norms.roads
+        >>> norms.methods
         {'weight': 'ghost', 'bias': 'ghost'}
     """
     check_outermost("per_sample_norms")
@@ -129,10 +129,10 @@ def per_sample_norms(
     finite(losses)
     norms = {name: _joined([part.leaves[name] for part in found]) for name in leaves}
     parts = {name: _joined([part.parts[name] for part in found]) for name in found[0].parts}
-    roads = {name: found[0].roads[name] for name in leaves}
+    methods = {name: found[0].methods[name] for name in leaves}
     blocks = _blocks(norms, parts)
     total = blocks[""] if blocks else torch.zeros(samples, dtype=torch.float64, device=losses.device)
-    return PerSampleNorms(norms, blocks, total, losses, roads, chunk_size)
+    return PerSampleNorms(norms, blocks, total, losses, methods, chunk_size)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The norm of one weight's gradient where it is used several times."""
+"""The norm of one weight's gradient where the weight is used several times, as a tied embedding is."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pure.flow.per_sample.convolution import Convolution
+from pure.flow.per_sample.embedding import Lookup, lookup_norm
+from pure.flow.per_sample.linear import Product
 from pure.flow.per_sample.outer_products import crossed, outer_norm, row_norms
-from pure.flow.per_sample.weight_uses import Convolution, Lookup, Product, Use, lookup_norm
+from pure.flow.per_sample.weight_use import WeightUse
 
 __all__ = ["alike", "together"]
 
 
-def alike(uses: Sequence[Use]) -> bool:
+def alike(uses: Sequence[WeightUse]) -> bool:
     """Whether the uses of one weight fit together: convolutions of one number of groups, or products and lookups."""
     if all(isinstance(use, Convolution) for use in uses):
         return len({use.geometry.groups for use in uses if isinstance(use, Convolution)}) == 1
     return not any(isinstance(use, Convolution) for use in uses)
 
 
-def together(group: Sequence[tuple[Use, Tensor, Tensor]], budget: float) -> Tensor:
+def together(group: Sequence[tuple[WeightUse, Tensor, Tensor]], budget: float) -> Tensor:
     """Return the norm of the sum of the gradients that several uses give one weight: (batch,), float64.
 
     Products are one product of more positions. A lookup is the product with a unit vector: ‖P + L‖² is
@@ -29,7 +32,7 @@ def together(group: Sequence[tuple[Use, Tensor, Tensor]], budget: float) -> Tens
     samples at a time.
 
     Args:
-        group: uses that are `alike`, each with its inputs and the gradient by its outputs.
+        group: uses that are `alike`, each with its inputs and the gradient w.r.t. its outputs.
         budget: memory for what is formed, in bytes.
     """
     products = [use.factors(x, g) for use, x, g in group if isinstance(use, Product)]
@@ -54,7 +57,7 @@ def together(group: Sequence[tuple[Use, Tensor, Tensor]], budget: float) -> Tens
     return ((norms / scale) ** 2 + (rows / scale) ** 2 + 2 * cross / scale**2).clamp_min(0).sqrt() * scale
 
 
-def _added(group: Sequence[tuple[Use, Tensor, Tensor]], budget: float) -> Tensor:
+def _added(group: Sequence[tuple[WeightUse, Tensor, Tensor]], budget: float) -> Tensor:
     first, x, _ = group[0]
     norms = [
         row_norms(torch.stack([use.gradient(x[rows], g[rows]) for use, x, g in group]).sum(0))

@@ -1,18 +1,21 @@
-"""Per-sample weight gradients of convolutions: their sums, and their norms by Gram matrices of pixels."""
+"""Convolutions and transposed ones: per-sample gradients of their weights, and norms by Gram matrices of pixels."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pure.flow.per_sample.outer_products import WIDE_COST, gram, row_norms, row_slices, scaled, widened
+from pure.flow.per_sample.weight_use import Call, Parameters, Run, WeightUse
 
-__all__ = ["Geometry", "convolution_norm", "pads", "spread", "unfolded", "weight_gradient"]
+__all__ = ["CONVOLUTIONS", "Convolution", "Geometry", "convolution", "convolution_norm", "unfolded", "weight_gradient"]
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,28 @@ class Geometry:
     output_padding: tuple[int, ...] = ()
 
 
-def spread(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
+def _one_an_axis(value: int | Sequence[int], dims: int) -> tuple[int, ...]:
     """Return one number an axis."""
     sizes = (value,) if isinstance(value, int) else tuple(value)
     return sizes * dims if len(sizes) == 1 else sizes
 
 
-def pads(
+def _pads(
     padding: int | str | Sequence[int], kernel: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...]:
     """Return the zeros before and behind each spatial axis; an odd rest of "same" goes behind, as in PyTorch."""
     if not isinstance(padding, str):
-        return tuple((pad, pad) for pad in spread(padding, len(kernel)))
+        return tuple((pad, pad) for pad in _one_an_axis(padding, len(kernel)))
     totals = [gap * (size - 1) if padding == "same" else 0 for size, gap in zip(kernel, dilation, strict=True)]
     return tuple((total // 2, total - total // 2) for total in totals)
 
 
 def weight_gradient(x: Tensor, g: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Return the gradient by the weight of one convolution, at least in float32.
+    """Return the gradient w.r.t. the weight of one convolution, at least in float32.
 
     Args:
         x: its inputs (n, channels, *space).
-        g: gradient by its outputs (n, channels, *space).
+        g: gradient w.r.t. its outputs (n, channels, *space).
         weight: of the shape that is wanted; its values do not matter.
         geometry: the convolution's.
     """
@@ -86,19 +89,19 @@ def weight_gradient(x: Tensor, g: Tensor, weight: Tensor, geometry: Geometry) ->
 
 
 def convolution_norm(x: Tensor, g: Tensor, weight: Tensor, geometry: Geometry, budget: float) -> Tensor:
-    """Return the norm of each sample's gradient by the weight of one convolution: (batch,), float64.
+    """Return the norm of each sample's gradient w.r.t. the weight of one convolution: (batch,), float64.
 
     By Gram matrices where they are the smaller computation: ⟨window s, window t⟩ is a sum over the kernel of
     ⟨pixel s + δ, pixel t + δ⟩, so that no window is ever unfolded. Otherwise by the gradient of one sample at a time.
 
     Args:
         x: inputs (batch, images, channels, *space).
-        g: gradient by the outputs (batch, images, channels, *space).
+        g: gradient w.r.t. the outputs (batch, images, channels, *space).
         weight: of the shape that is wanted.
         geometry: the convolution's.
         budget: memory for Gram matrices in bytes, where there is no processor cache to fit.
 
-    Source: Rochette et al. 2019 (1912.06015) for the gradients; Bu et al. 2022 (2205.10683) for the choice of roads.
+    Source: Rochette et al. 2019 (1912.06015) for the gradients; Bu et al. 2022 (2205.10683) for the choice.
     """
     padded = math.prod(size + sum(pad) for size, pad in zip(x.shape[3:], geometry.pads, strict=True))
     pixels, positions = math.prod(x.shape[3:]), math.prod(g.shape[3:])
@@ -156,32 +159,122 @@ def _flat(pairs: Sequence[tuple[int, int]]) -> list[int]:
     return [pad for pair in reversed(pairs) for pad in pair]
 
 
-def unfolded(
-    x: Tensor,
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    pads: tuple[tuple[int, int], ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Tensor:
+def unfolded(x: Tensor, geometry: Geometry) -> Tensor:
     """Return what each output position of a convolution sees, for any number of spatial axes.
 
     Args:
         x: (n, channels, *space).
-        kernel: size along each spatial axis.
-        stride: likewise.
-        pads: zeros before and behind, likewise.
-        dilation: likewise.
-        groups: into how many groups the channels are split.
+        geometry: the convolution's.
 
     Returns:
         (n, positions, groups, channels / groups · kernel values), the last axis in the order of the weight's.
     """
-    dims = len(kernel)
-    x = F.pad(x, _flat(pads))
-    for axis, (size, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True), start=2):
+    dims = len(geometry.kernel)
+    x = F.pad(x, _flat(geometry.pads))
+    windows = zip(geometry.kernel, geometry.stride, geometry.dilation, strict=True)
+    for axis, (size, step, gap) in enumerate(windows, start=2):
         x = x.unfold(axis, gap * (size - 1) + 1, step)[..., ::gap]
-    x = x.unflatten(1, (groups, -1))  # (n, groups, channels / groups, *positions, *kernel)
+    x = x.unflatten(1, (geometry.groups, -1))  # (n, groups, channels / groups, *positions, *kernel)
     positions, window = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
     x = x.permute(0, *positions, 1, 2, *window)
     return x.flatten(2 + dims).flatten(1, dims)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolution(WeightUse):
+    """A convolution, or a transposed one.
+
+    Attributes:
+        geometry: its numbers.
+        constant: the weight's values; only their shape and dtype matter here.
+    """
+
+    geometry: Geometry
+    constant: Tensor = field(repr=False)
+
+    def images(self, x: Tensor) -> Tensor:
+        """Return the inputs as (batch, images, channels, *space)."""
+        return x.reshape(len(x), -1, *x.shape[x.ndim - self.rank :])
+
+    def gradient(self, x: Tensor, g: Tensor) -> Tensor:
+        """Return the weight's gradient of one sample after the other."""
+        pairs = zip(self.images(x), g, strict=True)
+        return torch.stack([weight_gradient(a, b, self.constant, self.geometry) for a, b in pairs])
+
+    def norm(self, x: Tensor, g: Tensor, budget: float) -> Tensor:
+        """Return its norm, by Gram matrices of pixels or one sample at a time."""
+        return convolution_norm(self.images(x), g, self.constant, self.geometry, budget)
+
+
+def convolution(
+    parameters: Parameters,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | str | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    dims: int,
+    conv: Callable[..., Tensor],
+) -> Call | None:
+    """F.conv1d, F.conv2d and F.conv3d."""
+    kernel, gaps = tuple(weight.shape[2:]), _one_an_axis(dilation, dims)
+    geometry = Geometry(kernel, _one_an_axis(stride, dims), _pads(padding, kernel, gaps), gaps, groups)
+    run = lambda x, w, b: conv(x, w, b, stride, padding, dilation, groups)  # noqa: E731
+    return _convolved(parameters, input, weight, bias, dims, geometry, run)
+
+
+def transposed_convolution(
+    parameters: Parameters,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+    *,
+    dims: int,
+    conv: Callable[..., Tensor],
+) -> Call | None:
+    """F.conv_transpose1d, 2d and 3d."""
+    kernel, gaps, more = tuple(weight.shape[2:]), _one_an_axis(dilation, dims), _one_an_axis(output_padding, dims)
+    zeros = _pads(padding, kernel, gaps)
+    geometry = Geometry(kernel, _one_an_axis(stride, dims), zeros, gaps, groups, True, more)
+    run = lambda x, w, b: conv(x, w, b, stride, padding, output_padding, groups, dilation)  # noqa: E731
+    return _convolved(parameters, input, weight, bias, dims, geometry, run)
+
+
+def _convolved(
+    parameters: Parameters, input: Tensor, weight: Tensor, bias: Tensor | None, dims: int, geometry: Geometry, run: Run
+) -> Call | None:
+    origin, bias_origin = parameters.origin(weight), parameters.origin(bias)
+    if origin is None or weight.ndim != dims + 2 or input.ndim not in (dims + 1, dims + 2):
+        return None
+    constant = parameters.known(origin)
+    use = Convolution(
+        weight=origin,
+        bias=bias_origin,
+        shape=tuple(constant.shape),
+        run=run,
+        rank=dims + 1,
+        channels=-1 - dims,
+        geometry=geometry,
+        constant=constant.detach(),
+    )
+    if bias is not None and bias_origin is None:
+        return Call(use, input, lambda y: y + bias.reshape(-1, *(1,) * dims))
+    return Call(use, input)
+
+
+CONVOLUTIONS: dict[Any, Callable[..., Call | None]] = {
+    **{conv: partial(convolution, dims=n, conv=conv) for n, conv in enumerate((F.conv1d, F.conv2d, F.conv3d), 1)},
+    **{
+        conv: partial(transposed_convolution, dims=n, conv=conv)
+        for n, conv in enumerate((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), 1)
+    },
+}
+"""Function → what reads its arguments; None from it means that this use is not known."""

@@ -1,4 +1,4 @@
-"""One forward and backward pass over a chunk of samples: ghost norms where they hold, formed gradients elsewhere."""
+"""One forward and backward pass over a chunk of samples: ghost norms where possible, whole gradients elsewhere."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from torch._C._functorch import _add_batch_dim, current_level
 
 from pure import tree
 from pure.errors import PureError
-from pure.flow.per_sample.ghost import TooLargeError, Uses
+from pure.flow.per_sample.linear import Product
+from pure.flow.per_sample.norm_layers import Affine
 from pure.flow.per_sample.outer_products import row_norms
-from pure.flow.per_sample.tied_uses import alike, together
-from pure.flow.per_sample.weight_uses import Affine, Product, Use
+from pure.flow.per_sample.sample_recorder import Recorded, SampleRecorder, TooLargeError
+from pure.flow.per_sample.tied_weights import alike, together
+from pure.flow.per_sample.weight_use import WeightUse
 from pure.flow.shared.input_checks import batch_size, explained, in_place_error, scalar
 from pure.flow.shared.leaf_provenance import Origin
 from pure.tags import tracing
 
-__all__ = ["Chunk", "Pass", "Road", "cut"]
+__all__ = ["Chunk", "Method", "Pass", "cut"]
 
-Road = Literal["ghost", "materialised", "unused"]
-FORMED: tuple[Road, ...] = ("materialised",)
+Method = Literal["ghost", "materialised", "unused"]
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """What one pass gives: each sample's loss, norms by leaf and by part of stacked leaves, and the leaves' roads."""
+    """What one pass gives: losses, norms of leaves and of parts of stacked leaves, and the leaves' methods."""
 
     losses: Tensor
     leaves: dict[str, Tensor]
     parts: dict[str, Tensor]
-    roads: dict[str, Road]
+    methods: dict[str, Method]
 
 
 @dataclass(eq=False)
-class Recorded:
-    """A forward pass: what its graph reaches, and what the backward pass finds.
+class ForwardPass:
+    """What a forward pass recorded, and what the backward pass finds.
 
     Attributes:
         losses: (batch,).
@@ -48,22 +49,22 @@ class Recorded:
         copies: {dotted leaf: the samples' copies} that the graph reaches.
         uses: those that the graph reaches.
         parts: {origin of a slice: its dotted name}.
-        roads: by leaf.
-        alone: leaves and slices of leaves that are used once, in a ghost.
+        methods: {dotted leaf: how its norms are found}.
+        alone: leaves and slices of leaves that are used once, by the ghost method.
         formed: {origin: (batch, *shape)}, sums over the uses.
-        kept: {origin: [(use, its inputs, the gradient by its outputs)]}.
+        kept: {origin: [(use, its inputs, the gradient w.r.t. its outputs)]}.
         norms: {origin: (batch,)}.
     """
 
     losses: Tensor
     anchor: Tensor
     copies: dict[str, Tensor]
-    uses: list[Use]
+    uses: list[Recorded]
     parts: dict[Origin, str]
-    roads: dict[str, Road]
+    methods: dict[str, Method]
     alone: set[Origin]
     formed: dict[Origin, Tensor] = field(default_factory=dict)
-    kept: dict[Origin, list[tuple[Use, Tensor, Tensor]]] = field(default_factory=dict)
+    kept: dict[Origin, list[tuple[WeightUse, Tensor, Tensor]]] = field(default_factory=dict)
     norms: dict[Origin, Tensor] = field(default_factory=dict)
 
 
@@ -87,8 +88,8 @@ class Pass:
     budget: float
     wanted: Collection[str] | None = None
 
-    def forward(self, batch: Sequence[tree.Tree], form: bool = False, room: float = torch.inf) -> Recorded:
-        """Run the samples, and settle each leaf's road.
+    def forward(self, batch: Sequence[tree.Tree], form: bool = False, room: float = torch.inf) -> ForwardPass:
+        """Run the samples, and settle each leaf's method.
 
         Args:
             batch: the samples.
@@ -103,12 +104,12 @@ class Pass:
         copies = {name: leaf.expand(size, *leaf.shape).requires_grad_() for name, leaf in wanted.items()}
         versions = [copy._version for copy in copies.values()]
         anchor = torch.zeros((), requires_grad=True)
-        modes: list[Uses] = []
+        modes: list[SampleRecorder] = []
 
         def one(*sample: tree.Tree) -> Tensor:
             values, level = room / size / 8, current_level()
             mapped = {name: _add_batch_dim(copy, 0, level) for name, copy in copies.items()}
-            modes.append(Uses(mapped, wanted, anchor, size, active=self.ghost, room=values))
+            modes.append(SampleRecorder(mapped, wanted, anchor, size, ghost=self.ghost, room=values))
             params = tree.tree_unflatten([mapped.get(n, leaf) for n, leaf in self.leaves.items()], self.spec)
             with modes[-1], tracing():
                 return scalar(self.loss(params, *sample), "one sample's")
@@ -128,19 +129,23 @@ class Pass:
         nodes, variables = _reached(losses)
         uses = [use for use in mode.found if use.node in nodes]
         rests = {name: copy for name, copy in copies.items() if id(copy) in variables}
-        roads = _roads(wanted, uses, rests, form)
-        each = sum(max(leaf.element_size(), 4) * leaf.numel() for name, leaf in wanted.items() if roads[name] in FORMED)
+        methods = _methods(wanted, [use.use for use in uses], rests, form)
+        each = sum(
+            max(leaf.element_size(), 4) * leaf.numel()
+            for name, leaf in wanted.items()
+            if methods[name] == "materialised"
+        )
         if each * size > room:
             raise TooLargeError
-        counts = Counter(origin for use in uses for origin in (use.weight, use.bias) if origin is not None)
-        alone = {origin for origin, count in counts.items() if count == 1 and roads[origin.name] == "ghost"}
+        counts = Counter(origin for use in uses for origin in (use.use.weight, use.use.bias) if origin is not None)
+        alone = {origin for origin, count in counts.items() if count == 1 and methods[origin.name] == "ghost"}
         for use in mode.found:
             if use.node not in nodes:
                 use.inputs = None
-        return Recorded(losses, anchor, rests, uses, mode.parts, roads, alone)
+        return ForwardPass(losses, anchor, rests, uses, mode.parts, methods, alone)
 
-    def backward(self, run: Recorded) -> None:
-        """Let each use take what it needs as the gradient by its output passes, and add what is left of the leaves."""
+    def backward(self, run: ForwardPass) -> None:
+        """Let each use take what it needs as the gradient w.r.t. its output passes; add what is left of the leaves."""
         for use in run.uses:
             assert use.node is not None
             use.node.register_prehook(partial(self._receive, run, use))
@@ -158,9 +163,9 @@ class Pass:
     def _with(found: Tensor | None, rest: Tensor) -> Tensor:
         return rest if found is None else found.add_(rest)
 
-    def _receive(self, run: Recorded, use: Use, gradients: tuple[Tensor | None, ...]) -> None:
-        """Take the gradient by one use's output, and let go of its inputs."""
-        g, x, use.inputs = gradients[use.number], use.inputs, None
+    def _receive(self, run: ForwardPass, recorded: Recorded, gradients: tuple[Tensor | None, ...]) -> None:
+        """Take the gradient w.r.t. one use's output, and let go of its inputs."""
+        use, g, x, recorded.inputs = recorded.use, gradients[recorded.number], recorded.inputs, None
         if g is None or x is None:
             return
         weight, bias = use.weight, use.bias
@@ -176,7 +181,7 @@ class Pass:
             self._put(run, bias, use.bias_gradient(g))
         if weight is None:
             return
-        if run.roads[weight.name] in FORMED:
+        if run.methods[weight.name] == "materialised":
             for rows in use.slices(x, self.budget):
                 self._whole(run, weight, len(x), rows, use.gradient(x[rows], g[rows]))
         elif isinstance(use, Affine):
@@ -186,8 +191,8 @@ class Pass:
         else:
             run.kept.setdefault(weight, []).append((use, x, g))
 
-    def _put(self, run: Recorded, origin: Origin, gradient: Tensor) -> None:
-        if run.roads[origin.name] in FORMED:
+    def _put(self, run: ForwardPass, origin: Origin, gradient: Tensor) -> None:
+        if run.methods[origin.name] == "materialised":
             self._whole(run, origin, len(gradient), slice(None), gradient)
         elif origin in run.alone:
             run.norms[origin] = row_norms(gradient)
@@ -195,15 +200,15 @@ class Pass:
             found = run.formed.get(origin)
             run.formed[origin] = gradient if found is None else found + gradient
 
-    def _whole(self, run: Recorded, origin: Origin, size: int, rows: slice, gradient: Tensor) -> None:
-        """Add to the formed gradients of some samples by a whole leaf."""
+    def _whole(self, run: ForwardPass, origin: Origin, size: int, rows: slice, gradient: Tensor) -> None:
+        """Add to the formed gradients of some samples w.r.t. a whole leaf."""
         name, leaf = Origin(origin.name), self.leaves[origin.name]
         if name not in run.formed:
             run.formed[name] = leaf.new_zeros(size, *leaf.shape)
         _part(run.formed[name], origin)[rows] += gradient
 
     def norms(self, batch: Sequence[tree.Tree], room: float = torch.inf) -> Chunk:
-        """Return each sample's loss, and its gradient's norm by leaf and by part of stacked leaves.
+        """Return each sample's loss, and its gradient's norm for each leaf and part of a stacked leaf.
 
         Raises:
             TooLargeError: what has to be formed takes more than `room` bytes.
@@ -218,23 +223,23 @@ class Pass:
         for origin in list(run.formed):
             gradient = run.formed.pop(origin)
             norms[origin] = row_norms(gradient)
-            if run.roads[origin.name] in FORMED:
+            if run.methods[origin.name] == "materialised":
                 slices = [part for part in run.parts if part.name == origin.name]
                 norms |= {part: row_norms(_part(gradient, part)) for part in slices}
         pieces: dict[str, list[Tensor]] = {}
         for origin, piece in norms.items():
-            if run.roads[origin.name] == "ghost" and origin.path:
+            if run.methods[origin.name] == "ghost" and origin.path:
                 pieces.setdefault(origin.name, []).append(piece)
         norms |= {Origin(name): row_norms(torch.stack(group, 1)) for name, group in pieces.items()}
         parts = {name: norms.get(origin, none) for origin, name in run.parts.items()}
-        return Chunk(run.losses, {name: norms.get(Origin(name), none) for name in run.roads}, parts, run.roads)
+        return Chunk(run.losses, {name: norms.get(Origin(name), none) for name in run.methods}, parts, run.methods)
 
     def gradients(self, batch: Sequence[tree.Tree]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return each sample's loss, and its gradient by every wanted leaf: (batch, *shape)."""
+        """Return each sample's loss, and its gradient w.r.t. every wanted leaf: (batch, *shape)."""
         run = self.forward(batch, form=True)
         self.backward(run)
         size = len(run.losses)
-        found = {name: run.formed.pop(Origin(name), None) for name in run.roads}
+        found = {name: run.formed.pop(Origin(name), None) for name in run.methods}
         return run.losses, {
             name: self.leaves[name].new_zeros(size, *self.leaves[name].shape) if gradient is None else gradient
             for name, gradient in found.items()
@@ -242,7 +247,7 @@ class Pass:
 
     def formed(self, batch: Sequence[tree.Tree]) -> set[str]:
         """Return the leaves whose per-sample gradients have to be formed."""
-        return {name for name, road in self.forward(batch).roads.items() if road in FORMED}
+        return {name for name, method in self.forward(batch).methods.items() if method == "materialised"}
 
 
 def cut(batch: Sequence[tree.Tree], start: int, count: int) -> Any:
@@ -267,23 +272,23 @@ def _reached(losses: Tensor) -> tuple[set[Any], set[int]]:
     return met, variables
 
 
-def _roads(names: Iterable[str], uses: Sequence[Use], rests: Collection[str], form: bool) -> dict[str, Road]:
+def _methods(names: Iterable[str], uses: Sequence[WeightUse], rests: Collection[str], form: bool) -> dict[str, Method]:
     """Return how each leaf's norms are found."""
-    by_leaf: dict[str, list[tuple[Origin, Use, bool]]] = {}
+    by_leaf: dict[str, list[tuple[Origin, WeightUse, bool]]] = {}
     for use in uses:
         for origin in (use.weight, use.bias):
             if origin is not None:
                 matrix = origin is use.weight and not isinstance(use, Affine)
                 by_leaf.setdefault(origin.name, []).append((origin, use, matrix))
-    return {name: _road(by_leaf.get(name, []), name in rests, form) for name in names}
+    return {name: _method(by_leaf.get(name, []), name in rests, form) for name in names}
 
 
-def _road(found: list[tuple[Origin, Use, bool]], rest: bool, form: bool) -> Road:
-    """Return one leaf's road: a ghost needs slices that share no value, each used in one way."""
+def _method(found: list[tuple[Origin, WeightUse, bool]], rest: bool, form: bool) -> Method:
+    """Return one leaf's method: "ghost" needs slices that share no value, each used in one way."""
     if not rest and len(found) < 2:
         return "materialised" if found and form else "ghost" if found else "unused"
     vectors = {origin for origin, _, matrix in found if not matrix}
-    matrices: dict[Origin, list[Use]] = {}
+    matrices: dict[Origin, list[WeightUse]] = {}
     for origin, use, matrix in found:
         if matrix:
             matrices.setdefault(origin, []).append(use)

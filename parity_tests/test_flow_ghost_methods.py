@@ -28,7 +28,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 
 
 def agree(loss: Loss, params: Any, *batch: Any, **options: Any) -> dict[str, str]:
-    """Hold the norms and the gradients against vmap(grad), and return the roads."""
+    """Hold the norms and the gradients against vmap(grad), and return the methods."""
     norms = flow.per_sample_norms(loss, params, *batch, **options)
     gradients = pure.flatten(vmap(grad(loss), (None, *(0 for _ in batch)))(params, *batch))
     assert list(norms) == list(gradients)
@@ -37,7 +37,7 @@ def agree(loss: Loss, params: Any, *batch: Any, **options: Any) -> dict[str, str
         exact = gradient.flatten(1).norm(dim=1)
         torch.testing.assert_close(norms[name], exact, rtol=CLOSE, atol=1e-13, msg=lambda text, n=name: f"{n}: {text}")
         torch.testing.assert_close(found[name], gradient, rtol=CLOSE, atol=1e-12)
-    return dict(norms.roads)
+    return dict(norms.methods)
 
 
 W, SQUARE, VECTOR, CUBE = drawn(5, 4, seed=1), drawn(4, 4, seed=2), drawn(4, seed=3), drawn(4, 2, 3, seed=4)
@@ -93,8 +93,8 @@ def test_biases_of_norms() -> None:
         lambda p, x: F.layer_norm(x.mT, (4,), p["w"], p["b"]),
         lambda p, x: F.layer_norm(x.mT, (4,), None, p["b"]) * F.rms_norm(x.mT, (4,), p["w"]),
     ):
-        roads = agree(lambda p, x, norm=norm: norm(p, x).pow(3).sum(), params, x)
-        assert roads == {"w": "ghost", "b": "ghost"}
+        methods = agree(lambda p, x, norm=norm: norm(p, x).pow(3).sum(), params, x)
+        assert methods == {"w": "ghost", "b": "ghost"}
 
 
 TOKENS = torch.tensor([[1, 1, 3, 1], [0, 2, 2, 0], [4, 3, 2, 1]])
@@ -128,8 +128,8 @@ def test_a_tied_language_model() -> None:
     def loss(params: Any, tokens: Tensor) -> Tensor:
         return F.cross_entropy(net(params, tokens[None, :-1]).squeeze(0), tokens[1:])
 
-    roads = agree(loss, params, tokens)
-    formed = {name for name, road in roads.items() if road == "materialised"}
+    methods = agree(loss, params, tokens)
+    formed = {name for name, method in methods.items() if method == "materialised"}
     assert all("position" in name for name in formed)
 
 
@@ -153,20 +153,20 @@ def test_convolutions(case: str) -> None:
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (3, 2)])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("channels", [4, 64])
-def test_both_roads_of_a_convolution(stride: int, dilation: int, groups: int, channels: int) -> None:
+def test_both_methods_of_a_convolution(stride: int, dilation: int, groups: int, channels: int) -> None:
     loss: Loss = lambda p, x: F.conv2d(x, p["w"], None, stride, (2, 1), dilation, groups).tanh().sum()  # noqa: E731
     agree(loss, {"w": drawn(channels, channels // groups, 3, 2, seed=1)}, drawn(2, channels, 6, 7))
 
 
 @pytest.mark.parametrize("pads", [((1, 1), (0, 0)), ((0, 1), (2, 2))], ids=["even", "odd"])
 def test_the_gram_matrix_of_windows_is_that_of_unfolded_windows(pads: Any) -> None:
-    from pure.flow.per_sample.conv_windows import Geometry, unfolded, window_gram
+    from pure.flow.per_sample.convolution import Geometry, unfolded, window_gram
     from pure.flow.per_sample.outer_products import gram
 
     x = drawn(2, 4, 7, 8)
     for stride, dilation, groups in (((1, 1), (1, 1), 1), ((2, 1), (1, 2), 2), ((2, 3), (2, 1), 4)):
         geometry = Geometry((3, 2), stride, pads, dilation, groups)
-        exact = gram(unfolded(x, (3, 2), stride, pads, dilation, groups))
+        exact = gram(unfolded(x, geometry))
         torch.testing.assert_close(window_gram(x, geometry), exact, rtol=CLOSE, atol=1e-12)
 
 
@@ -219,8 +219,12 @@ def test_a_broadcast_bias() -> None:
 def test_modules_with_attention() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True, dtype=FLOAT64)
     block, params, _ = from_module(layer)
-    roads = agree(lambda p, x: block(p, x[None]).pow(3).sum(), params, drawn(3, 5, 8))
-    assert {name for name, road in roads.items() if road == "ghost"} >= {"linear1.weight", "norm1.weight", "norm2.bias"}
+    methods = agree(lambda p, x: block(p, x[None]).pow(3).sum(), params, drawn(3, 5, 8))
+    assert {name for name, method in methods.items() if method == "ghost"} >= {
+        "linear1.weight",
+        "norm1.weight",
+        "norm2.bias",
+    }
 
 
 def test_attention_with_joint_projections() -> None:
