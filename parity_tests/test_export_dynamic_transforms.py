@@ -19,7 +19,8 @@ from torch.func import grad, jvp, vmap
 import export
 import pure
 from export.errors import SpecialisedSizeError
-from export.ops import batching_conv
+from export.ops import convolution as convolution_rules
+from export.ops import convolution_gradients
 from export.trace import dispatch
 
 BATCH = {0: "batch"}
@@ -87,20 +88,20 @@ def test_a_mapped_convolution_adds_its_bias_once(in_dims: Any, bias_axis: int | 
 def test_windows_give_the_derivative_by_each_weight(
     x_shape: tuple[int, ...], w_shape: tuple[int, ...], convolution: Callable[..., Tensor]
 ) -> None:
-    """The road of a symbolic number of mapped elements, taken with numbers."""
+    """The method for a symbolic number of mapped elements, taken with numbers."""
     calls = []
 
     def watched(*args: Any) -> Any:
         calls.append(1)
         return rule(*args)
 
-    rule, is_int = batching_conv.weight_by_windows, batching_conv.is_number
+    rule, is_int = convolution_gradients.weight_gradient_by_windows, convolution_rules.is_number
     x, w = draw(3, *x_shape), draw(*w_shape)
     fn = vmap(grad(squared(convolution), 1), (0, None))
     expected = fn(x, w)
     with pytest.MonkeyPatch.context() as patch, dispatch.installed():
-        patch.setattr(batching_conv, "is_number", lambda size: False)
-        patch.setattr(batching_conv, "weight_by_windows", watched)
+        patch.setattr(convolution_gradients, "is_number", lambda size: False)
+        patch.setattr(convolution_gradients, "weight_gradient_by_windows", watched)
         actual = fn(x, w)
     assert calls
     assert is_int(3)
@@ -112,7 +113,7 @@ def test_windows_convolve_each_input_with_its_weight() -> None:
         x_shape, w_shape, convolution = CONVOLUTIONS[name]
         x, w = draw(3, *x_shape), draw(3, *w_shape)
         with pytest.MonkeyPatch.context() as patch, dispatch.installed():
-            patch.setattr(batching_conv, "is_number", lambda size: False)
+            patch.setattr(convolution_rules, "is_number", lambda size: False)
             actual = vmap(convolution)(x, w)
         torch.testing.assert_close(actual, vmap(convolution)(x, w))
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from export.ops.fakes import SHORTCUTS, fake_mode
+from export.ops.registry import FAKES
+from export.trace.fake_tensors import fake_mode
 
 aten = torch.ops.aten
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -24,7 +25,7 @@ def described(mode: FakeTensorMode, op: object, shape: tuple[int, ...], x: torch
     return [(r.shape, r.stride(), r.dtype, r.device) for result in results for r in result]
 
 
-@pytest.mark.parametrize("op", SHORTCUTS, ids=str)
+@pytest.mark.parametrize("op", FAKES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_shortcut_says_what_pytorch_says(op: object, shape: str) -> None:
     for x, w in itertools.product(DTYPES, DTYPES):

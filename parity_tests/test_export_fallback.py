@@ -13,7 +13,7 @@ from torch.func import grad
 import export
 from export.errors import UnsupportedOpError
 from export.ops import fallback
-from export.ops.registry import TABLE
+from export.ops.registry import LOWERINGS
 from export.trace.aten_graph import trace
 from export.trace.decomposition import decompositions
 
@@ -89,8 +89,8 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], str]] = {
 
 @pytest.mark.parametrize(("fn", "args", "op"), USED.values(), ids=USED)
 def test_an_operator_without_a_rule_goes_to_onnxscript(fn: Any, args: tuple[torch.Tensor, ...], op: Any) -> None:
-    assert op not in TABLE
-    assert op in {node.target for node in trace(fn, args, None, TABLE).graph.graph.nodes}
+    assert op not in LOWERINGS
+    assert op in {node.target for node in trace(fn, args, None, LOWERINGS).graph.graph.nodes}
     verdict = export.verify(fn, args, device="cpu")
     assert verdict.passed, verdict.table()
 
@@ -147,7 +147,7 @@ LEFT_TO_ONNXSCRIPT = {
 
 def only_in_onnxscript() -> set[str]:
     """Overloads of its library that are recorded whole and have no rule here; random ones are refused on purpose."""
-    rules = decompositions(frozenset(TABLE))
+    rules = decompositions(frozenset(LOWERINGS))
     composite = torch._C.DispatchKey.CompositeImplicitAutograd
     known = set(torch._C._dispatch_get_all_op_names())
     found = set()
@@ -156,7 +156,7 @@ def only_in_onnxscript() -> set[str]:
             continue
         base, _, kind = name.removeprefix("aten::").partition(".")
         op = getattr(getattr(torch.ops.aten, base), kind or "default")
-        covered = op in TABLE or op in rules or op.has_kernel_for_dispatch_key(composite)
+        covered = op in LOWERINGS or op in rules or op.has_kernel_for_dispatch_key(composite)
         if not covered and torch.Tag.nondeterministic_seeded not in op.tags:
             found.add(name)
     return found

@@ -18,7 +18,7 @@ from torch.func import grad, jvp, vmap
 
 import export
 from export.errors import ExportError
-from export.ops.registry import TABLE
+from export.ops.registry import LOWERINGS
 from export.trace.aten_graph import trace
 from export.verdict import judge
 
@@ -664,7 +664,7 @@ def test_what_cannot_be_exported_says_so_with_its_line(name: str, mode: str, tmp
 def test_what_needs_a_fixed_batch_says_so(name: str, mode: str) -> None:
     op, args = CASES[name]
     with pytest.raises(ExportError, match=r"(?s)source: .*test_export_op_transforms\.py:\d+"):
-        trace(every_use(op, (mode,), batched(args)), args, dynamic(args), TABLE)
+        trace(every_use(op, (mode,), batched(args)), args, dynamic(args), LOWERINGS)
 
 
 @pytest.mark.parametrize(("name", "mode"), [(name, mode) for name, modes in EAGER_REFUSES.items() for mode in modes])

@@ -12,9 +12,9 @@ from torch.func import grad, vmap
 
 import export
 from export.graph.onnx_export import DEFAULT_OPSET, translate
-from export.ops import windows
-from export.ops.conv_backward import ENOUGH
-from export.ops.registry import TABLE
+from export.ops.convolution_gradients import MIN_CHANNELS_FOR_ONE_PRODUCT
+from export.ops.registry import LOWERINGS
+from export.ops.shared import windows
 from export.trace.arguments import take_apart
 from export.trace.aten_graph import record
 
@@ -42,7 +42,7 @@ def drawn(rank: int, space: tuple[int, ...], groups: int) -> tuple[Tensor, Tenso
 
 
 def kinds(fn: Callable[..., Any], args: tuple[Tensor, ...], tuned: bool) -> Counter[str]:
-    proto, _ = translate(record(fn, take_apart(fn, args, None), TABLE), frozenset(), DEFAULT_OPSET, tuned=tuned)
+    proto, _ = translate(record(fn, take_apart(fn, args, None), LOWERINGS), frozenset(), DEFAULT_OPSET, tuned=tuned)
     return Counter(node.op_type for node in proto.graph.node)
 
 
@@ -70,7 +70,7 @@ def test_small_maps_become_products_where_a_call_is_tuned() -> None:
     large = torch.zeros(4, FEW, 9, 9)
     conv = lambda x, w, b: F.conv2d(x, w, b, padding=1)  # noqa: E731
     w, b = w.float(), b.float()
-    assert 3 * 3 <= windows.FEW < 9 * 9
+    assert 3 * 3 <= windows.MAX_POSITIONS_FOR_ONE_PRODUCT < 9 * 9
     assert kinds(conv, (small.float(), w, b), tuned=True)["Gemm"] == 1
     assert kinds(conv, (small.float(), w, b), tuned=False) == {"Conv": 1}
     assert kinds(conv, (large, w, b), tuned=True) == {"Conv": 1}
@@ -82,5 +82,9 @@ def test_the_derivative_by_a_weight_is_one_product() -> None:
     by_weight = grad(lambda w, x: F.conv2d(x, w, padding=1).square().sum())
     found = kinds(by_weight, (w.float(), x.float()), tuned=False)
     assert (found["Conv"], found["Gemm"]) == (1, 1)
-    thin = kinds(by_weight, (w[:, : ENOUGH - 1].float(), x[:, : ENOUGH - 1].float()), tuned=False)
+    thin = kinds(
+        by_weight,
+        (w[:, : MIN_CHANNELS_FOR_ONE_PRODUCT - 1].float(), x[:, : MIN_CHANNELS_FOR_ONE_PRODUCT - 1].float()),
+        tuned=False,
+    )
     assert (thin["Conv"], thin["Gemm"]) == (2, 0)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.func import grad, jvp, vmap
 
 import export
-from export.ops.registry import TABLE
+from export.ops.registry import LOWERINGS
 from export.trace.aten_graph import trace
 
 X = torch.linspace(-1.0, 1.0, 12).reshape(4, 3)
@@ -20,7 +20,7 @@ V = W.cos()
 
 def operators(fn: Any, *args: Any, dynamic: Any = None) -> Counter[str]:
     """How often each operator was recorded."""
-    graph = trace(fn, args, dynamic, TABLE).graph.graph
+    graph = trace(fn, args, dynamic, LOWERINGS).graph.graph
     return Counter(str(node.target).split(".")[-2] for node in graph.nodes if "aten" in str(node.target))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from export.compiler.compiled_call import Compilation, Program, Watched
 from export.errors import UnsupportedOpError
 from export.files.pytree_structure import Structure
-from export.graph.builder import ONNX_TYPES
+from export.graph.onnx_types import ONNX_TYPES
 from export.runtime import sessions
 
 __all__ = ["Replay", "check"]

@@ -24,9 +24,9 @@ from export.compiler import cuda_graph as replay
 from export.compiler.call_kinds import ambient, walk
 from export.compiler.compiled_call import Compilation, Program, Watched
 from export.errors import ArgumentError
-from export.graph.builder import dtype_name
 from export.graph.onnx_export import DEFAULT_OPSET, baked_positions, count_nodes, translate
-from export.ops.registry import TABLE
+from export.graph.onnx_types import dtype_name
+from export.ops.registry import LOWERINGS
 from export.runtime import sessions
 from export.trace import isolation
 from export.trace.arguments import take_apart
@@ -223,7 +223,7 @@ class Jitted:
     def _build(self, args: tuple[Any, ...], identities: frozenset[int]) -> Program:
         start = time.perf_counter()
         arguments = take_apart(self.fn, args, None)
-        traced = record(self.fn, arguments, TABLE)
+        traced = record(self.fn, arguments, LOWERINGS)
         captured = self._captured(traced)
         if not traced.out_names:
             raise ArgumentError(f"jit({function_name(self.fn)}): the function returns no tensor")

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
 from export.errors import UnsupportedOpError
+from export.graph.onnx_types import ONNX_TYPES, dtype_name, to_ir_tensor
 from export.trace.symbolic_sizes import Sizes
 
-Rule = Callable[..., Any]
-"""Builds ONNX nodes for one operator: rule(builder, node, *args, **kwargs) -> value, or a tuple of values."""
+__all__ = ["Builder", "Lowering", "Scope", "node_dtype"]
 
-ONNX_TYPES: dict[torch.dtype, ir.DataType] = {
-    torch.float32: ir.DataType.FLOAT,
-    torch.float64: ir.DataType.DOUBLE,
-    torch.float16: ir.DataType.FLOAT16,
-    torch.bfloat16: ir.DataType.BFLOAT16,
-    torch.int64: ir.DataType.INT64,
-    torch.int32: ir.DataType.INT32,
-    torch.int16: ir.DataType.INT16,
-    torch.int8: ir.DataType.INT8,
-    torch.uint8: ir.DataType.UINT8,
-    torch.bool: ir.DataType.BOOL,
-}
-"""Dtypes that an exported file may hold."""
-
-REDUCED = (torch.float16, torch.bfloat16)
+Lowering = Callable[..., Any]
+"""Builds ONNX nodes for one operator: lowering(builder, node, *args, **kwargs) -> value, or a tuple of values."""
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return ``float32`` for ``torch.float32``."""
-    return str(dtype).removeprefix("torch.")
-
-
-@dataclasses.dataclass
+@dataclass
 class Scope:
     """One graph level: its nodes and what it computed already."""
 
@@ -52,14 +33,16 @@ class Builder:
     Sizes that are symbolic in the recorded graph are int64 values of shape (1,) here, ready to be concatenated.
 
     Args:
-        sizes: The trace's symbolic sizes.
-        opset: The ONNX opset to write.
-        tuned: Whether to prefer forms that ONNX Runtime's CPU kernels run faster, where they hide an operator's kind.
+        sizes: the trace's symbolic sizes.
+        opset: the ONNX opset to write.
+        lowering: finds an operator's lowering.
+        tuned: whether to prefer forms that ONNX Runtime's CPU kernels run faster, where they hide an operator's kind.
     """
 
-    def __init__(self, sizes: Sizes, opset: int, tuned: bool = False) -> None:
+    def __init__(self, sizes: Sizes, opset: int, lowering: Callable[[Any], Lowering], tuned: bool = False) -> None:
         self.sizes = sizes
         self.opset = opset
+        self.lowering = lowering
         self.tuned = tuned
         self.values: dict[torch.fx.Node, Any] = {}
         self.initializers: dict[str, ir.Value] = {}
@@ -89,10 +72,10 @@ class Builder:
         """Add a node with one output and return that; an equal node already there is reused.
 
         Args:
-            kind: The ONNX operator.
-            *inputs: Its inputs.
-            dtype: The output's dtype, the first input's by default.
-            **attributes: Its attributes; those that are None are left out.
+            kind: the ONNX operator.
+            *inputs: its inputs.
+            dtype: the output's dtype, the first input's by default.
+            **attributes: its attributes; those that are None are left out.
         """
         return self.ops(kind, *inputs, count=1, dtypes=[dtype], **attributes)[0]
 
@@ -104,7 +87,7 @@ class Builder:
         dtypes: Sequence[torch.dtype | None] | None = None,
         **attributes: Any,
     ) -> tuple[ir.Value, ...]:
-        """Add a node with ``count`` outputs, or find an equal one."""
+        """Add a node with `count` outputs, or find an equal one."""
         given = {name: value for name, value in attributes.items() if value is not None}
         plain = not any(isinstance(value, ir.Graph) for value in given.values())
         content = {name: _content(value) for name, value in given.items()}
@@ -194,11 +177,11 @@ class Builder:
         return value
 
     def tensor(self, arg: Any, dtype: torch.dtype | None = None) -> ir.Value:
-        """Return an operation's argument as an ONNX value, cast to ``dtype`` if that is given.
+        """Return an operation's argument as an ONNX value, cast to `dtype` if that is given.
 
         Args:
-            arg: A node of the recorded graph, or a Python number.
-            dtype: The dtype wanted; a Python number without one becomes float32, int64 or bool.
+            arg: a node of the recorded graph, or a Python number.
+            dtype: the dtype wanted; a Python number without one becomes float32, int64 or bool.
         """
         if isinstance(arg, torch.fx.Node):
             value = self.values[arg]
@@ -233,7 +216,7 @@ class Builder:
         """Return sizes as numbers.
 
         Raises:
-            UnsupportedOpError: One of them is dynamic; ``reason`` says why it may not be.
+            UnsupportedOpError: one of them is dynamic; `reason` says why it may not be.
         """
         numbers = [self.static(size) for size in sizes]
         if None in numbers:
@@ -319,25 +302,6 @@ class Builder:
             source=node.meta.get("source") or "",
             path=node.meta.get("path") or "",
         )
-
-
-def to_ir_tensor(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
-    """Wrap a torch tensor's memory as an ONNX tensor; what has to be copied is copied when it is written."""
-    tensor = tensor.detach()
-    kind = ONNX_TYPES[tensor.dtype]
-    if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.is_neg():
-        shape = ir.Shape(list(tensor.shape))
-        return ir.LazyTensor(lambda: _in_memory(tensor.cpu().resolve_neg().contiguous(), name), kind, shape, name=name)
-    return _in_memory(tensor, name)
-
-
-def _in_memory(tensor: torch.Tensor, name: str) -> ir.TensorProtocol:
-    kind = ONNX_TYPES[tensor.dtype]
-    if tensor.dtype == torch.bfloat16:
-        array = tensor.view(torch.uint16).numpy().view(kind.numpy())
-    else:
-        array = np.ascontiguousarray(tensor.numpy()).reshape(tuple(tensor.shape))
-    return ir.Tensor(array, dtype=kind, name=name)
 
 
 def _content(value: Any) -> Any:

@@ -16,12 +16,14 @@ import onnx_ir as ir
 from export.errors import ArgumentError, UnsupportedOpError, WriteError
 from export.files import data_file, saving, splicing
 from export.files.data_file import DataFile
-from export.graph.builder import ONNX_TYPES, Builder, dtype_name
+from export.graph.builder import Builder
 from export.graph.checking import check as check_model
 from export.graph.function_calls import DOMAIN
 from export.graph.function_inlining import is_constant
 from export.graph.function_outline import outline
-from export.ops.registry import TABLE, lower_nodes
+from export.graph.lowering import lower_graph
+from export.graph.onnx_types import ONNX_TYPES, dtype_name
+from export.ops.registry import LOWERINGS, lowering
 from export.trace import isolation
 from export.trace.aten_graph import Traced, trace
 from pure_export_shared import replacing
@@ -178,7 +180,7 @@ def build(
         raise ArgumentError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
     baked = baked_positions(bake, len(args) if isinstance(args, (tuple, list)) else 0)
     with isolation.uncollected():
-        traced = trace(fn, args, dynamic, TABLE)
+        traced = trace(fn, args, dynamic, LOWERINGS)
         return translate(traced, baked, opset, functions=functions, data=data, external=external, aside=aside)
 
 
@@ -208,7 +210,7 @@ def translate(
     Where ``aside`` is given, large tensors go there by their names, and the model holds their descriptions alone.
     """
     arguments = traced.arguments
-    g = Builder(traced.sizes, opset, tuned)
+    g = Builder(traced.sizes, opset, lowering, tuned)
     g.reserve([*arguments.leaf_names, *traced.out_names])
     g.captured_names = traced.constants
     placeholders = traced.graph.graph.find_nodes(op="placeholder")
@@ -233,7 +235,7 @@ def translate(
         g.dtypes[value] = leaf.dtype
         g.values[placeholder] = value
         inputs.append(value)
-    results = lower_nodes(g, traced.graph)
+    results = lower_graph(g, traced.graph)
     examples = traced.outputs
     outputs = _name_outputs(g, inputs, results, traced.out_names, examples)
     nodes = swept(g.scopes[0].nodes, outputs)

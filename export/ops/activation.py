@@ -1,16 +1,21 @@
-"""Activation functions, whole where ONNX has them."""
+"""Activation functions and their derivatives."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Node
 
-from export.graph.builder import Builder, Rule, node_dtype
-from export.ops.elementwise import unary
+from export.graph.builder import Builder, Lowering, node_dtype
+from export.ops.arithmetic import unary
+from export.ops.shared.kernels import fake_like, pointwise
+
+__all__ = ["BATCHING", "DECOMPOSITIONS", "FAKES", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -97,7 +102,7 @@ def hardswish(g: Builder, node: Node, x: Any) -> ir.Value:
     return g.op("Mul", g.tensor(x), hardsigmoid(g, node, x))
 
 
-def softmax(kind: str) -> Rule:
+def softmax(kind: str) -> Lowering:
     """Softmax and LogSoftmax over one axis."""
 
     def rule(g: Builder, node: Node, x: Any, dim: int, half_to_float: bool = False) -> ir.Value:
@@ -116,7 +121,24 @@ def logsigmoid(g: Builder, node: Node, x: Any) -> tuple[ir.Value, ir.Value]:
     return result, g.op("Exp", g.op("Neg", g.op("Abs", value)))
 
 
-TABLE: dict[Any, Rule] = {
+def _shrink_backward(grad: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Nothing inside the threshold, everything outside."""
+    return torch.where((x >= -threshold) & (x <= threshold), torch.zeros_like(grad), grad)
+
+
+def _glu_jvp(result: torch.Tensor, x: torch.Tensor, tangent: torch.Tensor, dim: int) -> torch.Tensor:
+    """The forward derivative of a·sigmoid(b)."""
+    gate = x.chunk(2, dim)[1].sigmoid()
+    d_value, d_gate = tangent.chunk(2, dim)
+    return d_value * gate + result * (1 - gate) * d_gate
+
+
+def _same_shape(mode: FakeTensorMode, x: FakeTensor, *_: Any) -> FakeTensor:
+    """Return a fake tensor like the argument."""
+    return fake_like(mode, x, x.shape, x.dtype)
+
+
+LOWERINGS: dict[Any, Lowering] = {
     aten.relu.default: unary("Relu"), aten.sigmoid.default: unary("Sigmoid"), aten.tanh.default: unary("Tanh"),
     aten.gelu.default: gelu, aten.silu.default: silu, aten.elu.default: elu, aten.softplus.default: softplus,
     aten.mish.default: mish, aten.leaky_relu.default: leaky_relu, aten._prelu_kernel.default: prelu,
@@ -124,4 +146,24 @@ TABLE: dict[Any, Rule] = {
     aten._softmax.default: softmax("Softmax"), aten._log_softmax.default: softmax("LogSoftmax"),
     aten.log_sigmoid_forward.default: logsigmoid,
 }  # fmt: skip
-"""Activations."""
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.hardshrink_backward.default: _shrink_backward,
+    aten.softshrink_backward.default: _shrink_backward,
+    aten.glu_jvp.default: _glu_jvp,
+}
+
+BATCHING: dict[Any, Callable[..., Any]] = pointwise(
+    aten.elu_backward.default,
+    aten.gelu_backward.default,
+    aten.hardsigmoid_backward.default,
+    aten.hardswish_backward.default,
+    aten.hardtanh_backward.default,
+    aten.leaky_relu_backward.default,
+    aten.mish_backward.default,
+    aten.silu_backward.default,
+    aten.softplus_backward.default,
+    aten.threshold_backward.default,
+)
+
+FAKES: dict[Any, Callable[..., Any]] = {aten.relu.default: _same_shape}

@@ -15,7 +15,10 @@ import onnxscript
 import torch
 from torch.fx import Node
 
-from export.graph.builder import ONNX_TYPES, Builder
+from export.graph.builder import Builder
+from export.graph.onnx_types import ONNX_TYPES
+
+__all__ = ["lower"]
 
 try:
     from torch.onnx._internal.exporter import _building, _dispatching, _errors, _registration, _tensors
@@ -58,7 +61,7 @@ def _registry() -> Any:
     return _registration.ONNXRegistry.from_torchlib()
 
 
-def lower(g: Builder, node: Node) -> Any:
+def lower(g: Builder, node: Node, *_: Any, **__: Any) -> Any:
     """Translate by onnxscript's function for the overload.
 
     Raises:
@@ -72,7 +75,7 @@ def lower(g: Builder, node: Node) -> Any:
         raise g.unsupported(wrong)
     if _building is None:
         raise g.unsupported("this package has no ONNX form for it")
-    function, _ = _dispatching.dispatch(node, _registry())
+    function, _reason = _dispatching.dispatch(node, _registry())
     if function is None:
         raise g.unsupported("neither this package nor onnxscript has an ONNX form for it")
     opset = onnxscript.values.Opset("", LIBRARY_OPSET)

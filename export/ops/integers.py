@@ -1,4 +1,4 @@
-"""Integers as PyTorch computes them: modulo 2ⁿ and exact, where ONNX Runtime goes by way of floating point numbers."""
+"""Integers as PyTorch computes them: modulo 2ⁿ and exact, where ONNX Runtime uses floating point."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import onnx_ir as ir
 import torch
 from torch.fx import Node
 
-from export.graph.builder import Builder, Rule, node_dtype
+from export.graph.builder import Builder, Lowering, node_dtype
+
+__all__ = ["LOWERINGS", "exact_product", "exact_sum", "power", "power_of_two"]
 
 aten: Any = torch.ops.aten
-_HALF = 32
+
+_HALF_BITS = 32
 
 
 def power(g: Builder, base: ir.Value, exponent: Any) -> ir.Value:
@@ -56,7 +59,7 @@ def _tensor_power(g: Builder, base: ir.Value, exponent: ir.Value) -> ir.Value:
 
 
 def power_of_two(g: Builder, exponent: ir.Value, bits: int) -> ir.Value:
-    """Return 2ⁿ modulo 2^bits, 0 for an exponent below 0 or from ``bits`` on."""
+    """Return 2ⁿ modulo 2^bits, 0 for an exponent below 0 or from `bits` on."""
     dtype = g.dtypes[exponent]
     table = torch.tensor([*(2**i for i in range(bits - 1)), -(2 ** (bits - 1)), 0], dtype=torch.int64).to(dtype)
     outside = g.op("Less", exponent, g.constant(0, dtype), dtype=torch.bool)
@@ -98,16 +101,16 @@ def negated(g: Builder, node: Node, x: Any) -> ir.Value:
     return g.op("Sub", g.constant(0, dtype), value) if dtype == torch.uint8 else g.op("Neg", value)
 
 
-def summed(g: Builder, value: ir.Value, axes: Sequence[int], keepdim: bool) -> ir.Value:
+def exact_sum(g: Builder, value: ir.Value, axes: Sequence[int], keepdim: bool) -> ir.Value:
     """Sum 64-bit integers exactly: ONNX Runtime adds them as floats, so upper and lower halves go by themselves."""
-    where, step = g.constant(list(axes)), g.constant(2**_HALF)
+    where, step = g.constant(list(axes)), g.constant(2**_HALF_BITS)
     low = g.op("Mod", value, step)
     high = g.op("Div", g.op("Sub", value, low), step)
     sums = [g.op("ReduceSum", part, where, keepdims=int(keepdim)) for part in (low, high)]
     return g.op("Add", sums[0], g.op("Mul", sums[1], step))
 
 
-def multiplied(g: Builder, value: ir.Value, axis: int, size: int | None) -> ir.Value:
+def exact_product(g: Builder, value: ir.Value, axis: int, size: int | None) -> ir.Value:
     """Multiply 64-bit integers along an axis exactly, halves of it by each other; the axis stays, of size 1.
 
     Raises:
@@ -128,7 +131,7 @@ def multiplied(g: Builder, value: ir.Value, axis: int, size: int | None) -> ir.V
     return value
 
 
-TABLE: dict[Any, Rule] = {
+LOWERINGS: dict[Any, Lowering] = {
     aten.bitwise_left_shift.Tensor: shift_left,
     aten.bitwise_left_shift.Tensor_Scalar: shift_left,
     aten.bitwise_left_shift.Scalar_Tensor: shift_left,
@@ -141,4 +144,3 @@ TABLE: dict[Any, Rule] = {
     aten.__rshift__.Tensor: shift_right,
     aten.neg.default: negated,
 }
-"""Integers."""

@@ -1,17 +1,22 @@
-"""Products of matrices."""
+"""Products of matrices, and the linear maps made of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch import Tensor
 from torch.fx import Node
 
-from export.graph.builder import Builder, Rule, node_dtype
+from export.graph.builder import Builder, Lowering, node_dtype
+
+__all__ = ["COMPOSITES", "DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
-_GEMM = (torch.float32, torch.float64, torch.float16)
+
+_GEMM_DTYPES = (torch.float32, torch.float64, torch.float16)
 
 
 def untransposed(arg: Any) -> tuple[Any, int]:
@@ -30,7 +35,7 @@ def mm(g: Builder, node: Node, a: Any, b: Any, *_: Any) -> ir.Value:
     """Matrix times matrix."""
     left, swap_a = untransposed(a)
     right, swap_b = untransposed(b)
-    if (swap_a or swap_b) and node_dtype(node) in _GEMM:
+    if (swap_a or swap_b) and node_dtype(node) in _GEMM_DTYPES:
         return g.op("Gemm", g.tensor(left), g.tensor(right), transA=swap_a or None, transB=swap_b or None)
     return g.op("MatMul", g.tensor(a), g.tensor(b))
 
@@ -39,7 +44,7 @@ def addmm(g: Builder, node: Node, bias: Any, a: Any, b: Any, *, beta: float = 1,
     """beta·bias + alpha·a@b."""
     dtype = node_dtype(node)
     exact = dtype != torch.float64 or (float(alpha).is_integer() and float(beta).is_integer())
-    if dtype in _GEMM and exact:
+    if dtype in _GEMM_DTYPES and exact:
         left, swap_a = untransposed(a)
         right, swap_b = untransposed(b)
         attributes: dict[str, Any] = {
@@ -83,7 +88,7 @@ def mv(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
     """Matrix times vector, as a column: ONNX Runtime 1.31 fuses a transpose into a product with a vector wrongly."""
     left, swap = untransposed(a)
     column = g.unsqueeze(g.tensor(b), 1)
-    if swap and node_dtype(node) in _GEMM:
+    if swap and node_dtype(node) in _GEMM_DTYPES:
         product = g.op("Gemm", g.tensor(left), column, transA=1)
     else:
         product = g.op("MatMul", g.tensor(a), column)
@@ -101,7 +106,47 @@ def det(g: Builder, node: Node, x: Any) -> tuple[ir.Value, None, None]:
     return g.op("Det", g.tensor(x)), None, None
 
 
-TABLE: dict[Any, Rule] = {
+def _addbmm(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, beta: float = 1, alpha: float = 1) -> torch.Tensor:
+    """beta·bias + alpha·Σ a@b over the batch."""
+    total = alpha * torch.bmm(a, b).sum(0)
+    return total if beta == 0 else beta * bias + total
+
+
+def _trilinear(
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+    expand_a: Any,
+    expand_b: Any,
+    expand_c: Any,
+    dims: Any,
+    unroll: int = 1,
+) -> torch.Tensor:
+    """The product that `torch.nn.functional.bilinear` is made of."""
+    parts = []
+    for x, axes in ((a, expand_a), (b, expand_b), (c, expand_c)):
+        for axis in sorted(axes):
+            x = x.unsqueeze(axis)
+        parts.append(x)
+    return (parts[0] * parts[1] * parts[2]).sum(list(dims))
+
+
+def _unchecked(*_: Any, **__: Any) -> None:
+    """A check of a factorisation's outcome; the factorisation itself is refused later, with its name."""
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`aten.linear`: one product of matrices, the axes in front as rows."""
+    turned = weight.t()
+    if x.dim() < 2:
+        result = torch.matmul(x, turned)
+        return result if bias is None else result + bias
+    rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+    result = torch.mm(rows, turned) if bias is None else torch.addmm(bias, rows, turned)
+    return result if x.dim() == 2 else result.reshape(*x.shape[:-1], weight.shape[0])
+
+
+LOWERINGS: dict[Any, Lowering] = {
     aten.mm.default: mm,
     aten.addmm.default: addmm,
     aten.bmm.default: bmm,
@@ -113,4 +158,11 @@ TABLE: dict[Any, Rule] = {
     aten.addmv.default: addmv,
     aten._linalg_det.default: det,
 }
-"""Matrix products."""
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.addbmm.default: _addbmm,
+    aten._trilinear.default: _trilinear,
+    aten._linalg_check_errors.default: _unchecked,
+}
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {aten.linear.default: _linear}

@@ -1,93 +1,137 @@
-"""One table from recorded operators to ONNX: ``operator overload → function that builds nodes``.
+"""The rules of all operators, collected from one file a family.
 
-Each family is a file with a literal table; ``TABLE`` is their union. Operators in it are recorded whole, PyTorch's
-own decompositions reduce the others to these, and what is left goes to onnxscript's function for that overload.
+To add an operator, add its rules to the tables of its family (`export/ops/<family>.py`). A new family is one more file
+and one more name in `FAMILIES`. Each table maps an overload, such as `torch.ops.aten.relu.default`, to a function. An
+operator needs one of the first two; the others serve dynamic sizes (`FAKES`: speed).
+
+`LOWERINGS`: `(g, node, *args) -> ir.Value`. Builds the operator's ONNX nodes; it is then recorded whole.
+`DECOMPOSITIONS`: `(*args) -> Tensor`. Computes it from simpler operators, where PyTorch's default rules do not.
+    `NotImplemented` leaves the operator as it is.
+`BATCHING`: a kernel of `vmap`, where PyTorch's own needs sizes as numbers; `shared.kernels` makes one by
+    `mapped_kernel`, `folded` or `pointwise`.
+`COMPOSITES`: `(*args) -> Tensor`. Makes it of other operators, where PyTorch does so in C++ with sizes as numbers.
+`FORWARD_MODE`: `(*args) -> Tensor`. Computes it from operators with forward derivatives, where PyTorch's own forward
+    derivative needs sizes as numbers; used under `jvp` alone.
+`FAKES`: `(mode, *args) -> FakeTensor`. Makes a result without values at once, where PyTorch runs a decomposition.
+
+PyTorch decomposes what no table has, and what is left goes to onnxscript's function for the overload (`fallback`).
+
+Tests, in `parity_tests`: one case in `test_export_ops.py` (values) and one in `test_export_op_transforms.py` (gradient,
+`vmap` and `jvp`, with dynamic sizes); NaN, infinities and signed zeros in `test_export_edge_values.py`; every entry of
+`FAKES` in `test_export_fakes.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any, Final
 
-import onnx_ir as ir
-import torch
-from torch.fx import GraphModule, Node
-
-from export.errors import UnsupportedOpError
-from export.graph.builder import Builder, Rule
+from export.graph.builder import Lowering
 from export.ops import (
     activation,
-    control,
-    conv,
-    conv_backward,
-    create,
-    elementwise,
+    arithmetic,
+    attention,
+    batch_norm,
+    comparison,
+    cond,
+    convolution,
+    convolution_gradients,
+    copying,
+    creation,
+    distances,
+    embedding,
     fallback,
-    index,
+    indexing,
     integers,
+    losses,
     matmul,
-    norm,
-    pool,
-    pool_backward,
-    reduce,
+    normalisation,
+    padding,
+    pooling,
+    pooling_gradients,
+    reduction,
+    resize,
+    shape,
+    sizes,
+    sorting,
+    transcendental,
+)
+from export.ops.scan import operator as scan
+from export.ops.scan.tracing import recorded_scans
+
+__all__ = [
+    "BATCHING",
+    "COMPOSITES",
+    "DECOMPOSITIONS",
+    "FAKES",
+    "FAMILIES",
+    "FORWARD_MODE",
+    "LOWERINGS",
+    "control_flow",
+    "lowering",
+]
+
+FAMILIES: Final[tuple[ModuleType, ...]] = (
+    activation,
+    arithmetic,
+    attention,
+    batch_norm,
+    comparison,
+    cond,
+    convolution,
+    convolution_gradients,
+    copying,
+    creation,
+    distances,
+    embedding,
+    indexing,
+    integers,
+    losses,
+    matmul,
+    normalisation,
+    padding,
+    pooling,
+    pooling_gradients,
+    reduction,
     resize,
     scan,
     shape,
+    sizes,
+    sorting,
+    transcendental,
 )
 
-TABLE: dict[Any, Rule] = {
-    **elementwise.TABLE,
-    **integers.TABLE,
-    **activation.TABLE,
-    **matmul.TABLE,
-    **conv.TABLE,
-    **conv_backward.TABLE,
-    **norm.TABLE,
-    **pool.TABLE,
-    **pool_backward.TABLE,
-    **reduce.TABLE,
-    **shape.TABLE,
-    **resize.TABLE,
-    **index.TABLE,
-    **create.TABLE,
-    **control.TABLE,
-    **scan.TABLE,
-}
-"""Every operator that this package translates itself."""
+
+def _union(table: str) -> Mapping[Any, Callable[..., Any]]:
+    """Return the families' tables of that name as one."""
+    merged: dict[Any, Callable[..., Any]] = {}
+    for family in FAMILIES:
+        rules = getattr(family, table, {})
+        twice = merged.keys() & rules.keys()
+        if twice:
+            raise AssertionError(f"{table} of {family.__name__} repeats {', '.join(map(str, twice))}")
+        merged.update(rules)
+    return merged
 
 
-def lower_nodes(g: Builder, module: GraphModule) -> list[ir.Value]:
-    """Translate a recorded graph whose placeholders have values already; return its flat outputs.
-
-    Raises:
-        UnsupportedOpError: Naming the operation, its dtype, the source line and the block.
-    """
-    for node in module.graph.nodes:
-        g.origin = node
-        if node.op == "get_attr":
-            attribute = getattr(module, str(node.target))
-            if isinstance(attribute, torch.Tensor):
-                g.values[node] = g.captured(attribute)
-                node.meta.setdefault("val", attribute)
-        elif node.op == "call_function":
-            g.values[node] = _lower(g, node)
-            g.annotate(g.values[node], node.meta.get("val"))
-        elif node.op == "output":
-            flat = node.args[0] if isinstance(node.args[0], (tuple, list)) else [node.args[0]]
-            return [g.tensor(item) for item in flat]
-    raise AssertionError("a recorded graph has an output")
+LOWERINGS: Final = _union("LOWERINGS")
+DECOMPOSITIONS: Final = _union("DECOMPOSITIONS")
+BATCHING: Final = _union("BATCHING")
+COMPOSITES: Final = _union("COMPOSITES")
+FORWARD_MODE: Final = _union("FORWARD_MODE")
+FAKES: Final = _union("FAKES")
 
 
-def _lower(g: Builder, node: Node) -> Any:
-    rule = TABLE.get(node.target)
-    if rule is None:
-        return fallback.lower(g, node)
-    try:
-        return rule(g, node, *node.args, **node.kwargs)
-    except KeyError as error:
-        key = error.args[0]
-        if isinstance(key, torch.dtype):
-            raise g.unsupported(f"an exported file cannot hold {key}") from error
-        raise
+def lowering(operator: Any) -> Lowering:
+    """Return an operator's lowering, onnxscript's where this package has none."""
+    return LOWERINGS.get(operator, fallback.lower)
 
 
-__all__ = ["TABLE", "Builder", "UnsupportedOpError", "lower_nodes"]
+@contextlib.contextmanager
+def control_flow(symbols: Sequence[Any]) -> Iterator[None]:
+    """Record `torch.cond` and `pure.scan` as operators; branches and steps may use the trace's symbolic sizes."""
+    with cond.replaced(functools.partial(cond.traced_cond, symbols=symbols)), recorded_scans(symbols):
+        yield

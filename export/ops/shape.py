@@ -1,19 +1,24 @@
-"""Views, permutations, joins and slices."""
+"""Views, permutations, joins, slices, diagonals and windows of an axis."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch import Tensor
 from torch.fx import Node
 
-from export.graph.builder import Builder, Rule, node_dtype
+from export.graph.builder import Builder, Lowering, node_dtype
+from export.ops.shared.kernels import mapped_kernel, mapped_size, pytorch_rules, with_mapped_axis
+
+__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
+
 _END = sys.maxsize
 
 
@@ -24,12 +29,12 @@ def view(g: Builder, node: Node, x: Any, size: Sequence[Any], *_: Any, **__: Any
         return g.op("Reshape", value, g.constant([g.static(s) for s in size]))
     if g.shape_of(x) and [*map(str, g.shape_of(x))] == [*map(str, node.meta["val"].shape)]:
         return value
-    return without_kept(g, node, x, value) or g.reshape(
+    return _without_kept(g, node, x, value) or g.reshape(
         value, [node.meta["val"].shape[i] if s == -1 else s for i, s in enumerate(size)]
     )
 
 
-def without_kept(g: Builder, node: Node, x: Node, value: ir.Value) -> ir.Value | None:
+def _without_kept(g: Builder, node: Node, x: Node, value: ir.Value) -> ir.Value | None:
     """Drop what a reduction kept of its axes by asking it not to; None where the view does something else."""
     source = value.producer()
     if source is None or source.op_type != "ReduceSum" or len(x.users) > 1 or not source.attributes["keepdims"].value:
@@ -120,18 +125,13 @@ def slice_axis(
     """Take a range of an axis; ends beyond the axis are cut, as in PyTorch."""
     begin = 0 if start is None else start
     stop = _END if end is None else end
-    if g_static(g, begin) == 0 and (g_static(g, stop) or 0) >= _END and step == 1:
+    if g.static(begin) == 0 and (g.static(stop) or 0) >= _END and step == 1:
         return g.tensor(x)
-    if not isinstance(stop, Node) and stop < _END and step == 1 and g_static(g, begin) == 0:
+    if not isinstance(stop, Node) and stop < _END and step == 1 and g.static(begin) == 0:
         whole = g.static(g.shape_of(x)[dim])
         if whole is not None and stop >= whole:
             return g.tensor(x)
     return g.op("Slice", g.tensor(x), g.size(begin), g.size(stop), g.constant([dim]), g.constant([step]))
-
-
-def g_static(g: Builder, size: Any) -> int | None:
-    """Return a bound as a number if it is one."""
-    return g.static(size)
 
 
 def select(g: Builder, node: Node, x: Any, dim: int, index: Any) -> ir.Value:
@@ -178,34 +178,6 @@ def repeat(g: Builder, node: Node, x: Any, repeats: Sequence[Any]) -> ir.Value:
     return g.op("Tile", value, g.ints(list(repeats)))
 
 
-def constant_pad(g: Builder, node: Node, x: Any, pad: Sequence[Any], value: Any = 0) -> ir.Value:
-    """Pad with a constant; negative amounts crop. PyTorch counts from the last axis."""
-    return padded(g, node, x, pad, "constant", g.constant(value, node_dtype(node)))
-
-
-def padded(g: Builder, node: Node, x: Any, pad: Sequence[Any], mode: str, fill: ir.Value | None = None) -> ir.Value:
-    """Pad the last axes: ONNX lists all amounts at the front, then all at the end."""
-    rank = len(g.shape_of(x))
-    front: list[Any] = [0] * rank
-    back: list[Any] = [0] * rank
-    for i in range(len(pad) // 2):
-        front[rank - 1 - i], back[rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
-    value = g.tensor(x)
-    dtype = g.dtypes[value]
-    if dtype == torch.bool:
-        value, fill = g.cast(value, torch.int32), g.cast(fill, torch.int32) if fill is not None else None
-    return g.cast(g.op("Pad", value, g.ints([*front, *back]), fill, mode=mode), dtype)
-
-
-def mode_pad(mode: str) -> Rule:
-    """Reflection and replication padding."""
-
-    def rule(g: Builder, node: Node, x: Any, pad: Sequence[Any]) -> ir.Value:
-        return padded(g, node, x, pad, mode)
-
-    return rule
-
-
 def roll(g: Builder, node: Node, x: Any, shifts: Sequence[Any], dims: Sequence[int] = ()) -> ir.Value:
     """Shift positions of axes cyclically."""
     value = g.tensor(x)
@@ -234,7 +206,7 @@ def _rolled(g: Builder, value: ir.Value, shift: Any, dim: int, size: int | None)
     return g.op("Concat", tail, g.op("Slice", value, g.constant([0]), cut, axis, one), axis=dim)
 
 
-def triangle(upper: int) -> Rule:
+def triangle(upper: int) -> Lowering:
     """triu and tril of the last two axes."""
 
     def rule(g: Builder, node: Node, x: Any, diagonal: int = 0) -> ir.Value:
@@ -246,19 +218,73 @@ def triangle(upper: int) -> Rule:
     return rule
 
 
-TABLE: dict[Any, Rule] = {
+def _cat_batched(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """`aten.cat`, whose tensors come in a list."""
+    rank = max(x.dim() for x in tensors)
+
+    def rule(mapped: Sequence[bool], *tensors: Tensor) -> Tensor:
+        size = mapped_size(mapped, tensors)
+        mapped_tensors = [with_mapped_axis(x, known, size) for x, known in zip(tensors, mapped, strict=True)]
+        result: Tensor = aten.cat.default(mapped_tensors, dim % rank + 1)
+        return result
+
+    def whole(*tensors: Tensor) -> Tensor:
+        result: Tensor = aten.cat.default(list(tensors), dim)
+        return result
+
+    result: Tensor = mapped_kernel(whole, rule)(*tensors)
+    return result
+
+
+def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> torch.Tensor:
+    """A diagonal by indexing; PyTorch's rule reinterprets memory."""
+    a, b = x.shape[dim1], x.shape[dim2]
+    rows = torch.arange(max(min(a, b - offset) if offset >= 0 else min(a + offset, b), 0), device=x.device)
+    moved = x.movedim((dim1, dim2), (-2, -1))
+    return moved[..., rows + max(-offset, 0), rows + max(offset, 0)]
+
+
+def _diagonal_scatter(
+    x: torch.Tensor, source: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
+) -> torch.Tensor:
+    """A diagonal replaced, by a mask."""
+    moved = x.movedim((dim1, dim2), (-2, -1))
+    rows = torch.arange(moved.shape[-2], device=x.device)
+    columns = torch.arange(moved.shape[-1], device=x.device)
+    mask = columns == (rows + offset).unsqueeze(1)
+    position = (rows - max(-offset, 0)).clamp(0, source.shape[-1] - 1)
+    replaced = torch.where(mask, source[..., position].unsqueeze(-1), moved)
+    return replaced.movedim((-2, -1), (dim1, dim2))
+
+
+def _unfold(x: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tensor:
+    """Windows of an axis by indexing; PyTorch's rule reinterprets memory."""
+    if not x.dim():
+        return x.unsqueeze(0)
+    count = (x.shape[dimension] - size) // step + 1
+    starts = torch.arange(count, device=x.device) * step
+    windows = starts.unsqueeze(1) + torch.arange(size, device=x.device)
+    axis = dimension % x.dim()
+    picked = x.movedim(axis, -1)[..., windows]
+    return picked.movedim(-2, axis)
+
+
+LOWERINGS: dict[Any, Lowering] = {
     aten.view.default: view, aten._unsafe_view.default: view, aten.reshape.default: view, aten.view_copy.default: view,
     aten.permute.default: permute, aten.transpose.int: transpose, aten.t.default: t,
     aten.unsqueeze.default: unsqueeze, aten.squeeze.default: squeeze, aten.squeeze.dim: squeeze,
-    aten.squeeze.dims: squeeze,
-    aten.expand.default: expand, aten.cat.default: cat, aten.stack.default: stack,
-    aten.slice.Tensor: slice_axis, aten.select.int: select,
-    aten.split.Tensor: split, aten.split_with_sizes.default: split, aten.unbind.int: unbind,
-    aten.flip.default: flip, aten.repeat.default: repeat, aten.roll.default: roll,
-    aten.constant_pad_nd.default: constant_pad,
-    aten.reflection_pad1d.default: mode_pad("reflect"), aten.reflection_pad2d.default: mode_pad("reflect"),
-    aten.reflection_pad3d.default: mode_pad("reflect"), aten.replication_pad1d.default: mode_pad("edge"),
-    aten.replication_pad2d.default: mode_pad("edge"), aten.replication_pad3d.default: mode_pad("edge"),
+    aten.squeeze.dims: squeeze, aten.expand.default: expand, aten.cat.default: cat, aten.stack.default: stack,
+    aten.slice.Tensor: slice_axis, aten.select.int: select, aten.split.Tensor: split,
+    aten.split_with_sizes.default: split, aten.unbind.int: unbind, aten.flip.default: flip,
+    aten.repeat.default: repeat, aten.roll.default: roll,
     aten.triu.default: triangle(1), aten.tril.default: triangle(0),
 }  # fmt: skip
-"""Views, joins and slices."""
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.diagonal.default: _diagonal,
+    aten.diagonal_scatter.default: _diagonal_scatter,
+    aten.unfold.default: _unfold,
+    **pytorch_rules(aten.slice_scatter.default),
+}
+
+BATCHING: dict[Any, Callable[..., Any]] = {aten.cat.default: _cat_batched}

@@ -1,17 +1,16 @@
 """From a pure function and example arguments to a functional core-ATen graph.
 
-The function runs once on fake tensors under ``make_fx``, with named symbolic sizes on its dynamic axes. ``make_fx`` and
-not ``torch.export``, because it sees through every ``torch.func`` transform. In-place operations on intermediates are
+The function runs once on fake tensors under `make_fx`, with named symbolic sizes on its dynamic axes. `make_fx` and
+not `torch.export`, because it sees through every `torch.func` transform. In-place operations on intermediates are
 rewritten in a second pass, made only where the first one recorded some; until then no view may be reduced to a copy.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,18 +27,21 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from export.errors import ArgumentError, ExportError, RandomOpError, SpecialisedSizeError, TracingError
 from export.files.pytree_structure import Structure, describe
-from export.ops import cond_tracing, scan_tracing
+from export.ops.registry import control_flow
 from export.trace import dispatch, isolation, numpy_calls, recording, zero_tangents
 from export.trace.arguments import Arguments, is_tensor, take_apart
 from export.trace.decomposition import decompositions, without_views
+from export.trace.fake_tensors import fake_leaves
 from export.trace.purity import check_purity, graphs, mutates, random_message, uses
 from export.trace.signature import closed_over, function_name
 from export.trace.size_branches import check_branches, outside_modes
 from export.trace.source_lines import line_of, user_line
-from export.trace.symbolic_sizes import Sizes, fake_leaves, sizes_of, watched
+from export.trace.symbolic_sizes import Sizes, sizes_of, watched
+
+__all__ = ["Traced", "record", "trace"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Traced:
     """A recorded function.
 
@@ -80,14 +82,14 @@ def trace(
     Args:
         fn: A pure function over pytrees.
         args: Its positional arguments; static Python numbers and strings among them are fixed.
-        dynamic: One entry an argument, in the style of vmap's ``in_dims``: None, ``{axis: name}`` or a prefix of such.
+        dynamic: One entry an argument, in the style of vmap's `in_dims`: None, `{axis: name}` or a prefix of such.
         whole: Operators to leave whole rather than decompose.
 
     Returns:
         The recorded function.
 
     Raises:
-        ArgumentError: If the arguments or ``dynamic`` cannot be understood.
+        ArgumentError: If the arguments or `dynamic` cannot be understood.
         TracingError: If the function depends on tensor values, or cannot be recorded for another reason.
         SpecialisedSizeError: If it works for one value of a dynamic size only.
         MutationError: If it changes an argument.
@@ -97,7 +99,7 @@ def trace(
 
 
 def record(fn: Callable[..., Any], arguments: Arguments, whole: Collection[Any] = ()) -> Traced:
-    """Record a function whose arguments are taken apart already; see ``trace``."""
+    """Record a function whose arguments are taken apart already; see `trace`."""
     example = sizes_of(arguments.axes, arguments.leaves)
     hints = {name: size if size > 1 else 3 for name, size in example.items()}
     try:
@@ -143,7 +145,6 @@ def _trace(
     followed = torch.inference_mode(False)  # PyTorch 2.11 differentiates to zero in inference mode, without a word
     with isolation.tracing_lock, isolation.restored(), followed, torch.no_grad(), replayed(True):
         mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
-        cond = functools.partial(cond_tracing.traced_cond, symbols=tuple(sizes.named.values()))
         table = decompositions(frozenset(whole))
         # PyTorch's composite operators in C++ ask for sizes as numbers; their Python versions keep them symbolic.
         dispatcher = dispatch.installed() if hints and python else contextlib.nullcontext()
@@ -151,7 +152,7 @@ def _trace(
         noted = recording.recording()
         with mode, dispatcher, einsum, noted, watched(sizes), numpy_calls.watched(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
-            with cond_tracing.replaced(cond), scan_tracing.recorded(tuple(sizes.named.values())):
+            with control_flow(tuple(sizes.named.values())):
                 graph = _recorded(fn, arguments, flat, fakes, without_views(table))
             check_purity(graph, fakes)
             if mutates(graph):
@@ -222,7 +223,7 @@ def _raised_at(error: BaseException) -> str:
 
 
 def _constant_names(fn: Callable[..., Any], graph: torch.fx.GraphModule) -> dict[int, str]:
-    """Name captured tensors after the variable that they came from, ``closure.0`` where that is unknown."""
+    """Name captured tensors after the variable that they came from, `closure.0` where that is unknown."""
     origin = closed_over(fn)
     names: dict[int, str] = {}
     used: set[str] = set()

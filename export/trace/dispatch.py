@@ -1,7 +1,7 @@
-"""Kernels in Python in the place of PyTorch's own while a function with dynamic sizes is recorded.
+"""Python kernels that replace PyTorch's own while a function with dynamic sizes is recorded.
 
 PyTorch computes some derivatives and batching rules in C++ with sizes as numbers, which would fix a symbolic size.
-While its Python dispatcher is on, an operator asks for a kernel in Python first; ``installed`` puts them there.
+While its Python dispatcher is on, an operator asks for a kernel in Python first; `installed` puts them there.
 """
 
 from __future__ import annotations
@@ -14,20 +14,23 @@ import torch.backends.opt_einsum
 from torch._C import DispatchKey
 from torch._dispatch.python import enable_python_dispatcher
 
-from export.ops import batching, batching_conv, composites, forward_mode
+from export.ops.registry import BATCHING, COMPOSITES, FORWARD_MODE
+from export.ops.shared.kernels import under_jvp
+
+__all__ = ["KERNELS", "installed", "left_to_right"]
 
 KERNELS: dict[tuple[Any, DispatchKey], Any] = {
-    **{(op, DispatchKey.FuncTorchBatched): kernel for op, kernel in batching.RULES.items()},
-    **{(op, DispatchKey.FuncTorchBatched): kernel for op, kernel in batching_conv.RULES.items()},
-    **composites.RULES,
-    **forward_mode.RULES,
+    **{(op, DispatchKey.FuncTorchBatched): kernel for op, kernel in BATCHING.items()},
+    **{(op, DispatchKey.CompositeImplicitAutograd): kernel for op, kernel in COMPOSITES.items()},
+    **{(op, DispatchKey.FuncTorchDynamicLayerFrontMode): kernel for op, kernel in COMPOSITES.items()},
+    **{(op, DispatchKey.Autograd): under_jvp(op, kernel) for op, kernel in FORWARD_MODE.items()},
 }
 """{(operator, dispatch key): kernel}."""
 
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-    """Turn the Python dispatcher on, with this package's kernels; the caller holds ``isolation.tracing_lock``."""
+    """Turn the Python dispatcher on, with this package's kernels; the caller holds `isolation.tracing_lock`."""
     before = {place: place[0].py_kernels.get(place[1]) for place in KERNELS}
     try:
         for (op, key), kernel in KERNELS.items():
@@ -45,6 +48,6 @@ def installed() -> Iterator[None]:
 
 
 def left_to_right() -> contextlib.AbstractContextManager[None]:
-    """Multiply an einsum's tensors from left to right: ``opt_einsum``, if there, orders them by sizes as numbers."""
+    """Multiply an einsum's tensors from left to right: `opt_einsum`, if there, orders them by sizes as numbers."""
     chosen = torch.backends.opt_einsum
     return chosen.flags(enabled=False) if chosen.enabled else contextlib.nullcontext()

@@ -22,7 +22,7 @@ def graphs(graph: torch.fx.GraphModule) -> list[torch.fx.GraphModule]:
     return [module for module in graph.modules() if isinstance(module, torch.fx.GraphModule)]
 
 
-def _mutated(node: torch.fx.Node) -> list[torch.fx.Node]:
+def mutated_arguments(node: torch.fx.Node) -> list[torch.fx.Node]:
     """Return the argument nodes that an operation changes in place."""
     schema = getattr(node.target, "_schema", None)
     if node.op != "call_function" or schema is None:
@@ -48,7 +48,7 @@ def uses(graph: torch.fx.GraphModule, operators: Container[Any]) -> bool:
 
 def mutates(graph: torch.fx.GraphModule) -> bool:
     """Tell whether anything is changed in place."""
-    return any(_mutated(node) for module in graphs(graph) for node in module.graph.nodes)
+    return any(mutated_arguments(node) for module in graphs(graph) for node in module.graph.nodes)
 
 
 def _storage(value: object) -> int | None:
@@ -64,7 +64,7 @@ def check_purity(graph: torch.fx.GraphModule, fakes: Sequence[torch.Tensor]) -> 
                 raise RandomOpError(random_message(str(node.target), node.meta.get("source", "")))
             if free_unbacked_symbols(node.meta.get("val")):
                 raise TracingError(_data_message(node))
-            for changed in _mutated(node):
+            for changed in mutated_arguments(node):
                 outside = changed.op == "get_attr" or _storage(changed.meta.get("val")) in given
                 if outside:
                     raise MutationError(

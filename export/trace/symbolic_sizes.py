@@ -1,4 +1,4 @@
-"""Dynamic dimensions: from vmap-style ``dynamic=(None, {0: "batch"})`` to named symbolic sizes, watched while tracing.
+"""Dynamic dimensions: from vmap-style `dynamic=(None, {0: "batch"})` to named symbolic sizes, watched while tracing.
 
 Two things may not happen silently: a symbol that ends up equal to a number or to another symbol (a *pin*), and a Python
 branch that depends on a symbol (a *branch*). Both are recorded with the line of the function's source.
@@ -7,21 +7,21 @@ branch that depends on a symbol (a *branch*). Both are recorded with the line of
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sympy
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 from export.errors import ArgumentError, SpecialisedSizeError
-from export.files.pytree_structure import Structure, leaf_names, walk
-from export.ops.fakes import fake_mode
+from export.files.pytree_structure import Structure, leaf_names
 from export.trace.recording import current_source
 from export.trace.source_lines import is_user_file, user_line
+
+__all__ = ["Axes", "Branch", "Sizes", "dynamic_axes", "flips", "sizes_of", "watched"]
 
 Axes = dict[int, str]
 """Which axes of one leaf are dynamic: {axis: name}."""
@@ -30,19 +30,19 @@ Axes = dict[int, str]
 def dynamic_axes(
     dynamic: Sequence[Any] | None, structures: Sequence[Structure], roots: Sequence[str], leaves: Sequence[torch.Tensor]
 ) -> list[Axes]:
-    """Spread the ``dynamic`` argument over the leaves.
+    """Spread the `dynamic` argument over the leaves.
 
     Args:
-        dynamic: One entry an argument: None, {axis: name} for each of its leaves, or a pytree prefix of such.
-        structures: The arguments' structures; their leaf numbers index ``leaves``.
-        roots: The arguments' names.
-        leaves: All tensor leaves.
+        dynamic: one entry an argument: None, {axis: name} for each of its leaves, or a pytree prefix of such.
+        structures: the arguments' structures; their leaf numbers index `leaves`.
+        roots: the arguments' names.
+        leaves: all tensor leaves.
 
     Returns:
-        For each leaf {axis: name}, axes counted from the front.
+        for each leaf {axis: name}, axes counted from the front.
 
     Raises:
-        ArgumentError: If the entries do not fit the arguments, listing every misfit.
+        ArgumentError: if the entries do not fit the arguments, listing every misfit.
     """
     axes: list[Axes] = [{} for _ in leaves]
     if dynamic is None:
@@ -106,7 +106,7 @@ def sizes_of(axes: Sequence[Axes], leaves: Sequence[torch.Tensor]) -> dict[str, 
     return {name: leaf.shape[axis] for leaf, dims in zip(leaves, axes, strict=True) for axis, name in dims.items()}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Branch:
     """A Python branch on a size: the condition, the way it went and the source line."""
 
@@ -126,7 +126,7 @@ class Sizes(ShapeEnv):
         self.branches: list[Branch] = []
 
     def size(self, name: str, hint: int) -> torch.SymInt:
-        """Return the symbolic size of that name, made with ``hint`` at its first use."""
+        """Return the symbolic size of that name, made with `hint` at its first use."""
         from torch._dynamo.source import ConstantSource  # deferred: it imports the whole compiler, 1 s
 
         if name not in self.named:
@@ -155,7 +155,7 @@ class Sizes(ShapeEnv):
         """Raise if a named size is no longer free.
 
         Raises:
-            SpecialisedSizeError: Naming the size, what it was fixed to and the source line.
+            SpecialisedSizeError: naming the size, what it was fixed to and the source line.
         """
         for symbol, name in self.symbols.items():
             fixed = self.replace(symbol)
@@ -177,25 +177,6 @@ class Sizes(ShapeEnv):
 
     def _written(self, expression: sympy.Basic) -> str:
         return str(expression.xreplace({symbol: sympy.Symbol(name) for symbol, name in self.symbols.items()}))
-
-
-def fake_leaves(
-    leaves: Sequence[torch.Tensor], axes: Sequence[Axes], hints: Mapping[str, int]
-) -> tuple[FakeTensorMode, Sizes, list[torch.Tensor]]:
-    """Make a contiguous fake tensor for each leaf, with named symbolic sizes on its dynamic axes."""
-    sizes = Sizes()
-    mode = fake_mode(sizes)
-    fakes = []
-    with mode:
-        for leaf, dims in zip(leaves, axes, strict=True):
-            shape = [sizes.size(dims[i], hints[dims[i]]) if i in dims else int(n) for i, n in enumerate(leaf.shape)]
-            strides: list[int | torch.SymInt] = []
-            step: int | torch.SymInt = 1
-            for size in reversed(shape):
-                strides.insert(0, step)
-                step = step * size if isinstance(size, torch.SymInt) or size > 1 else step
-            fakes.append(torch.empty_strided(shape, strides, dtype=leaf.dtype, device=leaf.device))
-    return mode, sizes, fakes
 
 
 @contextlib.contextmanager
@@ -232,6 +213,3 @@ def flips(branch: Branch, sizes: Sizes, example: Mapping[str, int]) -> list[dict
             if value in (sympy.true, sympy.false, True, False) and bool(value) != branch.taken:
                 found.append(chosen)
     return [found[0], found[-1]] if len(found) > 1 else found
-
-
-__all__ = ["Axes", "Branch", "Sizes", "dynamic_axes", "fake_leaves", "flips", "sizes_of", "walk", "watched"]

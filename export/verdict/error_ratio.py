@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from export.graph.builder import REDUCED, dtype_name
+from export.graph.onnx_types import REDUCED, dtype_name
 from export.verdict.reference_runs import Outcome, Results, same_sides
 from export.verdict.verdict_result import Row, Status
 

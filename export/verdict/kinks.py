@@ -19,7 +19,7 @@ from typing import Any
 import onnx
 import torch
 
-from export.ops.registry import TABLE
+from export.ops.registry import LOWERINGS
 from export.runtime.loading import Loaded
 from export.trace import isolation
 from export.trace.arguments import Arguments
@@ -64,7 +64,7 @@ class Kinks:
         baked: frozenset[int],
         load: Callable[[onnx.ModelProto], Loaded],
     ) -> None:
-        self.traced: Traced = record(fn, arguments, TABLE)
+        self.traced: Traced = record(fn, arguments, LOWERINGS)
         self.arguments, self.baked = arguments, baked
         self.values = decision_values(model, self.traced.graph.graph)
         self.tallies: dict[str, Tally] = {}

@@ -21,8 +21,8 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from export.errors import ExportError
 from export.files import protobuf_wire, stored_tensors
-from export.ops.registry import TABLE
-from export.ops.scan_operator import looped, scan_op
+from export.ops.registry import LOWERINGS
+from export.ops.scan.operator import looped, scan_op
 from export.trace import isolation
 from export.trace.aten_graph import Traced, record
 from export.verdict import reference_runs
@@ -91,7 +91,7 @@ def localise(runs: PairedRuns, leaves: Sequence[torch.Tensor], folder: Path) -> 
         The first difference, or None if the function cannot be recorded again.
     """
     try:
-        traced = record(runs.fn, runs.arguments, TABLE)
+        traced = record(runs.fn, runs.arguments, LOWERINGS)
     except ExportError:
         return None
     probes = _probes(runs.model, traced)

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from export.files.pytree_structure import Structure, describe
-from export.ops import cond_tracing
+from export.ops import cond as cond_rules
 from export.trace import isolation
 from export.trace.arguments import Arguments, is_tensor
 from export.trace.source_lines import user_line
@@ -217,7 +217,7 @@ def run(
     def cond(pred: Any, true_fn: Any, false_fn: Any, operands: Sequence[Any] = ()) -> Any:
         nonlocal depth
         if isinstance(pred, torch.Tensor) and isolation.functorch_depth():
-            return cond_tracing._select(pred, true_fn, false_fn, operands)
+            return cond_rules.select(pred, true_fn, false_fn, operands)
         taken = bool(pred)
         if isinstance(pred, torch.Tensor):
             _, margin, scale = mode.margins.get(id(pred), (None, None, 0.0))
@@ -239,7 +239,7 @@ def run(
             torch.no_grad(),
         ):
             stack.enter_context(context)
-        stack.enter_context(cond_tracing.replaced(cond))
+        stack.enter_context(cond_rules.replaced(cond))
         if margins or to is not None:
             stack.enter_context(mode)
         if to is not None:

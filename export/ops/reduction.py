@@ -1,16 +1,22 @@
-"""Reductions over axes."""
+"""Reductions over axes: sums, means, variances, extremes, norms, running sums."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch import Tensor
 from torch.fx import Node
 
-from export.graph.builder import REDUCED, Builder, Rule, node_dtype
+from export.graph.builder import Builder, Lowering, node_dtype
+from export.graph.onnx_types import REDUCED
 from export.ops import integers
+from export.ops.shared.kernels import pytorch_rules
+
+__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS", "moments", "sum_or_mean"]
 
 aten: Any = torch.ops.aten
 
@@ -28,28 +34,27 @@ def reduced(g: Builder, kind: str, value: ir.Value, axes: list[int], keepdim: bo
     return g.op(kind, value, g.constant(axes), keepdims=int(keepdim))
 
 
-LONG = 4096
+MAX_ELEMENTS_IN_ONE_SUM = 4096
 """Values over which a sum is taken axis by axis: ONNX Runtime adds one after another, PyTorch pairwise."""
 
-
-DYNAMIC = 128
+ASSUMED_DYNAMIC_SIZE = 128
 """What a dynamic size counts for there: two of them are many values, one beside a few classes is not."""
 
 
-def added(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
+def sum_or_mean(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
     """Sum or average; over many values one axis after another, last axis first, so that rounding errors stay small."""
     sizes = (g.shape_of(x)[axis] for axis in axes)
-    count = math.prod(size if isinstance(size, int) else DYNAMIC for size in sizes)
-    if len(axes) < 2 or count <= LONG:
+    count = math.prod(size if isinstance(size, int) else ASSUMED_DYNAMIC_SIZE for size in sizes)
+    if len(axes) < 2 or count <= MAX_ELEMENTS_IN_ONE_SUM:
         return reduced(g, kind, value, axes, keepdim)
     for axis in reversed(axes):
         value = reduced(g, kind, value, [axis], keepdim=True)
     return value if keepdim else g.op("Squeeze", value, g.constant(axes))
 
 
-def reduction(kind: str) -> Rule:
+def reduction(kind: str) -> Lowering:
     """Sums, means, products; half types are accumulated in float32, as PyTorch does."""
-    reduce = reduced_product if kind == "ReduceProd" else added
+    reduce = reduced_product if kind == "ReduceProd" else sum_or_mean
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> ir.Value:
         result = node_dtype(node)
@@ -57,16 +62,18 @@ def reduction(kind: str) -> Rule:
         value, axes = g.tensor(x, inner), _axes(g, x, dim)
         sizes = [g.static(g.shape_of(x)[axis]) for axis in axes]
         if kind == "ReduceSum" and axes and x.meta["val"].dtype == torch.int64:
-            return integers.summed(g, value, axes, keepdim)
+            return integers.exact_sum(g, value, axes, keepdim)
         if kind == "ReduceProd" and x.meta["val"].dtype == torch.int64:
             for axis, size in zip(axes, sizes, strict=True):
-                value = integers.multiplied(g, value, axis, size)
+                value = integers.exact_product(g, value, axis, size)
             if 0 not in sizes:
                 return value if keepdim or not axes else g.op("Squeeze", value, g.constant(axes))
         if kind == "ReduceMean" and (None in sizes or 0 in sizes):  # ONNX Runtime's mean of nothing is 0, not NaN
             count = g.op("ReduceProd", g.op("Gather", g.op("Shape", value, dtype=torch.int64), g.constant(axes)))
             count = g.op("Reshape", count, g.constant([], torch.int64))
-            return g.cast(g.op("Div", added(g, "ReduceSum", x, value, axes, keepdim), g.cast(count, inner)), result)
+            return g.cast(
+                g.op("Div", sum_or_mean(g, "ReduceSum", x, value, axes, keepdim), g.cast(count, inner)), result
+            )
         return g.cast(reduce(g, kind, x, value, axes, keepdim), result)
 
     return rule
@@ -77,7 +84,7 @@ def reduced_product(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[i
     return reduced(g, kind, value, axes, keepdim)
 
 
-def with_unknown(g: Builder, value: ir.Value, result: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
+def with_nan(g: Builder, value: ir.Value, result: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
     """Put NaN where one was among the values: ONNX Runtime's extremes lose it, PyTorch's keep it."""
     dtype = g.dtypes[value]
     if not dtype.is_floating_point or not axes:
@@ -98,18 +105,18 @@ def position(g: Builder, kind: str, value: ir.Value, axis: int, keepdim: bool) -
     return g.op(kind, value, dtype=torch.int64, axis=axis, keepdims=int(keepdim))
 
 
-def extreme(kind: str) -> Rule:
+def extreme(kind: str) -> Lowering:
     """Largest and smallest; booleans by way of int32."""
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False) -> ir.Value:
         dtype = node_dtype(node)
         value, axes = g.tensor(x, torch.int32 if dtype == torch.bool else None), _axes(g, x, dim)
-        return g.cast(with_unknown(g, value, reduced(g, kind, value, axes, keepdim), axes, keepdim), dtype)
+        return g.cast(with_nan(g, value, reduced(g, kind, value, axes, keepdim), axes, keepdim), dtype)
 
     return rule
 
 
-def extreme_dim(kind: str, index: str) -> Rule:
+def extreme_dim(kind: str, index: str) -> Lowering:
     """Largest or smallest over one axis, with its position."""
 
     def rule(g: Builder, node: Node, x: Any, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
@@ -117,14 +124,14 @@ def extreme_dim(kind: str, index: str) -> Rule:
         if not g.shape_of(x):
             return value, g.constant(0)
         values = g.op(kind, value, g.constant([dim]), keepdims=int(keepdim))
-        values = with_unknown(g, value, values, [dim], keepdim)
+        values = with_nan(g, value, values, [dim], keepdim)
         return values, position(g, index, value, dim, keepdim)
 
     return rule
 
 
-def arg_extreme(kind: str) -> Rule:
-    """Position of the largest or smallest; over everything without ``dim``."""
+def arg_extreme(kind: str) -> Lowering:
+    """Position of the largest or smallest; over everything without `dim`."""
 
     def rule(g: Builder, node: Node, x: Any, dim: int | None = None, keepdim: bool = False) -> ir.Value:
         value = g.tensor(x)
@@ -140,7 +147,7 @@ def arg_extreme(kind: str) -> Rule:
     return rule
 
 
-def truth(everything: bool) -> Rule:
+def any_or_all(everything: bool) -> Lowering:
     """any and all by counting, which is right for no values as well."""
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False) -> ir.Value:
@@ -163,7 +170,7 @@ def norm(g: Builder, node: Node, x: Any, order: Any = 2, dim: Any = None, keepdi
     if order in (float("inf"), float("-inf")):
         size = g.op("Abs", value)
         result = reduced(g, "ReduceMax" if order > 0 else "ReduceMin", size, axes, keepdim)
-        return g.cast(with_unknown(g, size, result, axes, keepdim), dtype)
+        return g.cast(with_nan(g, size, result, axes, keepdim), dtype)
     if order == 2:
         return g.cast(g.op("Sqrt", reduced(g, "ReduceSum", g.op("Mul", value, value), axes, keepdim)), dtype)
     if order == 1:
@@ -196,7 +203,7 @@ def cumsum(g: Builder, node: Node, x: Any, dim: int, *, dtype: Any = None) -> ir
     return g.op("CumSum", value, g.constant(dim)) if g.shape_of(x) else value
 
 
-def primitive(kind: str) -> Rule:
+def primitive(kind: str) -> Lowering:
     """PyTorch's primitive reductions: the axes are always given and vanish."""
 
     def rule(g: Builder, node: Node, x: Any, dims: Any, *_: Any, **__: Any) -> ir.Value:
@@ -205,20 +212,76 @@ def primitive(kind: str) -> Rule:
     return rule
 
 
+def moments(g: Builder, x: ir.Value, axes: Sequence[int]) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Mean, x minus the mean, and the biased variance, by two passes."""
+    where = g.constant(list(axes))
+    mean = g.op("ReduceMean", x, where, keepdims=1)
+    centred = g.op("Sub", x, mean)
+    return mean, centred, g.op("ReduceMean", g.op("Mul", centred, centred), where, keepdims=1)
+
+
+def variance_mean(
+    g: Builder, node: Node, x: Any, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> Any:
+    """`aten.var_mean.correction`."""
+    return _variance(g, x, dim, correction, keepdim)
+
+
+def variance(
+    g: Builder, node: Node, x: Any, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
+) -> ir.Value:
+    """`aten.var.correction`."""
+    return _variance(g, x, dim, correction, keepdim)[0]
+
+
+def _variance(g: Builder, x: Any, dim: Any, correction: float | None, keepdim: bool) -> tuple[ir.Value, ir.Value]:
+    shape = g.shape_of(x)
+    axes = sorted(d % max(len(shape), 1) for d in (dim or range(len(shape))))
+    value = g.tensor(x)
+    dtype = g.dtypes[value]
+    inner = torch.float32 if dtype in REDUCED else dtype
+    mean, centred, _ = moments(g, g.cast(value, inner), axes)
+    where = g.constant(axes)
+    total = g.op("ReduceSum", g.op("Mul", centred, centred), where, keepdims=1)
+    sizes = [g.static(shape[axis]) for axis in axes]
+    lost = 1.0 if correction is None else float(correction)
+    if None not in sizes:
+        freedom = g.constant(max(math.prod(s for s in sizes if s is not None) - lost, 0.0), inner)
+    else:
+        count = g.op("ReduceProd", g.op("Gather", g.op("Shape", g.tensor(x), dtype=torch.int64), where), keepdims=0)
+        freedom = g.op("Max", g.op("Sub", g.cast(count, inner), g.constant(lost, inner)), g.constant(0.0, inner))
+    result = g.op("Div", total, freedom)
+    if not keepdim:
+        result, mean = g.op("Squeeze", result, where), g.op("Squeeze", mean, where)
+    return g.cast(result, dtype), g.cast(mean, dtype)
+
+
+def _count_nonzero(x: Tensor, dim: Any = None) -> Tensor:
+    """`aten.count_nonzero`, as a sum."""
+    return (x != 0).sum(dim)
+
+
 prims: Any = torch.ops.prims
 
-TABLE: dict[Any, Rule] = {
+LOWERINGS: dict[Any, Lowering] = {
     aten.sum.default: reduction("ReduceSum"), aten.sum.dim_IntList: reduction("ReduceSum"),
     aten.mean.default: reduction("ReduceMean"), aten.mean.dim: reduction("ReduceMean"),
     aten.prod.default: reduction("ReduceProd"), aten.prod.dim_int: reduction("ReduceProd"),
+    aten.var_mean.correction: variance_mean, aten.var.correction: variance,
     aten.amax.default: extreme("ReduceMax"), aten.amin.default: extreme("ReduceMin"),
     aten.max.default: extreme("ReduceMax"), aten.min.default: extreme("ReduceMin"),
     aten.max.dim: extreme_dim("ReduceMax", "ArgMax"), aten.min.dim: extreme_dim("ReduceMin", "ArgMin"),
     aten.argmax.default: arg_extreme("ArgMax"), aten.argmin.default: arg_extreme("ArgMin"),
-    aten.any.default: truth(False), aten.any.dim: truth(False), aten.any.dims: truth(False),
-    aten.all.default: truth(True), aten.all.dim: truth(True), aten.all.dims: truth(True),
+    aten.any.default: any_or_all(False), aten.any.dim: any_or_all(False), aten.any.dims: any_or_all(False),
+    aten.all.default: any_or_all(True), aten.all.dim: any_or_all(True), aten.all.dims: any_or_all(True),
     aten.linalg_vector_norm.default: norm, aten.norm.Scalar: norm, aten.norm.ScalarOpt_dim: norm,
     aten.logsumexp.default: logsumexp, aten.cumsum.default: cumsum,
     prims.sum.default: primitive("ReduceSum"), prims.prod.default: primitive("ReduceProd"),
 }  # fmt: skip
-"""Reductions."""
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = pytorch_rules(aten.cumprod.default)
+
+BATCHING: dict[Any, Callable[..., Any]] = {
+    aten.count_nonzero.default: _count_nonzero,
+    aten.count_nonzero.dim_IntList: _count_nonzero,
+}

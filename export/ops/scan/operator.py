@@ -1,17 +1,19 @@
-"""The recorded form of a loop: one operator that holds its step as a graph.
+"""The recorded form of a loop, one operator that holds its step as a graph, and its lowering to ONNX Scan.
 
     scan_op(body, carry, xs, extra, reverse) -> (*carry, *ys)
 
-``body(*carry, *slices of xs, *extra)`` returns the next carry and this step's ys. ``extra`` is the same in every step:
+`body(*carry, *slices of xs, *extra)` returns the next carry and this step's ys. `extra` is the same in every step:
 tensors that the step closes over, and symbolic sizes. In reverse, the last slice comes first, and the ys lie in the
 order of xs all the same.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch._C import DispatchKey
 from torch._higher_order_ops.utils import reenter_make_fx, unique_graph_id
@@ -21,9 +23,13 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, disable_proxy_modes_tracing, track_tensor_tree
 
 from export.errors import MutationError
+from export.graph.builder import Builder, Lowering
+from export.graph.lowering import lower_subgraph
 from export.trace import purity
 from export.trace.recording import Replay, current_source
 from pure.tree import tree_map
+
+__all__ = ["LOWERINGS", "looped", "scan_op"]
 
 Tensors = Sequence[torch.Tensor]
 Body = Callable[..., tuple[torch.Tensor, ...]]
@@ -62,7 +68,7 @@ def _eager(body: Body, carry: Tensors, xs: Tensors, extra: Sequence[Any], revers
 
 @scan_op.py_autograd_impl
 def _autograd(body: Body, carry: Tensors, xs: Tensors, extra: Sequence[Any], reverse: bool) -> Any:
-    raise NotImplementedError("the derivative of a loop is another loop; see scan_rules")
+    raise NotImplementedError("the derivative of a loop is another loop; see export.ops.scan.derivatives")
 
 
 def _samples(carry: Tensors, xs: Tensors) -> list[torch.Tensor]:
@@ -72,7 +78,7 @@ def _samples(carry: Tensors, xs: Tensors) -> list[torch.Tensor]:
 
 
 def _results(outs: Sequence[torch.Tensor], carry: Tensors, xs: Tensors) -> tuple[torch.Tensor, ...]:
-    """Return tensors like those that the loop gives whose step gives ``outs``."""
+    """Return tensors like those that the loop gives whose step gives `outs`."""
     steps = xs[0].shape[0]
     shapes = [(x, (*((steps,) if i >= len(carry) else ()), *x.shape)) for i, x in enumerate(outs)]
     return tuple(torch.empty(shape, dtype=x.dtype, device=x.device) for x, shape in shapes)
@@ -108,7 +114,7 @@ def _recorded(
     graph = reenter_make_fx(_replayed(body))(*samples, *extra)
     (output,) = graph.graph.find_nodes(op="output")
     outs = [item.meta["val"] if isinstance(item, Node) else item for item in output.args[0]]
-    _check(graph, outs, carry)
+    _raise_unless_pure(graph, outs, carry)
     extra = _needed(graph, extra)
     _, name = unique_graph_id(mode, prefix="scan_body")
     tracer: Any = mode.tracer
@@ -133,18 +139,50 @@ def _needed(graph: GraphModule, extra: Sequence[Any]) -> list[Any]:
     return kept
 
 
-def _check(graph: GraphModule, outs: Tensors, carry: Tensors) -> None:
-    """Raise for a step that changes what it is given."""
+def _raise_unless_pure(graph: GraphModule, outs: Tensors, carry: Tensors) -> None:
+    """Raise for a step that changes its arguments in place."""
     for before, after in zip(carry, outs, strict=False):
         if before.shape != after.shape or before.dtype != after.dtype:
             raise AssertionError(f"a carry {before} became {after}")
     given = [node.meta["val"] for node in graph.graph.find_nodes(op="placeholder")]
     memory = {x.untyped_storage()._cdata for x in given if isinstance(x, torch.Tensor)}
     for node in graph.graph.nodes:
-        for changed in purity._mutated(node):
+        for changed in purity.mutated_arguments(node):
             value = changed.meta.get("val")
             if isinstance(value, torch.Tensor) and value.untyped_storage()._cdata in memory:
                 raise MutationError(
                     f"a step of a scan changes a tensor that it did not make ({node.target}): write carry + x, not "
                     f"carry.add_(x)\n  source: {node.meta.get('source') or current_source()}"
                 )
+
+
+def lower_scan(
+    g: Builder, node: Node, body: Node, carry: Sequence[Node], xs: Sequence[Node], extra: Sequence[Any], reverse: bool
+) -> tuple[ir.Value | None, ...]:
+    """Lower to ONNX Scan; stacked results that nothing reads are left out."""
+    examples: Sequence[torch.Tensor] = node.meta["val"]
+    read = {user.args[1] for user in node.users if user.target is operator.getitem and user.users}
+    kept = [i for i in range(len(examples)) if i < len(carry) or i in read]
+    taken = [*carry, *xs]
+    graph = lower_subgraph(g, node, body, [*taken, *extra], len(taken), kept)
+    ys = len(kept) - len(carry)
+    outputs = g.ops(
+        "Scan",
+        *map(g.tensor, taken),
+        count=len(kept),
+        dtypes=[examples[i].dtype for i in kept],
+        body=graph,
+        num_scan_inputs=len(xs),
+        scan_input_directions=[1] * len(xs) if reverse else None,
+        scan_output_directions=[1] * ys if reverse and ys else None,
+    )
+    found = dict(zip(kept, outputs, strict=True))
+    for i, value in found.items():
+        g.annotate(value, examples[i])
+    producer = outputs[0].producer()
+    if producer is not None:
+        producer.metadata_props["results"] = " ".join(map(str, kept))
+    return tuple(found.get(i) for i in range(len(examples)))
+
+
+LOWERINGS: dict[Any, Lowering] = {scan_op: lower_scan}

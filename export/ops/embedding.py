@@ -1,30 +1,24 @@
-"""Writing and reading by position."""
+"""Rows of a matrix by number, alone or reduced over bags."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
+import onnx_ir as ir
 import torch
+from torch.fx import Node
+
+from export.graph.builder import Builder, Lowering
+
+__all__ = ["DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
 
-def _put(x: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False) -> torch.Tensor:
-    """Write at positions counted through the whole tensor."""
-    flat = x.reshape(-1).index_put((index.reshape(-1),), source.reshape(-1), accumulate=accumulate)
-    return flat.reshape(x.shape)
-
-
-def _masked_scatter_backward(grad: torch.Tensor, mask: torch.Tensor, sizes: Sequence[Any]) -> torch.Tensor:
-    """The derivatives at the mask, one after another, then zeros."""
-    chosen = mask.expand(grad.shape).reshape(-1)
-    position = torch.where(chosen, chosen.to(torch.int64).cumsum(0) - 1, torch.zeros_like(chosen, dtype=torch.int64))
-    values = torch.where(chosen, grad.reshape(-1), torch.zeros_like(grad).reshape(-1))
-    count = 1
-    for size in sizes:
-        count = count * size
-    return grad.new_zeros([count]).index_add(0, position, values).reshape(list(sizes))
+def embedding(g: Builder, node: Node, weight: Any, index: Any, *_: Any) -> ir.Value:
+    """Rows of a matrix."""
+    return g.op("Gather", g.tensor(weight), g.tensor(index), axis=0)
 
 
 def _bags(indices: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
@@ -88,11 +82,10 @@ def _embedding_bag_backward(
     return grad.new_zeros([num_weights, grad.shape[1]]).index_add(0, indices, rows)
 
 
-RULES: dict[Any, Callable[..., Any]] = {
-    aten.put.default: _put,
-    aten.masked_scatter_backward.default: _masked_scatter_backward,
+LOWERINGS: dict[Any, Lowering] = {aten.embedding.default: embedding}
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten._embedding_bag.default: _embedding_bag,
     aten._embedding_bag_forward_only.default: _embedding_bag,
     aten._embedding_bag_backward.default: _embedding_bag_backward,
 }
-"""Positions."""

@@ -1,23 +1,27 @@
-"""Derivatives of pooling: the largest values get theirs by position, a mean spreads its own over the window."""
+"""Gradients of pooling: a maximum passes its gradient to one position, a mean spreads it over the window."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch.fx import Node
 
-from export.graph.builder import Builder, Rule
-from export.ops.conv import spread
+from export.graph.builder import Builder, Lowering
+from export.ops.convolution import per_axis
+from export.ops.pooling import adaptive_mean
+from export.ops.shared.kernels import folded
+
+__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
 
-def max_pool_backward(rank: int) -> Rule:
-    """``max_pool…_with_indices_backward``: each derivative is added where its value came from."""
+def max_pool_backward(rank: int) -> Lowering:
+    """`max_pool…_with_indices_backward`: each derivative is added where its value came from."""
 
     def rule(
         g: Builder,
@@ -33,9 +37,9 @@ def max_pool_backward(rank: int) -> Rule:
     ) -> ir.Value:
         shape = g.shape_of(x)
         lead = shape[:-rank]
-        many, few = math.prod(_fixed(g, x, rank)), math.prod(_fixed(g, grad, rank))
-        values, positions = (g.reshape(g.tensor(arg), [*lead, few]) for arg in (grad, indices))
-        size = g.op("Shape", g.reshape(g.tensor(x), [*lead, many]), dtype=torch.int64)
+        inner_positions, outer_positions = math.prod(_fixed(g, x, rank)), math.prod(_fixed(g, grad, rank))
+        values, positions = (g.reshape(g.tensor(arg), [*lead, outer_positions]) for arg in (grad, indices))
+        size = g.op("Shape", g.reshape(g.tensor(x), [*lead, inner_positions]), dtype=torch.int64)
         empty = g.op("Expand", g.constant(0.0, g.dtypes[values]), size)
         added = g.op("ScatterElements", empty, positions, values, axis=len(lead), reduction="add")
         return g.reshape(added, shape)
@@ -43,8 +47,8 @@ def max_pool_backward(rank: int) -> Rule:
     return rule
 
 
-def avg_pool_backward(rank: int) -> Rule:
-    """``avg_pool…_backward``: a transposed convolution with ones, over what each window counts."""
+def avg_pool_backward(rank: int) -> Lowering:
+    """`avg_pool…_backward`: a transposed convolution with ones, over what each window counts."""
 
     def rule(
         g: Builder,
@@ -60,8 +64,8 @@ def avg_pool_backward(rank: int) -> Rule:
     ) -> ir.Value:
         shape = g.shape_of(x)
         inner, outer = _fixed(g, x, rank), _fixed(g, grad, rank)
-        sizes, pads = spread(kernel, rank), spread(padding, rank)
-        steps = spread(stride, rank) if stride else sizes
+        sizes, pads = per_axis(kernel, rank), per_axis(padding, rank)
+        steps = per_axis(stride, rank) if stride else sizes
         value = g.tensor(grad)
         dtype = g.dtypes[value]
         counts = _counts(outer, inner, sizes, steps, pads, count_include_pad, divisor_override)
@@ -109,10 +113,32 @@ def _counts(
     return counts
 
 
-TABLE: dict[Any, Rule] = {
+def _adaptive_max_backward(rank: int) -> Callable[..., torch.Tensor]:
+    """Each derivative is added where its value came from."""
+
+    def rule(grad: torch.Tensor, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        flat = torch.zeros_like(x).flatten(-rank)
+        return flat.scatter_add(-1, indices.flatten(-rank), grad.flatten(-rank)).reshape(x.shape)
+
+    return rule
+
+
+LOWERINGS: dict[Any, Lowering] = {
     aten.max_pool2d_with_indices_backward.default: max_pool_backward(2),
     aten.max_pool3d_with_indices_backward.default: max_pool_backward(3),
     aten.avg_pool2d_backward.default: avg_pool_backward(2),
     aten.avg_pool3d_backward.default: avg_pool_backward(3),
+    aten._adaptive_avg_pool2d_backward.default: adaptive_mean(2, backward=True),
+    aten._adaptive_avg_pool3d_backward.default: adaptive_mean(3, backward=True),
 }
-"""Derivatives of pooling."""
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.adaptive_max_pool2d_backward.default: _adaptive_max_backward(2),
+    aten.adaptive_max_pool3d_backward.default: _adaptive_max_backward(3),
+}
+
+BATCHING: dict[Any, Callable[..., Any]] = folded(
+    aten.max_pool2d_with_indices_backward.default,
+    aten.avg_pool2d_backward.default,
+    aten._adaptive_avg_pool2d_backward.default,
+)

@@ -1,4 +1,4 @@
-"""What is not arithmetic on tensors: picking results, sizes as numbers, and conditions."""
+"""Sizes as numbers, and picking one of several results."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Node
 
-from export.graph.builder import Builder, Rule, Scope
+from export.graph.builder import Builder, Lowering
+
+__all__ = ["LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -44,16 +46,16 @@ def _number(g: Builder, arg: Any, dtype: torch.dtype) -> ir.Value:
     return g.constant([arg], dtype)
 
 
-def _kind(args: Sequence[Any]) -> torch.dtype:
+def _number_dtype(args: Sequence[Any]) -> torch.dtype:
     values = [arg.meta["val"] if isinstance(arg, Node) else arg for arg in args]
     return torch.float64 if any(isinstance(v, (torch.SymFloat, float)) for v in values) else torch.int64
 
 
-def arithmetic(kind: str, dtype: torch.dtype | None = None) -> Rule:
+def arithmetic(kind: str, dtype: torch.dtype | None = None) -> Lowering:
     """Arithmetic on sizes."""
 
     def rule(g: Builder, node: Node, *args: Any) -> ir.Value:
-        inner = dtype or _kind(args)
+        inner = dtype or _number_dtype(args)
         total = _number(g, args[0], inner)
         for arg in args[1:]:
             total = g.op(kind, total, _number(g, arg, inner))
@@ -68,7 +70,7 @@ def sym_sum(g: Builder, node: Node, args: Sequence[Any]) -> ir.Value:
 
 
 def floor_div(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
-    """Python's ``//``; sizes are not negative, differences of them may be."""
+    """Python's `//`; sizes are not negative, differences of them may be."""
     left, right = _number(g, a, torch.int64), _number(g, b, torch.int64)
     rest = g.op("Mod", left, right)
     return g.op("Div", g.op("Sub", left, rest), right)
@@ -76,10 +78,10 @@ def floor_div(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
 
 def negative(g: Builder, node: Node, a: Any) -> ir.Value:
     """Minus."""
-    return g.op("Neg", _number(g, a, _kind([a])))
+    return g.op("Neg", _number(g, a, _number_dtype([a])))
 
 
-def rounded(kind: str) -> Rule:
+def rounded(kind: str) -> Lowering:
     """Floor or ceiling of a quotient of sizes."""
 
     def rule(g: Builder, node: Node, a: Any) -> ir.Value:
@@ -100,7 +102,7 @@ def as_int(g: Builder, node: Node, a: Any) -> ir.Value:
 
 def power(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
     """Power of sizes."""
-    return g.op("Pow", _number(g, a, _kind([a, b])), _number(g, b, _kind([a, b])))
+    return g.op("Pow", _number(g, a, _number_dtype([a, b])), _number(g, b, _number_dtype([a, b])))
 
 
 def square_root(g: Builder, node: Node, a: Any) -> ir.Value:
@@ -108,63 +110,18 @@ def square_root(g: Builder, node: Node, a: Any) -> ir.Value:
     return g.op("Sqrt", _number(g, a, torch.float64))
 
 
-def compared(kind: str, negate: bool = False) -> Rule:
+def compared(kind: str, negate: bool = False) -> Lowering:
     """Comparison of sizes, as a boolean of shape (1,)."""
 
     def rule(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
-        inner = _kind([a, b])
+        inner = _number_dtype([a, b])
         result = g.op(kind, _number(g, a, inner), _number(g, b, inner), dtype=torch.bool)
         return g.op("Not", result) if negate else result
 
     return rule
 
 
-def condition(g: Builder, node: Node, pred: Any, yes: Any, no: Any, operands: Sequence[Any]) -> tuple[ir.Value, ...]:
-    """``torch.cond``: If, whose branches read the surrounding graph's values directly."""
-    branches = [_branch(g, node, branch, operands) for branch in (yes, no)]
-    count = len(branches[0].outputs)
-    predicate = g.op("Reshape", g.tensor(pred), g.constant([]))
-    dtypes = [value.dtype for value in node.meta["val"]]
-    return g.ops("If", predicate, count=count, dtypes=dtypes, then_branch=branches[0], else_branch=branches[1])
-
-
-def _branch(g: Builder, node: Node, branch: Node, operands: Sequence[Any]) -> ir.Graph:
-    from export.ops.registry import lower_nodes  # the two call each other
-
-    owner = node.graph.owning_module
-    module = owner.get_submodule(str(branch.target)) if owner is not None else None
-    if not isinstance(module, GraphModule):
-        raise g.unsupported("the branch was not recorded")
-    prefix, origin = g.prefix, g.origin
-    g.prefix = f"{prefix}{branch.target}."
-    g.scopes.append(Scope([], {}))
-    placeholders = module.graph.find_nodes(op="placeholder")
-    for placeholder, operand in zip(placeholders, operands, strict=True):
-        g.values[placeholder] = g.values[operand] if isinstance(operand, Node) else g.constant([operand])
-    results = lower_nodes(g, module)
-    g.origin = origin
-    own = {output for inner in g.scopes[-1].nodes for output in inner.outputs}
-    outputs: list[ir.Value] = []
-    for result, example in zip(results, node.meta["val"], strict=True):
-        value = result if result in own and result not in outputs else _identity(g, result)
-        value.shape = ir.Shape([g.sizes.dimension(size) for size in example.shape])
-        outputs.append(value)
-    scope = g.scopes.pop()
-    g.prefix = prefix
-    return ir.Graph([], outputs, nodes=scope.nodes, name=g.unique(f"{node.name}.{branch.target}"))
-
-
-def _identity(g: Builder, value: ir.Value) -> ir.Value:
-    """Add an Identity even where an equal one exists in an outer graph."""
-    g.scopes[-1].computed.clear()
-    count = len(g.scopes[-1].nodes)
-    result = g.op("Identity", value)
-    if len(g.scopes[-1].nodes) == count:
-        raise AssertionError("an Identity was reused")
-    return result
-
-
-TABLE: dict[Any, Rule] = {
+LOWERINGS: dict[Any, Lowering] = {
     operator.getitem: getitem, aten.sym_size.int: sym_size, aten.sym_numel.default: sym_numel,
     operator.add: arithmetic("Add"), operator.sub: arithmetic("Sub"), operator.mul: arithmetic("Mul"),
     operator.truediv: arithmetic("Div", torch.float64), operator.floordiv: floor_div, operator.mod: arithmetic("Mod"),
@@ -173,6 +130,4 @@ TABLE: dict[Any, Rule] = {
     math.ceil: rounded("Ceil"), math.trunc: as_int, torch.sym_sqrt: square_root,
     operator.eq: compared("Equal"), operator.ne: compared("Equal", True), operator.lt: compared("Less"),
     operator.le: compared("LessOrEqual"), operator.gt: compared("Greater"), operator.ge: compared("GreaterOrEqual"),
-    torch.ops.higher_order.cond: condition,
 }  # fmt: skip
-"""Picking, sizes, conditions."""

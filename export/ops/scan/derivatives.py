@@ -1,14 +1,14 @@
 """Derivatives and batches of loops, which are loops themselves.
 
 The gradient is a loop in the other direction. It carries the carry's gradient and the sums of those of the tensors
-that the step closes over, and computes each step again from the carry that the first loop has kept: memory grows with
+that the step closes over, and recomputes each step from the carry that the first loop has stored: memory grows with
 depth times the carry, as in JAX under rematerialisation. Since each rule runs loops, derivatives of any order do too.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,20 +17,22 @@ from torch._functorch.utils import unwrap_dead_wrappers
 
 from export.trace.isolation import functorch_depth
 
+__all__ = ["Loop", "run", "tracked"]
+
 Flat = Callable[..., tuple[Tensor, ...]]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Loop:
     """A step over flat tensors, and how to run it.
 
     Attributes:
-        step: ``step(*carry, *x, *shared)`` returns the next carry and this step's ys.
-        carries: How many tensors are carried.
-        xs: How many are taken apart along axis 0.
-        shared: How many are the same in each step.
-        reverse: Whether the last slice comes first.
-        record: Runs the loop where no transform is active: ``record(loop, operands)``.
+        step: `step(*carry, *x, *shared)` returns the next carry and this step's ys.
+        carries: number of tensors that are carried.
+        xs: number of tensors that are split along axis 0, one slice a step.
+        shared: number of tensors that are the same in each step.
+        reverse: whether the last slice comes first.
+        record: runs the loop where no transform is active: `record(loop, operands)`.
     """
 
     step: Flat
@@ -46,26 +48,26 @@ class Loop:
         return list(operands[:a]), list(operands[a:b]), list(operands[b:])
 
 
-def followed(operands: Sequence[Tensor]) -> bool:
-    """Tell whether a transform or autograd follows what is computed of these tensors."""
+def tracked(operands: Sequence[Tensor]) -> bool:
+    """Tell whether a transform or autograd tracks what is computed of these tensors."""
     return functorch_depth() > 0 or (torch.is_grad_enabled() and any(x.requires_grad for x in operands))
 
 
 def run(loop: Loop, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Run a loop under whatever transforms are active; return the last carry and the stacked ys."""
     operands = unwrap_dead_wrappers(tuple(operands))  # a function that vjp returned runs after its transform ended
-    if not followed(operands):
+    if not tracked(operands):
         return loop.record(loop, operands)
     return tuple(_Differentiable.apply(loop, *operands))[: -loop.carries or None]
 
 
 def _keeping(loop: Loop) -> Loop:
-    """Return the loop that also stacks the carry that each step was given."""
+    """Return the loop that also stacks each step's input carry."""
 
     def step(*given: Tensor) -> tuple[Tensor, ...]:
         return (*loop.step(*given), *given[: loop.carries])
 
-    return dataclasses.replace(loop, step=step)
+    return replace(loop, step=step)
 
 
 def _floats(values: Sequence[Tensor]) -> list[int]:
@@ -229,6 +231,6 @@ class _Differentiable(torch.autograd.Function):
         shared = [x if dim is None else x.movedim(dim, 0) for x, dim in zip(shared, dims[2], strict=True)]
         inner = (*(0 for _ in carry), *(None if dim is None else 0 for dim in (*dims[1], *dims[2])))
         step = torch.vmap(loop.step, in_dims=inner, randomness=info.randomness)
-        mapped = dataclasses.replace(loop, step=step)
+        mapped = replace(loop, step=step)
         out = tuple(_Differentiable.apply(mapped, *carry, *xs, *shared))
         return out, (*(0 for _ in carry), *(1 for _ in out[loop.carries :]))

@@ -1,15 +1,18 @@
-"""Gather, scatter, sort: tensors as positions."""
+"""Reading and writing by position: gather, scatter, index tensors and masks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch import Tensor
 from torch.fx import Node
 
-from export.graph.builder import Builder, Rule, node_dtype
+from export.graph.builder import Builder, Lowering, node_dtype
+
+__all__ = ["COMPOSITES", "DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -21,7 +24,7 @@ def gather(g: Builder, node: Node, x: Any, dim: int, index: Any, **_: Any) -> ir
     return g.op("GatherElements", g.tensor(x), g.tensor(index), axis=dim)
 
 
-def scatter(reduction: str | None) -> Rule:
+def scatter(reduction: str | None) -> Lowering:
     """Write or add along an axis."""
 
     def rule(g: Builder, node: Node, x: Any, dim: int, index: Any, source: Any, **_: Any) -> ir.Value:
@@ -86,11 +89,6 @@ def _neutral(reduce: str, dtype: torch.dtype) -> float:
 def index_select(g: Builder, node: Node, x: Any, dim: int, index: Any) -> ir.Value:
     """Take positions of an axis."""
     return g.op("Gather", g.tensor(x), g.tensor(index), axis=dim)
-
-
-def embedding(g: Builder, node: Node, weight: Any, index: Any, *_: Any) -> ir.Value:
-    """Rows of a matrix."""
-    return g.op("Gather", g.tensor(weight), g.tensor(index), axis=0)
 
 
 def _positions(g: Builder, indices: Sequence[Any]) -> tuple[list[int], list[ir.Value], int]:
@@ -171,61 +169,44 @@ def index_put(
     return g.transpose(result, [order.index(i) for i in range(total)])
 
 
-def topk(
-    g: Builder, node: Node, x: Any, k: Any, dim: int = -1, largest: bool = True, order: bool = True
-) -> tuple[ir.Value, ...]:
-    """The k largest or smallest, with positions."""
-    return _ordered(g, g.tensor(x), g.size(k), dim, largest, order)
+def _put(x: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False) -> torch.Tensor:
+    """Write at positions counted through the whole tensor."""
+    flat = x.reshape(-1).index_put((index.reshape(-1),), source.reshape(-1), accumulate=accumulate)
+    return flat.reshape(x.shape)
 
 
-def _ordered(
-    g: Builder, value: ir.Value, count: ir.Value, dim: int, largest: bool, order: bool = True
-) -> tuple[ir.Value, ...]:
-    """TopK by value, with NaN as the largest; small integers and booleans by way of int32."""
-    dtype = g.dtypes[value]
-    narrow = dtype in (torch.bool, torch.uint8, torch.int8, torch.int16)
-    key = g.cast(value, torch.int32) if narrow else value
-    if dtype.is_floating_point:
-        infinite = g.constant(float("inf"), dtype)
-        key = g.op("Where", g.op("IsNaN", value, dtype=torch.bool), infinite, value, dtype=dtype)
-    options: dict[str, Any] = {"axis": dim, "largest": int(largest), "sorted": int(order)}
-    values, positions = g.ops("TopK", key, count, count=2, dtypes=[None, torch.int64], **options)
-    if dtype.is_floating_point:
-        values = g.op("GatherElements", value, positions, axis=dim)
-    return g.cast(values, dtype), positions
+def _masked_scatter_backward(grad: torch.Tensor, mask: torch.Tensor, sizes: Sequence[Any]) -> torch.Tensor:
+    """The derivatives at the mask, one after another, then zeros."""
+    chosen = mask.expand(grad.shape).reshape(-1)
+    position = torch.where(chosen, chosen.to(torch.int64).cumsum(0) - 1, torch.zeros_like(chosen, dtype=torch.int64))
+    values = torch.where(chosen, grad.reshape(-1), torch.zeros_like(grad).reshape(-1))
+    count = 1
+    for size in sizes:
+        count = count * size
+    return grad.new_zeros([count]).index_add(0, position, values).reshape(list(sizes))
 
 
-def sort(g: Builder, node: Node, x: Any, dim: int = -1, descending: bool = False) -> tuple[ir.Value, ...]:
-    """Sort an axis: TopK of everything, stable as ONNX Runtime prefers the lower position among equals."""
-    value = g.tensor(x)
-    if not g.shape_of(x):
-        return value, g.constant(0)
-    size = g.shape_of(x)[dim]
-    count = g.dim(value, dim % len(g.shape_of(x))) if g.static(size) is None else g.size(size)
-    return _ordered(g, value, count, dim, descending)
+def _index_select_backward(grad: Tensor, sizes: Sequence[Any], dim: int, index: Tensor) -> Tensor:
+    """The gradient of `index_select`. PyTorch 2.11 stops at symbolic sizes with an error of its own."""
+    return grad.new_zeros(sizes).index_add(dim, index, grad)
 
 
-def stable_sort(
-    g: Builder, node: Node, x: Any, *, stable: bool | None = None, dim: int = -1, descending: bool = False
-) -> tuple[ir.Value, ...]:
-    """Sort, keeping the order of equals."""
-    return sort(g, node, x, dim, descending)
-
-
-TABLE: dict[Any, Rule] = {
+LOWERINGS: dict[Any, Lowering] = {
     aten.gather.default: gather,
     aten.scatter.src: scatter(None),
     aten.scatter.value: scatter(None),
     aten.scatter_add.default: scatter("add"),
     aten.scatter_reduce.two: scatter_reduce,
     aten.index_select.default: index_select,
-    aten.embedding.default: embedding,
     aten.index.Tensor: index,
     aten._unsafe_index.Tensor: index,
     aten.index_put.default: index_put,
     aten._unsafe_index_put.default: index_put,
-    aten.topk.default: topk,
-    aten.sort.default: sort,
-    aten.sort.stable: stable_sort,
 }
-"""Gather, scatter, sort."""
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.put.default: _put,
+    aten.masked_scatter_backward.default: _masked_scatter_backward,
+}
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {aten.index_select_backward.default: _index_select_backward}

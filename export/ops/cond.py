@@ -1,12 +1,12 @@
-"""``torch.cond`` while tracing: an ONNX ``If`` outside transforms, a select inside them.
+"""`torch.cond`: an ONNX `If` outside of transforms, a select inside them.
 
-PyTorch's own ``torch.cond`` runs Dynamo over both branches first. That takes long, loses the source lines, refuses
-Python that Dynamo does not know, and fails under ``grad``. Tracing therefore puts ``traced_cond`` in its place:
+PyTorch's own `torch.cond` runs Dynamo over both branches first. That takes long, loses the source lines, refuses
+Python that Dynamo does not know, and fails under `grad`. Tracing therefore replaces it by `traced_cond`:
 
 * The branches are run once with proxies off to find the tensors that they close over; those become operands, and the
   higher-order operator records both branches as subgraphs. An operand keeps its identity in the subgraph, so the
   branch's own closure finds it.
-* Under a functorch transform (``vmap``, ``grad``…) both branches are computed and ``torch.where`` selects. A gradient
+* Under a functorch transform (`vmap`, `grad`…) both branches are computed and `torch.where` selects. A gradient
   through the branch not taken is multiplied by zero, so it must be finite.
 """
 
@@ -17,22 +17,39 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch._higher_order_ops.cond import cond_op
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from export.errors import TracingError
 from export.files.pytree_structure import Structure, describe, rebuild
+from export.graph.builder import Builder, Lowering
+from export.graph.lowering import lower_subgraph
 from export.trace.isolation import functorch_depth
 from export.trace.source_lines import user_line
 from pure.scan_loop import once, taken_by
 
+__all__ = ["LOWERINGS", "Closures", "both_branches", "find_closures", "replaced", "select", "traced_cond"]
+
 Cond = Callable[..., Any]
 
 
-class _Closures(TorchDispatchMode):
+def condition(g: Builder, node: Node, pred: Any, yes: Any, no: Any, operands: Sequence[Any]) -> tuple[ir.Value, ...]:
+    """Lower to If, whose branches read the surrounding graph's values directly."""
+    branches = [lower_subgraph(g, node, branch, operands) for branch in (yes, no)]
+    predicate = g.op("Reshape", g.tensor(pred), g.constant([]))
+    dtypes = [value.dtype for value in node.meta["val"]]
+    return g.ops("If", predicate, count=len(dtypes), dtypes=dtypes, then_branch=branches[0], else_branch=branches[1])
+
+
+LOWERINGS: dict[Any, Lowering] = {torch.ops.higher_order.cond: condition}
+
+
+class Closures(TorchDispatchMode):
     """Collects the tensors that a function uses without having been given or having made them."""
 
     def __init__(self, operands: Sequence[torch.Tensor]) -> None:
@@ -41,6 +58,7 @@ class _Closures(TorchDispatchMode):
         self.found: dict[int, torch.Tensor] = {}
 
     def see(self, tree: Any) -> None:
+        """Note the tensors of a tree."""
         for x in _tensors(tree):
             if id(x) not in self.known and isinstance(x, FakeTensor):
                 self.found.setdefault(id(x), x)
@@ -69,9 +87,24 @@ def _is_tensor(value: object) -> bool:
     return isinstance(value, torch.Tensor)
 
 
+def find_closures(fn: Callable[[], Any], operands: Sequence[torch.Tensor]) -> tuple[Any, dict[int, torch.Tensor]]:
+    """Run a function; return its result and {id: tensor} of what it neither was given nor made."""
+    with both_branches(), Closures(operands) as seen:
+        result = fn()
+    seen.see(result)
+    return result, seen.found
+
+
 @contextlib.contextmanager
-def replaced(substitute: Cond) -> Iterator[Cond]:
-    """Put ``substitute`` in the place of ``torch.cond`` in this thread, and give the original to the body."""
+def both_branches() -> Iterator[None]:
+    """Run both branches of a condition, and one step of a scan, so that all closures inside are seen."""
+    with replaced(_both), taken_by(once):
+        yield
+
+
+@contextlib.contextmanager
+def replaced(substitute: Cond) -> Iterator[None]:
+    """Replace `torch.cond` in this thread."""
     original = torch.cond
     thread = threading.get_ident()
 
@@ -80,7 +113,7 @@ def replaced(substitute: Cond) -> Iterator[Cond]:
 
     torch.cond = cond
     try:
-        yield original
+        yield
     finally:
         torch.cond = original
 
@@ -91,17 +124,17 @@ def traced_cond(
     """Record a condition.
 
     Args:
-        pred: A Python bool, or a boolean tensor with one element.
-        true_fn: Called with the operands if ``pred`` holds.
-        false_fn: Called with the operands otherwise; returns the same structure, shapes and dtypes.
-        operands: Tensors, or pytrees of tensors.
-        symbols: The trace's symbolic sizes, which a branch may use.
+        pred: a Python bool, or a boolean tensor with one element.
+        true_fn: called with the operands if `pred` holds.
+        false_fn: called with the operands otherwise; returns the same structure, shapes and dtypes.
+        operands: tensors, or pytrees of tensors.
+        symbols: the trace's symbolic sizes, which a branch may use.
 
     Returns:
-        What the branch returns.
+        what the branch returns.
 
     Raises:
-        TracingError: If the branches' outputs differ in structure, shape or dtype.
+        TracingError: if the branches' outputs differ in structure, shape or dtype.
     """
     if isinstance(pred, (bool, int, float)):
         return true_fn(*operands) if pred else false_fn(*operands)
@@ -114,7 +147,7 @@ def traced_cond(
             f"reduce it with .any() or .all(), or use torch.where for one choice a sample\n  source: {user_line()}"
         )
     if functorch_depth():
-        return _select(pred, true_fn, false_fn, operands)
+        return select(pred, true_fn, false_fn, operands)
 
     structures: dict[str, Structure] = {}
     given = list(_tensors(list(operands)))
@@ -130,37 +163,37 @@ def traced_cond(
         return run
 
     branches = flat("true", true_fn), flat("false", false_fn)
-    signatures = []
-    with disable_proxy_modes_tracing(), replaced(_both), taken_by(once):
+    results: list[tuple[torch.Tensor, ...]] = []
+    with disable_proxy_modes_tracing():
         for branch in branches:
-            with _Closures(given) as seen:
-                result = branch()
-            seen.see(result)
-            found.update(seen.found)
-            signatures.append([(tuple(x.shape), x.dtype) for x in result])
-    if structures["true"] != structures["false"] or signatures[0] != signatures[1]:
-        raise TracingError(
-            "the branches of torch.cond must return the same structure, shapes and dtypes; "
-            f"true returns {signatures[0]}, false returns {signatures[1]}\n  source: {user_line()}"
-        )
+            result, outside = find_closures(branch, given)
+            found.update(outside)
+            results.append(result)
+    _raise_unless_alike((structures["true"], results[0]), (structures["false"], results[1]))
     flat_operands = (*given, *found.values(), *symbols)
     leaves = cond_op(pred.reshape(()), *branches, flat_operands)
     return rebuild(structures["true"], leaves)
 
 
 def _both(pred: Any, true_fn: Cond, false_fn: Cond, operands: Sequence[Any] = ()) -> Any:
-    """Run both branches, so that the closures of a nested condition are seen; the value does not matter."""
+    """Run both branches; the value does not matter."""
     false_fn(*operands)
     return true_fn(*operands)
 
 
-def _select(pred: torch.Tensor, true_fn: Cond, false_fn: Cond, operands: Sequence[Any]) -> Any:
+def select(pred: torch.Tensor, true_fn: Cond, false_fn: Cond, operands: Sequence[Any]) -> Any:
+    """Compute both branches and select."""
     structure, yes, _ = describe(true_fn(*operands), _is_tensor, "out")
     other, no, _ = describe(false_fn(*operands), _is_tensor, "out")
-    shapes = [[(tuple(x.shape), x.dtype) for x in side] for side in (yes, no)]
-    if structure != other or shapes[0] != shapes[1]:
+    _raise_unless_alike((structure, yes), (other, no))
+    return rebuild(structure, [torch.where(pred.reshape(()), a, b) for a, b in zip(yes, no, strict=True)])
+
+
+def _raise_unless_alike(true: tuple[Structure, Sequence[Any]], false: tuple[Structure, Sequence[Any]]) -> None:
+    """Raise unless two branches return the same structure, shapes and dtypes."""
+    shapes = [[(tuple(x.shape), x.dtype) for x in leaves] for _, leaves in (true, false)]
+    if true[0] != false[0] or shapes[0] != shapes[1]:
         raise TracingError(
             "the branches of torch.cond must return the same structure, shapes and dtypes; "
             f"true returns {shapes[0]}, false returns {shapes[1]}\n  source: {user_line()}"
         )
-    return rebuild(structure, [torch.where(pred.reshape(()), a, b) for a, b in zip(yes, no, strict=True)])

@@ -1,7 +1,7 @@
 """A convolution's windows as the rows or columns of one matrix, so that one product serves the whole batch.
 
 ONNX Runtime's convolution makes one small product an image. Where an image has few positions, or where the sum runs
-over batch and positions, as in the derivative by the weight, one large product is several times faster.
+over batch and positions, as in the gradient w.r.t. the weight, one large product is several times faster.
 """
 
 from __future__ import annotations
@@ -16,7 +16,19 @@ import onnx_ir as ir
 
 from export.graph.builder import Builder
 
-FEW = 9
+__all__ = [
+    "MAX_POSITIONS_FOR_ONE_PRODUCT",
+    "Windows",
+    "fold_windows",
+    "grouped",
+    "recorded_windows",
+    "swap_batch_and_channels",
+    "window_columns",
+    "window_rows",
+]
+
+
+MAX_POSITIONS_FOR_ONE_PRODUCT = 9
 """Positions of an output image up to which one product for the batch beats a convolution's one an image."""
 
 
@@ -60,7 +72,7 @@ class Windows:
         return list(itertools.product(*(range(0, k * d, d) for k, d in zip(self.kernel, self.dilation, strict=True))))
 
 
-def windows(
+def recorded_windows(
     g: Builder,
     fine: Any,
     coarse: Any,
@@ -77,7 +89,7 @@ def windows(
     return Windows(known[0], known[1], known[2], tuple(stride), tuple(padding), tuple(dilation))
 
 
-def rows(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> ir.Value:
+def window_rows(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> ir.Value:
     """Return (groups, batch · positions, taps · channels) of a map (batch, groups · channels, *fine)."""
     last = grouped(g, x, batch, groups, channels, w.fine, [1, 0, *range(3, 3 + w.rank), 2])
     taps = [g.reshape(tap, [groups, -1, channels]) for tap in _taps(g, last, w, 1)]
@@ -91,14 +103,14 @@ def grouped(
     return g.transpose(g.reshape(x, [batch, groups, channels, *spatial]), order)
 
 
-def columns(g: Builder, x: ir.Value, channels: int, w: Windows) -> ir.Value:
+def window_columns(g: Builder, x: ir.Value, channels: int, w: Windows) -> ir.Value:
     """Return (channels · taps, batch · positions) of a map (batch, channels, *fine)."""
-    first = across(g, x, w.rank)
+    first = swap_batch_and_channels(g, x, w.rank)
     taps = [g.reshape(tap, [channels, 1, -1]) for tap in _taps(g, first, w, 0)]
     return g.reshape(taps[0] if len(taps) == 1 else g.op("Concat", *taps, axis=1), [channels * w.taps, -1])
 
 
-def across(g: Builder, x: ir.Value, rank: int) -> ir.Value:
+def swap_batch_and_channels(g: Builder, x: ir.Value, rank: int) -> ir.Value:
     """Exchange batch and channels."""
     return g.transpose(x, [1, 0, *range(2, 2 + rank)])
 
@@ -123,7 +135,7 @@ def pad(g: Builder, x: ir.Value, pads: Sequence[int]) -> ir.Value:
     return g.op("Pad", x, g.constant(list(pads))) if any(pads) else x
 
 
-def spread_back(g: Builder, product: ir.Value, channels: int, batch: Any, w: Windows) -> ir.Value:
+def fold_windows(g: Builder, product: ir.Value, channels: int, batch: Any, w: Windows) -> ir.Value:
     """Add windows up where they overlap: (channels · taps, batch · positions) → (batch, channels, *fine)."""
     rank = w.rank
     inner = w.coarse
@@ -143,4 +155,4 @@ def spread_back(g: Builder, product: ir.Value, channels: int, batch: Any, w: Win
         total = placed if total is None else g.op("Add", total, placed)
     if total is None:
         raise AssertionError("a window holds at least one value")
-    return across(g, total, rank)
+    return swap_batch_and_channels(g, total, rank)

@@ -1,17 +1,18 @@
-"""``pure.scan`` while tracing: one operator that holds the step once, whatever transforms are active.
+"""`pure.scan` while tracing: one operator that holds the step once, whatever transforms are active.
 
 The step is run once on tensors like a carry and a slice, outside of all transforms, to find the tensors that it closes
-over. Those that a transform follows become operands, and take the closed-over ones' places whenever the step runs
-again; derivatives and batches are rules over loops (``scan_rules``). Where a loop cannot be had safely, it is unrolled.
+over. Those that a transform tracks become operands, and replace the closed-over ones whenever the step runs again;
+derivatives and batches are rules over loops (`derivatives`). Where a step cannot be recorded safely, the loop is
+unrolled.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,30 +22,32 @@ from torch._ops import HigherOrderOperator
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.overrides import TorchFunctionMode
 
-from export.ops import cond_tracing
-from export.ops.scan_operator import scan_op
-from export.ops.scan_rules import Loop, followed, run
+from export.ops import cond
+from export.ops.scan.derivatives import Loop, run, tracked
+from export.ops.scan.operator import scan_op
 from export.trace.isolation import functorch_depth
 from pure import tags
-from pure.scan_loop import Step, check_carry, check_tensors, flat_xs, once, returned, taken_by, unrolled
+from pure.scan_loop import Step, check_carry, check_tensors, flat_xs, returned, taken_by, unrolled
 from pure.tree import tree_flatten, tree_unflatten
+
+__all__ = ["recorded_scans"]
 
 _functorch: Any = torch._C._functorch
 
 
 class _Thread(threading.local):
-    """The tensors that stand in others' places in the steps that run, innermost last."""
+    """For each step that runs, innermost last: {id of a closed-over tensor: its replacement}."""
 
     def __init__(self) -> None:
-        self.places: list[dict[int, torch.Tensor]] = []
+        self.replacements: list[dict[int, torch.Tensor]] = []
 
 
 _thread = _Thread()
 
 
 @contextlib.contextmanager
-def recorded(symbols: Sequence[Any]) -> Iterator[None]:
-    """Record this thread's scans as operators; ``symbols`` are the trace's sizes, which a step may use."""
+def recorded_scans(symbols: Sequence[Any]) -> Iterator[None]:
+    """Record this thread's scans as operators; a step may use `symbols`, the trace's symbolic sizes."""
 
     def loop(step: Step, carry: Any, xs: Any, length: int | None) -> Any:
         return _scan(step, carry, xs, length, symbols)
@@ -75,13 +78,13 @@ def _scan(step: Step, carry: Any, xs: Any, length: int | None, symbols: Sequence
     named = [x for x, _ in found.shared]
     operands = (*start, *flat, *(actual for _, actual in found.shared))
     # As outside of loops: an If where no transform is active, a select inside one.
-    selecting = followed(operands)
+    selecting = tracked(operands)
     taken = len(start) + len(flat)
 
     def stepped(*given: torch.Tensor) -> tuple[torch.Tensor, ...]:
         inside = tags.scope(path) if path and not tags.current_path() else contextlib.nullcontext()
-        chosen = cond_tracing.replaced(_chosen) if selecting else contextlib.nullcontext()
-        with inside, chosen, _putting({id(x): new for x, new in zip(named, given[taken:], strict=True)}):
+        chosen = cond.replaced(_chosen) if selecting else contextlib.nullcontext()
+        with inside, chosen, _replacing({id(x): new for x, new in zip(named, given[taken:], strict=True)}):
             after, y = of(given[:taken])
             leaves = [*tree_flatten(after)[0], *tree_flatten(y)[0]]
             return tuple(_resolved(leaf) for leaf in leaves if leaf is not None)
@@ -100,12 +103,12 @@ def _scan(step: Step, carry: Any, xs: Any, length: int | None, symbols: Sequence
 def _chosen(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], operands: Sequence[Any] = ()) -> Any:
     """Compute both branches of a condition and select; a plain bool takes its branch."""
     if isinstance(pred, torch.Tensor):
-        return cond_tracing._select(pred, true_fn, false_fn, operands)
+        return cond.select(pred, true_fn, false_fn, operands)
     return (true_fn if pred else false_fn)(*operands)
 
 
 def _functionalized() -> bool:
-    """Tell whether ``torch.func.functionalize`` is active, for which loops have no rule."""
+    """Tell whether `torch.func.functionalize` is active, for which loops have no rule."""
     kinds = (interpreter.key() for interpreter in retrieve_all_functorch_interpreters())
     return _functorch.TransformType.Functionalize in kinds
 
@@ -123,20 +126,18 @@ def _record(loop: Loop, operands: Sequence[torch.Tensor], symbols: Sequence[Any]
     samples = [*_like(carry), *_like(xs, 1)]
     given = [*samples, *shared]
     count = len(given)
-    with cond_tracing._Closures(given) as seen:
-        outs = _aside(lambda: loop.step(*given), given, symbols)
-    seen.see(outs)
+    _, outside = cond.find_closures(lambda: _aside(lambda: loop.step(*given), given, symbols), given)
 
     def body(*flat: Any) -> tuple[torch.Tensor, ...]:
         return loop.step(*flat[:count])
 
-    return tuple(scan_op(body, carry, xs, (*shared, *seen.found.values(), *symbols), loop.reverse))
+    return tuple(scan_op(body, carry, xs, (*shared, *outside.values(), *symbols), loop.reverse))
 
 
 def _aside(fn: Callable[[], Any], tensors: Sequence[torch.Tensor], symbols: Sequence[Any]) -> Any:
-    """Run a function in a recording that is thrown away, with both branches of a condition and one step of a scan.
+    """Run a function in a recording that is thrown away.
 
-    Nothing at all recorded would not do: PyTorch then computes some derivatives with sizes as numbers.
+    It must be recorded: PyTorch otherwise computes some derivatives with sizes as numbers.
     """
     result: list[Any] = []
 
@@ -144,21 +145,25 @@ def _aside(fn: Callable[[], Any], tensors: Sequence[torch.Tensor], symbols: Sequ
         result.append(fn())
         return ()
 
-    with cond_tracing.replaced(cond_tracing._both), taken_by(once):
-        reenter_make_fx(run_once)(*tensors, *symbols)
+    reenter_make_fx(run_once)(*tensors, *symbols)
     return result[0]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Found:
-    """What running a step told: the tensors that it shares with its surroundings, what they stand for, and its y."""
+    """What a step's first run found.
+
+    Attributes:
+        shared: (tensor that the step closes over, tensor that it stands for under the active transforms).
+        y: the leaves and the structure of the step's y.
+    """
 
     shared: list[tuple[torch.Tensor, torch.Tensor]]
     y: tuple[list[Any], Any]
 
 
 class _LostError(Exception):
-    """A tensor of the surroundings lies inside one of the step's own transforms: nothing can be put in its place."""
+    """A closed-over tensor is wrapped by one of the step's own transforms, so that it cannot be replaced."""
 
 
 def _explored(
@@ -167,7 +172,7 @@ def _explored(
     start: tuple[list[Any], Any],
     symbols: Sequence[Any],
 ) -> _Found | None:
-    """Run a step outside of all transforms; None if it uses a tensor in a way that cannot be followed."""
+    """Run a step outside of all transforms; None if it uses a tensor in a way that cannot be tracked."""
     depth = functorch_depth()
     with contextlib.ExitStack() as stack:
         stack.enter_context(temporarily_clear_interpreter_stack())
@@ -175,111 +180,112 @@ def _explored(
             _functorch._vmap_increment_nesting(1, "same")
             stack.callback(_functorch._vmap_decrement_nesting)
         stack.enter_context(torch.no_grad())
-        closures = stack.enter_context(cond_tracing._Closures(samples))
-        seeing = stack.enter_context(_Seeing(closures, depth))
+        stack.enter_context(cond.both_branches())
+        closures = stack.enter_context(cond.Closures(samples))
+        exploring = stack.enter_context(_Exploring(closures, depth))
         try:
             after, y = _aside(lambda: of(samples), samples, symbols)
         except _LostError:
             return None
         leaves, spec = tree_flatten(after)
         y_leaves, y_spec = tree_flatten(y)
-        leaves, y_leaves = seeing.seen(leaves), seeing.seen(y_leaves)
+        leaves, y_leaves = exploring.replaced(leaves), exploring.replaced(y_leaves)
         closures.see((leaves, y_leaves))
     check_carry(start, (leaves, spec))
     check_tensors((leaf for leaf in y_leaves if leaf is not None), "y")
-    if not set(closures.found) <= seeing.plain:
+    if not set(closures.found) <= exploring.plain:
         return None
-    return _Found(seeing.shared, (y_leaves, y_spec))
+    return _Found(exploring.shared, (y_leaves, y_spec))
 
 
 def _resolved(x: torch.Tensor) -> torch.Tensor:
-    """Return the tensor that stands in this one's place in the loops that run."""
-    for places in reversed(_thread.places):
-        x = places.get(id(x), x)
+    """Return the replacement of a tensor in the steps that run, or the tensor itself."""
+    for replacements in reversed(_thread.replacements):
+        x = replacements.get(id(x), x)
     return x
 
 
-class _Mapping(TorchFunctionMode):
-    """Hands operations other tensors than the step names."""
+class _Replacing(TorchFunctionMode):
+    """Replaces the tensors that operations are given."""
 
-    def put(self, x: torch.Tensor) -> torch.Tensor:
+    def replacement(self, x: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
-    def seen(self, value: Any) -> Any:
-        """Return the value with its tensors mapped."""
+    def replaced(self, value: Any) -> Any:
+        """Return a value with its tensors replaced."""
         if isinstance(value, torch.Tensor):
-            return self.put(value)
+            return self.replacement(value)
         if isinstance(value, (list, tuple)):
-            items = [self.seen(item) for item in value]
+            items = [self.replaced(item) for item in value]
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         if type(value) is dict:
-            return {key: self.seen(item) for key, item in value.items()}
+            return {key: self.replaced(item) for key, item in value.items()}
         return value
 
     def _inside(self, value: Any) -> Any:
-        """Keep mapping inside the functions that an operator is given, such as the branches of a condition."""
+        """Keep replacing inside the functions that an operator is given, such as the branches of a condition."""
         if not isinstance(value, types.FunctionType):
             return value
 
-        def mapped(*args: Any) -> Any:
+        def replacing(*args: Any) -> Any:
             with self:
                 return value(*args)
 
-        return mapped
+        return replacing
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [self.seen(arg) for arg in args]
+        given = [self.replaced(arg) for arg in args]
         if isinstance(func, HigherOrderOperator):
             given = [self._inside(arg) for arg in given]
-        return func(*given, **{key: self.seen(value) for key, value in (kwargs or {}).items()})
+        return func(*given, **{key: self.replaced(value) for key, value in (kwargs or {}).items()})
 
 
-class _Placed(_Mapping):
-    """Puts tensors in the places of others, by identity."""
+class _ReplacingById(_Replacing):
+    """Replaces tensors by identity."""
 
-    def __init__(self, places: dict[int, torch.Tensor]) -> None:
+    def __init__(self, replacements: dict[int, torch.Tensor]) -> None:
         super().__init__()
-        self.places = places
+        self.replacements = replacements
 
-    def put(self, x: torch.Tensor) -> torch.Tensor:
-        return self.places.get(id(x), x)
+    def replacement(self, x: torch.Tensor) -> torch.Tensor:
+        return self.replacements.get(id(x), x)
 
 
 @contextlib.contextmanager
-def _putting(places: dict[int, torch.Tensor]) -> Iterator[None]:
-    if not places:
+def _replacing(replacements: dict[int, torch.Tensor]) -> Iterator[None]:
+    if not replacements:
         yield
         return
-    _thread.places.append(places)
+    _thread.replacements.append(replacements)
     try:
-        with _Placed(places):
+        with _ReplacingById(replacements):
             yield
     finally:
-        _thread.places.pop()
+        _thread.replacements.pop()
 
 
-class _Seeing(_Mapping):
-    """Finds the tensors of the surroundings that a step uses, and puts plain ones in the places of the followed.
+class _Exploring(_Replacing):
+    """Finds the tensors that a step closes over, and replaces those that a transform tracks by plain ones.
 
     Args:
-        closures: Sees the tensors that operators are given in the end; told of the ones put in.
-        depth: Number of transforms around the step. Tensors of those levels are the surroundings'; the step's own
-            transforms have higher levels.
+        closures: notes the tensors that operators are given in the end; is told of the replacements.
+        depth: number of transforms around the step. Tensors of those levels are made outside of the step; the step's
+            own transforms have higher levels.
     """
 
-    def __init__(self, closures: cond_tracing._Closures, depth: int) -> None:
+    def __init__(self, closures: cond.Closures, depth: int) -> None:
         super().__init__()
         self.closures, self.depth = closures, depth
         self.shared: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.places: dict[int, torch.Tensor] = {}
+        self.replacements: dict[int, torch.Tensor] = {}
         self.plain: set[int] = set()
 
     def _outside(self, x: torch.Tensor) -> bool:
         return bool(_functorch.is_functorch_wrapped_tensor(x)) and 1 <= _functorch.maybe_get_level(x) <= self.depth
 
-    def put(self, x: torch.Tensor) -> torch.Tensor:
-        if id(x) in self.places:
-            return self.places[id(x)]
+    def replacement(self, x: torch.Tensor) -> torch.Tensor:
+        if id(x) in self.replacements:
+            return self.replacements[id(x)]
         if id(x) in self.closures.known:
             return x
         actual = _resolved(x)
@@ -297,7 +303,7 @@ class _Seeing(_Mapping):
         (stand_in,) = _like([actual])
         self.closures.known[id(stand_in)] = stand_in
         self.shared.append((x, actual))
-        self.places[id(x)] = stand_in
+        self.replacements[id(x)] = stand_in
         return stand_in
 
 

@@ -1,0 +1,229 @@
+"""Batch normalisation, in training and in evaluation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+import torch.autograd.forward_ad as fwAD
+from torch import Tensor
+from torch._decomp import decomposition_table
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx import Node
+
+from export.graph.builder import Builder, Lowering, node_dtype
+from export.graph.onnx_types import REDUCED
+from export.ops.normalisation import affine, inverse_deviation, standardised
+from export.ops.reduction import moments
+from export.ops.shared.kernels import (
+    JVP_DECOMPOSITIONS,
+    fake_like,
+    fold,
+    has_tangent,
+    mapped_axis,
+    mapped_kernel,
+    pytorch_rules,
+    unfold,
+    with_mapped_axis,
+)
+
+__all__ = ["BATCHING", "FAKES", "FORWARD_MODE", "LOWERINGS"]
+
+aten: Any = torch.ops.aten
+
+
+def _per_channel(g: Builder, value: ir.Value, rank: int) -> ir.Value:
+    return g.unsqueeze(value, *range(1, rank - 1))
+
+
+def _evaluation(
+    g: Builder, node: Node, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, eps: float
+) -> ir.Value:
+    """Evaluation: the running statistics as they are."""
+    dtype = node_dtype(node)
+    rank = len(g.shape_of(x))
+    inner = torch.float32 if dtype in REDUCED else dtype
+    if dtype == torch.float32:
+        channels = g.static(g.shape_of(x)[1])
+        if channels is None:
+            raise g.unsupported("the number of channels must not be dynamic")
+        scale = g.tensor(weight) if weight is not None else g.tensor_constant(torch.ones(channels, dtype=dtype))
+        shift = g.tensor(bias) if bias is not None else g.tensor_constant(torch.zeros(channels, dtype=dtype))
+        inputs = [g.tensor(x), scale, shift, g.tensor(mean, inner), g.tensor(variance, inner)]
+        return g.op("BatchNormalization", *inputs, epsilon=float(eps))
+    inverse = inverse_deviation(g, g.tensor(variance, inner), eps)
+    factor = inverse if weight is None else g.op("Mul", inverse, g.tensor(weight, inner))
+    centred = g.op("Sub", g.tensor(x, inner), _per_channel(g, g.tensor(mean, inner), rank))
+    result = g.op("Mul", centred, _per_channel(g, factor, rank))
+    if bias is not None:
+        result = g.op("Add", result, _per_channel(g, g.tensor(bias, inner), rank))
+    return g.cast(result, dtype)
+
+
+def _training(
+    g: Builder, node: Node, x: Any, weight: Any, bias: Any, eps: float
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Training: the batch's statistics, returned as mean and inverse deviation."""
+    dtype = node_dtype(node)
+    rank = len(g.shape_of(x))
+    inner = torch.float32 if dtype in REDUCED else dtype
+    axes = [0, *range(2, rank)]
+    mean, centred, variance = moments(g, g.tensor(x, inner), axes)
+    inverse = inverse_deviation(g, variance, eps)
+    result = g.op("Mul", centred, inverse)
+    if weight is not None:
+        result = g.op("Mul", result, _per_channel(g, g.tensor(weight, inner), rank))
+    if bias is not None:
+        result = g.op("Add", result, _per_channel(g, g.tensor(bias, inner), rank))
+    kept = node.meta["val"][1].dtype
+    where = g.constant(axes)
+    return (
+        g.cast(result, dtype),
+        g.cast(g.op("Squeeze", mean, where), kept),
+        g.cast(g.op("Squeeze", inverse, where), kept),
+    )
+
+
+def native_batch_norm(
+    g: Builder,
+    node: Node,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    mean: Any,
+    variance: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[ir.Value | None, ...]:
+    """Evaluation with running statistics, or training without any."""
+    if not training:
+        return _evaluation(g, node, x, weight, bias, mean, variance, eps), None, None
+    return _training(g, node, x, weight, bias, eps)
+
+
+def no_training(
+    g: Builder, node: Node, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float, eps: float
+) -> tuple[ir.Value | None, ...]:
+    """Evaluation."""
+    return _evaluation(g, node, x, weight, bias, mean, variance, eps), None, None
+
+
+def no_statistics(
+    g: Builder, node: Node, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+) -> tuple[ir.Value | None, ...]:
+    """Training without running statistics."""
+    return _training(g, node, x, weight, bias, eps)
+
+
+def _batched(op: Any) -> Lowering:
+    """Evaluation joins the mapped axis to the batch; all else is made of elementary operations."""
+    elementary = decomposition_table[op]
+
+    def rule(mapped: Sequence[bool], x: Tensor, *rest: Any) -> Any:
+        size, n = x.shape[:2]
+        y, *kept = op(fold(x), *rest)
+        return unfold(y, size, n), *(with_mapped_axis(value, False, size) for value in kept)
+
+    kernel = mapped_kernel(op, rule)
+    flag = next((i for i, argument in enumerate(op._schema.arguments) if argument.name == "training"), None)
+
+    def choose(x: Tensor, *rest: Any) -> Any:
+        alone = all(mapped_axis(arg) is None for arg in rest)
+        evaluation = flag is None or not rest[flag - 1]
+        return (kernel if alone and evaluation else elementary)(x, *rest)
+
+    return choose
+
+
+def _elementary(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    place = [x.shape[1], *[1] * (x.dim() - 2)]
+    if training:
+        axes = [0, *range(2, x.dim())]
+        y, saved_mean, saved_inverse = standardised(x, axes, eps)
+        return affine(y, weight, bias, place).to(x.dtype), saved_mean.squeeze(axes), saved_inverse.squeeze(axes)
+    if mean is None or variance is None:
+        raise RuntimeError("batch normalisation in evaluation needs running statistics")
+    none = x.new_zeros(0)
+    if has_tangent(mean) or has_tangent(variance):
+        y = (x.to(mean.dtype) - mean.reshape(place)) * torch.rsqrt(variance + eps).reshape(place)
+        return affine(y, weight, bias, place).to(x.dtype), none, none
+    return _normalised_by_constants(x, weight, bias, mean, variance, eps), none, none
+
+
+def _normalised_by_constants(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> Tensor:
+    """Normalise by constants: one operator, whose tangent is the same by the tangents of its scale and shift.
+
+    y = w·(x − m)/√(v + eps) + b, so y' = w/√(v + eps)·x' + (w'·(x − m)/√(v + eps) + b').
+    """
+    x, dx = fwAD.unpack_dual(x)
+    (w, dw), (b, db) = (fwAD.unpack_dual(given) if given is not None else (None, None) for given in (weight, bias))
+    norm = functools.partial(torch.batch_norm, training=False, momentum=0.0, eps=eps, cudnn_enabled=False)
+    y = norm(x, w, b, mean, variance)
+    terms = []
+    if dx is not None:
+        scale = torch.rsqrt(variance + eps)
+        scale = (scale if w is None else scale * w).reshape([x.shape[1], *[1] * (x.dim() - 2)])
+        terms.append((dx * scale).to(y.dtype))
+    if dw is not None or db is not None:
+        terms.append(norm(x, torch.zeros_like(variance) if dw is None else dw, db, mean, variance))
+    return fwAD.make_dual(y, sum(terms[1:], terms[0])) if terms else y
+
+
+def _elementary_evaluation(
+    x: Tensor, weight: Any, bias: Any, mean: Tensor, variance: Tensor, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _elementary(x, weight, bias, mean, variance, False, momentum, eps)
+
+
+def _elementary_training(
+    x: Tensor, weight: Any, bias: Any, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _elementary(x, weight, bias, None, None, training, momentum, eps)
+
+
+def _fake(
+    mode: FakeTensorMode, x: FakeTensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *_: Any
+) -> tuple[FakeTensor, FakeTensor, FakeTensor]:
+    """The result, and what its derivative needs: the batch's statistics in training, nothing in evaluation."""
+    saved = (x.shape[1] if training else 0,)
+    wide = torch.promote_types(x.dtype, torch.float32) if training else x.dtype
+    return fake_like(mode, x, x.shape, x.dtype), fake_like(mode, x, saved, wide), fake_like(mode, x, saved, wide)
+
+
+LOWERINGS: dict[Any, Lowering] = {
+    aten.native_batch_norm.default: native_batch_norm,
+    aten._native_batch_norm_legit.default: native_batch_norm,
+    aten._native_batch_norm_legit.no_stats: no_statistics,
+    aten._native_batch_norm_legit_no_training.default: no_training,
+}
+
+BATCHING: dict[Any, Callable[..., Any]] = {
+    aten.native_batch_norm.default: _batched(aten.native_batch_norm.default),
+    aten._native_batch_norm_legit_no_training.default: _batched(aten._native_batch_norm_legit_no_training.default),
+    **pytorch_rules(aten.native_batch_norm_backward.default),
+}
+
+FORWARD_MODE: dict[Any, Callable[..., Any]] = {
+    aten.native_batch_norm.default: _elementary,
+    aten._native_batch_norm_legit.default: _elementary,
+    aten._native_batch_norm_legit.no_stats: _elementary_training,
+    aten._native_batch_norm_legit_no_training.default: _elementary_evaluation,
+    aten.native_batch_norm_backward.default: JVP_DECOMPOSITIONS[aten.native_batch_norm_backward.default],
+}
+
+FAKES: dict[Any, Callable[..., Any]] = {aten.native_batch_norm.default: _fake}

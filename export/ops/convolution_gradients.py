@@ -1,0 +1,305 @@
+"""Gradients of convolutions with respect to input, weight and bias, as convolutions or matrix products.
+
+With y = w ∗ x of stride s, padding p and dilation d: the gradient w.r.t. x is the transposed convolution of ∂y with w;
+the gradient w.r.t. w is the convolution of x with ∂y, batch and channels exchanged, of stride d and dilation s. For a
+transposed convolution x and ∂y change places. `vmap` is handled as in `convolution`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from export.graph.builder import Builder, Lowering
+from export.graph.onnx_types import REDUCED
+from export.ops.convolution import (
+    Numbers,
+    batch_windows,
+    grouped_windows,
+    is_number,
+    merge_mapped,
+    per_axis,
+    split_mapped,
+)
+from export.ops.reduction import sum_or_mean
+from export.ops.shared import windows
+from export.ops.shared.kernels import fold, mapped_kernel, mapped_size, unfold, with_mapped_axis
+
+__all__ = ["BATCHING", "LOWERINGS", "MIN_CHANNELS_FOR_ONE_PRODUCT", "weight_gradient_by_windows"]
+
+aten: Any = torch.ops.aten
+
+MIN_CHANNELS_FOR_ONE_PRODUCT = 8
+"""Channels from which the derivative by the weight is one product; with fewer, taking the windows out costs more."""
+
+
+def convolution_backward(
+    g: Builder,
+    node: Node,
+    grad: Any,
+    x: Any,
+    weight: Any,
+    bias_sizes: Any,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    wanted: Sequence[bool],
+) -> tuple[ir.Value | None, ...]:
+    """`aten.convolution_backward`: the derivatives that `wanted` asks for, None for the others."""
+    rank = len(g.shape_of(weight)) - 2
+    if len(g.shape_of(x)) != rank + 2:
+        raise g.unsupported("an input without a batch axis; use x.unsqueeze(0)")
+    stride, padding, dilation = (per_axis(v, rank) for v in (stride, padding, dilation))
+    d_input = d_weight = d_bias = None
+    if wanted[0]:
+        rule = _transposed_input_gradient if transposed else _input_gradient
+        d_input = rule(g, grad, x, weight, stride, padding, dilation, groups)
+    if wanted[1]:
+        fine, coarse = (grad, x) if transposed else (x, grad)
+        d_weight = _weight_gradient(g, fine, coarse, weight, stride, padding, dilation, groups)
+    if wanted[2]:
+        value = g.tensor(grad)
+        narrow = g.dtypes[value]
+        inner = torch.float32 if narrow in REDUCED else narrow
+        d_bias = g.cast(
+            sum_or_mean(g, "ReduceSum", grad, g.cast(value, inner), [0, *range(2, rank + 2)], False), narrow
+        )
+    return d_input, d_weight, d_bias
+
+
+def _sizes(g: Builder, arg: Any, what: str) -> list[int]:
+    """Return the spatial sizes of a node, which must be fixed."""
+    reason = f"the derivative of a strided convolution needs fixed spatial sizes of the {what}"
+    return g.fixed(g.shape_of(arg)[2:], reason)
+
+
+def _input_gradient(
+    g: Builder,
+    grad: Any,
+    x: Any,
+    weight: Any,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> ir.Value:
+    """Return the derivative of a convolution by its input: the transposed convolution, as large as the input."""
+    kernel = _sizes(g, weight, "weight")
+    found = windows.recorded_windows(g, x, grad, weight, stride, padding, dilation) if groups == 1 else None
+    if found is not None and math.prod(found.coarse) <= windows.MAX_POSITIONS_FOR_ONE_PRODUCT:
+        out_channels, in_channels = g.shape_of(weight)[:2]
+        flat = g.reshape(g.tensor(weight), [out_channels, in_channels * found.taps])
+        sums = g.reshape(windows.swap_batch_and_channels(g, g.tensor(grad), found.rank), [out_channels, -1])
+        product = g.op("Gemm", flat, sums, transA=1)
+        return windows.fold_windows(g, product, in_channels, g.shape_of(x)[0], found)
+    if groups == 1 and {*kernel, *stride} == {1} and not any(padding):  # a product, which needs no folding back
+        swapped = g.transpose(g.tensor(weight), [1, 0, *range(2, 2 + len(kernel))])
+        return g.op("Conv", g.tensor(grad), swapped)
+    extra = [0] * len(kernel)
+    if any(step > 1 for step in stride):  # of several inputs with one output size, which one it was
+        inner, outer = _sizes(g, x, "input"), _sizes(g, grad, "output")
+        steps = zip(outer, stride, padding, dilation, kernel, strict=True)
+        reached = [(o - 1) * s - 2 * p + d * (k - 1) + 1 for o, s, p, d, k in steps]
+        extra = [size - least for size, least in zip(inner, reached, strict=True)]
+    return g.op(
+        "ConvTranspose",
+        g.tensor(grad),
+        g.tensor(weight),
+        kernel_shape=kernel,
+        strides=stride,
+        pads=[*padding, *padding],
+        dilations=dilation,
+        group=groups,
+        output_padding=extra if any(extra) else None,
+    )
+
+
+def _transposed_input_gradient(
+    g: Builder,
+    grad: Any,
+    x: Any,
+    weight: Any,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> ir.Value:
+    """Return the derivative of a transposed convolution by its input: the convolution, cut to the input's size."""
+    result = g.op(
+        "Conv",
+        g.tensor(grad),
+        g.tensor(weight),
+        kernel_shape=_sizes(g, weight, "weight"),
+        strides=stride,
+        pads=[*padding, *padding],
+        dilations=dilation,
+        group=groups,
+    )
+    return _cut(g, result, _sizes(g, x, "input"))
+
+
+def _weight_gradient(
+    g: Builder,
+    fine: Any,
+    coarse: Any,
+    weight: Any,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> ir.Value:
+    """Return the derivative by the weight: for each pair of channels the correlation of the two, over the batch.
+
+    Args:
+        g: The builder.
+        fine: The side with the larger map: the input, or the output's derivative of a transposed convolution.
+        coarse: The other side.
+        weight: The weight, (channels of coarse, channels of fine / groups, *kernel).
+        stride: Of the convolution; here the dilation.
+        padding: Of the convolution.
+        dilation: Of the convolution; here the stride.
+        groups: How out_channels groups of channels there are.
+    """
+    rank, in_channels = len(stride), int(g.shape_of(weight)[1])
+    spatial = list(range(2, 2 + rank))
+    found = (
+        windows.recorded_windows(g, fine, coarse, weight, stride, padding, dilation)
+        if in_channels >= MIN_CHANNELS_FOR_ONE_PRODUCT
+        else None
+    )
+    if found is not None:
+        return _weight_gradient_product(g, fine, coarse, int(g.shape_of(weight)[0]), in_channels, groups, found)
+    image, filters = g.tensor(fine), g.transpose(g.tensor(coarse), [1, 0, *spatial])
+    if groups == 1:
+        image = g.transpose(image, [1, 0, *spatial])
+    else:  # (N, groups · in_channels, …) → (in_channels, groups · N, …): the groups side by side in the channels
+        sizes = _sizes(g, fine, "input")
+        image = g.reshape(image, [g.shape_of(fine)[0], groups, in_channels, *sizes])
+        image = g.transpose(image, [2, 1, 0, *(axis + 1 for axis in spatial)])
+        image = g.op("Reshape", image, g.constant([in_channels, -1, *sizes]))
+    kernel = [g.static(size) for size in g.shape_of(coarse)[2:]]
+    result = g.op(
+        "Conv",
+        image,
+        filters,
+        kernel_shape=None if None in kernel else kernel,
+        strides=dilation,
+        pads=[*padding, *padding],
+        dilations=stride,
+        group=groups,
+    )
+    if any(step > 1 for step in stride):  # inputs that no window reached are left over
+        result = _cut(g, result, _sizes(g, weight, "weight"))
+    return g.transpose(result, [1, 0, *spatial])
+
+
+def _weight_gradient_product(
+    g: Builder, fine: Any, coarse: Any, out_channels: int, in_channels: int, groups: int, found: windows.Windows
+) -> ir.Value:
+    """The same as one product a group, summed over batch and positions."""
+    batch, spatial = g.shape_of(coarse)[0], [axis + 3 for axis in range(found.rank)]
+    order = [1, 2, 0, *spatial]
+    sums = windows.grouped(g, g.tensor(coarse), batch, groups, out_channels // groups, found.coarse, order)
+    patches = windows.window_rows(g, g.tensor(fine), batch, groups, in_channels, found)
+    if groups == 1:
+        product = g.op("Gemm", g.reshape(sums, [out_channels, -1]), g.reshape(patches, [-1, found.taps * in_channels]))
+    else:
+        product = g.op("MatMul", g.reshape(sums, [groups, out_channels // groups, -1]), patches)
+    product = g.transpose(g.reshape(product, [out_channels, found.taps, in_channels]), [0, 2, 1])
+    return g.reshape(product, [out_channels, in_channels, *found.kernel])
+
+
+def _cut(g: Builder, value: ir.Value, sizes: Sequence[int]) -> ir.Value:
+    """Return the first values along each spatial axis."""
+    axes = [axis + 2 for axis in range(len(sizes))]
+    return g.op("Slice", value, g.constant([0] * len(axes)), g.constant(list(sizes)), g.constant(axes))
+
+
+def _batched(
+    mapped: Sequence[bool],
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Any,
+    stride: Numbers,
+    padding: Numbers,
+    dilation: Numbers,
+    transposed: bool,
+    output_padding: Numbers,
+    groups: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:
+    """`aten.convolution_backward`."""
+    size = mapped_size(mapped[:3], (grad, x, weight))
+    settings = (stride, padding, dilation, transposed, output_padding)
+
+    def run(which: int, grad: Tensor, x: Tensor, weight: Tensor, groups: Any) -> Tensor:
+        mask = [position == which for position in range(3)]
+        result: Tensor = aten.convolution_backward.default(grad, x, weight, None, *settings, groups, mask)[which]
+        return result
+
+    def input_gradient() -> Tensor:
+        if not mapped[2]:
+            flat = fold(with_mapped_axis(grad, mapped[0], size)), fold(with_mapped_axis(x, mapped[1], size))
+            return unfold(run(0, *flat, weight, groups), size, x.shape[mapped[1]])
+        each = (
+            merge_mapped(with_mapped_axis(grad, mapped[0], size), 1, 1),
+            merge_mapped(with_mapped_axis(x, mapped[1], size), 1, 1),
+        )
+        return split_mapped(run(0, *each, fold(weight), groups * size), 1, 1, size)
+
+    def weight_gradient() -> Tensor:
+        shape = weight.shape[mapped[2] :]
+        if not (mapped[0] or mapped[1]):
+            like = weight.new_zeros(()).expand(shape)
+            return with_mapped_axis(run(1, grad, x, like, groups), False, size)
+        if mapped[0] and mapped[1]:
+            if not is_number(size):
+                fine, coarse = (grad, x) if transposed else (x, grad)
+                return weight_gradient_by_windows(fine, coarse, shape, stride, padding, dilation, groups)
+            like = weight.new_zeros(()).expand(size * shape[0], *shape[1:])
+            return unfold(run(1, merge_mapped(grad, 1, 1), merge_mapped(x, 1, 1), like, groups * size), size, shape[0])
+        # The weight's axis 0 counts the coarse side's channels, its axis 1 those of the fine side within a group.
+        axis = int(mapped[0] == transposed)
+        like = weight.new_zeros(()).expand(*shape[:axis], size * shape[axis], *shape[axis + 1 :])
+        wide_grad, wide_x = (merge_mapped(grad, 1, groups), x) if mapped[0] else (grad, merge_mapped(x, 1, groups))
+        return split_mapped(run(1, wide_grad, wide_x, like, groups), axis, groups if axis == 0 else 1, size)
+
+    def bias_gradient() -> Tensor:
+        full = with_mapped_axis(grad, mapped[0], size)
+        return full.sum([1, *range(3, full.dim())])
+
+    rules = (input_gradient, weight_gradient, bias_gradient)
+    return tuple(rule() if is_wanted else None for rule, is_wanted in zip(rules, wanted, strict=True))
+
+
+def weight_gradient_by_windows(
+    fine: Tensor,
+    coarse: Tensor,
+    shape: Sequence[int],
+    stride: Numbers,
+    padding: Numbers,
+    dilation: Numbers,
+    groups: int,
+) -> Tensor:
+    """The derivative by the weight for each element: products of the coarse side with the windows of the fine one."""
+    size, n, channels, *places = coarse.shape
+    windows = grouped_windows(batch_windows(fold(fine), places, shape[2:], stride, padding, dilation), size, groups)
+    rows = coarse.reshape(size, n, groups, channels // groups, windows.shape[4])
+    return torch.matmul(rows, windows.transpose(3, 4)).sum(1).reshape(size, *shape)
+
+
+LOWERINGS: dict[Any, Lowering] = {aten.convolution_backward.default: convolution_backward}
+
+BATCHING: dict[Any, Callable[..., Any]] = {
+    aten.convolution_backward.default: mapped_kernel(aten.convolution_backward.default, _batched),
+}

@@ -1,0 +1,44 @@
+"""Distances of all pairs of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["DECOMPOSITIONS"]
+
+aten: Any = torch.ops.aten
+
+
+def _cdist(a: torch.Tensor, b: torch.Tensor, p: float, compute_mode: int | None = None) -> torch.Tensor:
+    """Distances of all pairs of rows."""
+    return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+
+
+def _cdist_backward(
+    grad: torch.Tensor, a: torch.Tensor, b: torch.Tensor, p: float, distance: torch.Tensor
+) -> torch.Tensor:
+    """The derivative of the distances of all pairs by the first points; nothing between equal ones."""
+    gap = a.unsqueeze(-2) - b.unsqueeze(-3)
+    if p == math.inf:
+        return NotImplemented
+    if p == 1:
+        share = gap.sign()
+    elif p == 0:
+        share = torch.zeros_like(gap)
+    else:
+        far = distance.unsqueeze(-1)
+        safe = torch.where(far > 0, far, torch.ones_like(far))
+        size = gap.abs()
+        length = gap if p == 2 else gap.sign() * torch.where(size > 0, size, torch.ones_like(size)) ** (p - 1)
+        share = torch.where(far > 0, length / safe ** (p - 1), torch.zeros_like(gap))
+    return (grad.unsqueeze(-1) * share).sum(-2)
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten._cdist_forward.default: _cdist,
+    aten._cdist_backward.default: _cdist_backward,
+}

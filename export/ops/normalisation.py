@@ -1,0 +1,205 @@
+"""Layer, group and root-mean-square normalisation, whole where ONNX Runtime has an exact kernel.
+
+`vmap` and forward-mode derivatives in PyTorch compute with sizes as numbers; the rules here keep symbolic sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from export.graph.builder import Builder, Lowering, node_dtype
+from export.graph.onnx_types import REDUCED
+from export.ops.reduction import moments
+from export.ops.shared.kernels import (
+    JVP_DECOMPOSITIONS,
+    Size,
+    fold,
+    mapped_kernel,
+    mapped_size,
+    pytorch_rules,
+    unfold,
+    with_mapped_axis,
+)
+
+__all__ = ["BATCHING", "FORWARD_MODE", "LOWERINGS", "affine", "inverse_deviation", "standardised"]
+
+aten: Any = torch.ops.aten
+
+
+def inverse_deviation(g: Builder, variance: ir.Value, eps: float) -> ir.Value:
+    """Return 1/√(variance + eps)."""
+    dtype = g.dtypes[variance]
+    return g.op("Reciprocal", g.op("Sqrt", g.op("Add", variance, g.constant(eps, dtype))))
+
+
+def layer_norm(
+    g: Builder, node: Node, x: Any, shape: Sequence[Any], weight: Any, bias: Any, eps: float
+) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
+    """LayerNormalization over the last axes, with mean and inverse deviation if something uses them."""
+    dtype = node_dtype(node)
+    axes = list(range(-len(shape), 0))
+    used = {user.args[1] for user in node.users if user.args[0] is node}
+    sizes = [g.static(size) for size in shape]
+    if dtype != torch.float64 and dtype not in REDUCED and None not in sizes and not used & {1, 2}:
+        ones = torch.ones([size for size in sizes if size is not None], dtype=dtype)
+        scale = g.tensor(weight) if weight is not None else g.tensor_constant(ones)
+        inputs = [g.tensor(x), scale] + ([g.tensor(bias)] if bias is not None else [])
+        return g.op("LayerNormalization", *inputs, axis=-len(shape), epsilon=float(eps)), None, None
+    inner = torch.float32 if dtype in REDUCED else dtype
+    mean, centred, variance = moments(g, g.tensor(x, inner), axes)
+    inverse = inverse_deviation(g, variance, eps)
+    result = g.op("Mul", centred, inverse)
+    if weight is not None:
+        result = g.op("Mul", result, g.tensor(weight, inner))
+    if bias is not None:
+        result = g.op("Add", result, g.tensor(bias, inner))
+    kept = node.meta["val"][1].dtype
+    return g.cast(result, dtype), g.cast(mean, kept), g.cast(inverse, kept)
+
+
+def group_norm(
+    g: Builder, node: Node, x: Any, weight: Any, bias: Any, n: Any, channels: Any, area: Any, groups: int, eps: float
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Group normalisation: mean and variance of each (sample, group), from means."""
+    dtype = node_dtype(node)
+    inner = torch.float32 if dtype in REDUCED else dtype
+    shape = g.shape_of(x)
+    value = g.tensor(x, inner)
+    flat = g.op("Reshape", value, g.constant([0, groups, -1]))
+    mean, centred, variance = moments(g, flat, [2])
+    inverse = inverse_deviation(g, variance, eps)
+    result = g.op("Mul", centred, inverse)
+    fixed = [g.static(size) for size in shape]
+    target = g.constant([-1, *fixed[1:]]) if None not in fixed[1:] else g.runtime_shape(x)
+    result = g.op("Reshape", result, target)
+    trailing = list(range(1, len(shape) - 1))
+    if weight is not None:
+        result = g.op("Mul", result, g.unsqueeze(g.tensor(weight, inner), *trailing))
+    if bias is not None:
+        result = g.op("Add", result, g.unsqueeze(g.tensor(bias, inner), *trailing))
+    kept = node.meta["val"][1].dtype
+    two = g.constant([2])
+    return g.cast(result, dtype), g.cast(g.op("Squeeze", mean, two), kept), g.cast(g.op("Squeeze", inverse, two), kept)
+
+
+def rms_norm(
+    g: Builder, node: Node, x: Any, shape: Sequence[Any], weight: Any, eps: float | None
+) -> tuple[ir.Value, ir.Value]:
+    """x / √(mean(x²) + eps), and the inverse root."""
+    dtype = node_dtype(node)
+    inner = torch.float32 if dtype in REDUCED else dtype
+    value = g.tensor(x, inner)
+    chosen = torch.finfo(inner).eps if eps is None else eps
+    axes = g.constant(list(range(-len(shape), 0)))
+    inverse = inverse_deviation(g, g.op("ReduceMean", g.op("Mul", value, value), axes, keepdims=1), chosen)
+    result = g.op("Mul", value, inverse)
+    if weight is not None:
+        result = g.op("Mul", result, g.tensor(weight, inner))
+    return g.cast(result, dtype), g.cast(inverse, node.meta["val"][1].dtype)
+
+
+def _layer_norm_batched(
+    mapped: Sequence[bool], x: Tensor, shape: Sequence[Size], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, ...]:
+    """The mapped axis is one more outer axis; a mapped weight or bias is applied afterwards."""
+    x = with_mapped_axis(x, mapped[0], mapped_size(mapped, (x, shape, weight, bias, eps)))
+    inside = not (mapped[2] or mapped[3])
+    y, mean, inverse = aten.native_layer_norm.default(
+        x, shape, weight if inside else None, bias if inside else None, eps
+    )
+    if not inside:
+        y = _affine_batched(y, weight, mapped[2], bias, mapped[3], y.dim() - len(shape))
+    return y, mean, inverse
+
+
+def _affine_batched(
+    y: Tensor, weight: Tensor | None, weight_mapped: bool, bias: Tensor | None, bias_mapped: bool, axis: int
+) -> Tensor:
+    """y · weight + bias, theirs first axis after the mapped one being `axis` of y."""
+
+    def placed(value: Tensor, mapped: bool) -> Tensor:
+        front = [value.shape[0], *[1] * (axis - 1)] if mapped else []
+        inner = list(value.shape[mapped:])
+        return value.reshape(*front, *inner, *[1] * (y.dim() - axis - len(inner)))
+
+    if weight is not None:
+        y = y * placed(weight, weight_mapped)
+    return y if bias is None else y + placed(bias, bias_mapped)
+
+
+def _group_norm_batched(
+    mapped: Sequence[bool],
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    n: Size,
+    channels: Size,
+    area: Size,
+    groups: int,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """Each sample is normalised alone: the mapped axis joins the batch."""
+    size = mapped_size(mapped, (x, weight, bias, n, channels, area, groups, eps))
+    inside = not (mapped[1] or mapped[2])
+    scale, shift = (weight, bias) if inside else (None, None)
+    flat = fold(with_mapped_axis(x, mapped[0], size))
+    results = aten.native_group_norm.default(flat, scale, shift, size * n, channels, area, groups, eps)
+    y, mean, inverse = (unfold(value, size, n) for value in results)
+    if not inside:
+        y = _affine_batched(y, weight, mapped[1], bias, mapped[2], 2)
+    return y, mean, inverse
+
+
+def standardised(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(x − mean) / √(variance + eps), the mean and the inverse root, never below float32."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
+    inverse = torch.rsqrt(variance + eps)
+    return (wide - mean) * inverse, mean, inverse
+
+
+def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: Sequence[Any]) -> Tensor:
+    """Return x·weight + bias, both reshaped to `shape`; None leaves one out."""
+    if weight is not None:
+        x = x * weight.reshape(shape)
+    return x if bias is None else x + bias.reshape(shape)
+
+
+def _layer_norm_elementary(
+    x: Tensor, shape: Sequence[Any], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, mean, inverse = standardised(x, list(range(-len(shape), 0)), eps)
+    return affine(y, weight, bias, shape).to(x.dtype), mean, inverse
+
+
+def _group_norm_elementary(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, n: Any, channels: Any, area: Any, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, mean, inverse = standardised(x.reshape(n, groups, channels // groups * area), [2], eps)
+    place = [channels, *[1] * (x.dim() - 2)]
+    return affine(y.reshape(x.shape), weight, bias, place).to(x.dtype), mean.squeeze(2), inverse.squeeze(2)
+
+
+LOWERINGS: dict[Any, Lowering] = {
+    aten.native_layer_norm.default: layer_norm,
+    aten.native_group_norm.default: group_norm,
+    aten._fused_rms_norm.default: rms_norm,
+}
+
+BATCHING: dict[Any, Callable[..., Any]] = {
+    aten.native_layer_norm.default: mapped_kernel(aten.native_layer_norm.default, _layer_norm_batched),
+    aten.native_group_norm.default: mapped_kernel(aten.native_group_norm.default, _group_norm_batched),
+    **pytorch_rules(aten.native_layer_norm_backward.default, aten.native_group_norm_backward.default),
+}
+
+FORWARD_MODE: dict[Any, Callable[..., Any]] = {
+    aten.native_layer_norm.default: _layer_norm_elementary,
+    aten.native_group_norm.default: _group_norm_elementary,
+    aten.native_layer_norm_backward.default: JVP_DECOMPOSITIONS[aten.native_layer_norm_backward.default],
+}

@@ -1,0 +1,165 @@
+"""Pooling over one to three spatial axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from export.graph.builder import Builder, Lowering
+from export.ops.convolution import per_axis
+from export.ops.shared.axis_maps import axis_matrices, fixed_sizes, times_matrices
+from export.ops.shared.kernels import folded, pytorch_rules
+
+__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS", "adaptive_mean"]
+
+aten: Any = torch.ops.aten
+
+
+def _batched(g: Builder, x: Any, rank: int) -> tuple[ir.Value, bool]:
+    """ONNX pools (batch, channels, …) only; add the batch axis that PyTorch allows to leave out."""
+    lone = len(g.shape_of(x)) == rank + 1
+    return (g.unsqueeze(g.tensor(x), 0) if lone else g.tensor(x)), lone
+
+
+def max_pool(rank: int) -> Lowering:
+    """Largest of each window, and its position in the plane if something uses it."""
+
+    def rule(
+        g: Builder,
+        node: Node,
+        x: Any,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+    ) -> tuple[ir.Value, ir.Value | None]:
+        sizes = per_axis(kernel, rank)
+        pads = per_axis(padding, rank)
+        value, lone = _batched(g, x, rank)
+        attributes: dict[str, Any] = {
+            "kernel_shape": sizes,
+            "strides": per_axis(stride, rank) if stride else sizes,
+            "pads": [*pads, *pads],
+            "dilations": per_axis(dilation, rank),
+            "ceil_mode": int(ceil_mode),
+        }
+        positions = None
+        if any(user.args[1] == 1 for user in node.users if user.op == "call_function" and len(user.args) == 2):
+            area = g.fixed(g.shape_of(x)[-rank:], "the positions of the largest values need fixed spatial sizes")
+            result, flat = g.ops("MaxPool", value, count=2, dtypes=[None, torch.int64], **attributes)
+            positions = g.op("Mod", flat, g.constant(math.prod(area)))
+            positions = g.op("Squeeze", positions, g.constant([0])) if lone else positions
+        else:
+            result = g.op("MaxPool", value, **attributes)
+        return (g.op("Squeeze", result, g.constant([0])) if lone else result), positions
+
+    return rule
+
+
+def avg_pool(rank: int) -> Lowering:
+    """Mean of each window."""
+
+    def rule(
+        g: Builder,
+        node: Node,
+        x: Any,
+        kernel: Sequence[int],
+        stride: Sequence[int] = (),
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> ir.Value:
+        sizes = per_axis(kernel, rank)
+        pads = per_axis(padding, rank)
+        if divisor_override and ceil_mode:
+            raise g.unsupported("divisor_override with ceil_mode has no ONNX form")
+        value, lone = _batched(g, x, rank)
+        result = g.op(
+            "AveragePool",
+            value,
+            kernel_shape=sizes,
+            strides=per_axis(stride, rank) if stride else sizes,
+            pads=[*pads, *pads],
+            ceil_mode=int(ceil_mode),
+            count_include_pad=int(count_include_pad or bool(divisor_override)),
+        )
+        if divisor_override:
+            result = g.op("Mul", result, g.constant(math.prod(sizes) / divisor_override, g.dtypes[result]))
+        return g.op("Squeeze", result, g.constant([0])) if lone else result
+
+    return rule
+
+
+def adaptive_mean(rank: int, backward: bool) -> Lowering:
+    """`_adaptive_avg_pool…` and its derivative."""
+    forward = {2: aten._adaptive_avg_pool2d, 3: aten._adaptive_avg_pool3d}[rank]
+
+    def rule(g: Builder, node: Node, value: Any, other: Any) -> ir.Value:
+        inner = fixed_sizes(g, g.shape_of(other if backward else value)[-rank:])
+        outer = fixed_sizes(g, g.shape_of(value)[-rank:] if backward else other)
+
+        def apply(image: torch.Tensor, axis: int, sizes: list[int]) -> torch.Tensor:
+            return cast(torch.Tensor, forward(image, sizes))
+
+        factors = axis_matrices(apply, inner, outer)
+        if backward:
+            factors = [matrix.mT for matrix in factors]
+        return times_matrices(g, g.tensor(value), rank, len(g.shape_of(value)), factors)
+
+    return rule
+
+
+def _adaptive_windows(size: int, count: int) -> torch.Tensor:
+    """Positions of each window's values, the last one repeated where a window is shorter than others."""
+    starts = [i * size // count for i in range(count)]
+    ends = [-((i + 1) * size // -count) for i in range(count)]
+    longest = max(end - start for start, end in zip(starts, ends, strict=True))
+    rows = [[min(start + j, end - 1) for j in range(longest)] for start, end in zip(starts, ends, strict=True)]
+    return torch.tensor(rows)
+
+
+def _adaptive_max(x: torch.Tensor, output_size: Sequence[int]) -> Any:
+    """The largest value of each window, and its position in the plane."""
+    rank = len(output_size)
+    sizes = x.shape[-rank:]
+    if not all(isinstance(size, int) for size in (*sizes, *output_size)):
+        return NotImplemented
+    indices: list[torch.Tensor] = []
+    for axis, (size, count) in enumerate(zip(sizes, output_size, strict=True)):
+        window = _adaptive_windows(size, count)
+        shape = [1] * (2 * rank)
+        shape[axis], shape[rank + axis] = window.shape
+        indices.append(window.reshape(shape).to(x.device))
+    places: Any = (..., *indices)
+    picked = x[places].flatten(-rank)
+    plane = torch.arange(math.prod(sizes), device=x.device).reshape(sizes)
+    where = plane[tuple(indices)].flatten(-rank)
+    values, first = picked.max(-1)
+    return values, where.expand(picked.shape).gather(-1, first.unsqueeze(-1)).squeeze(-1)
+
+
+LOWERINGS: dict[Any, Lowering] = {
+    aten.max_pool2d_with_indices.default: max_pool(2),
+    aten.max_pool3d_with_indices.default: max_pool(3),
+    aten.avg_pool1d.default: avg_pool(1),
+    aten.avg_pool2d.default: avg_pool(2),
+    aten.avg_pool3d.default: avg_pool(3),
+    aten._adaptive_avg_pool3d.default: adaptive_mean(3, backward=False),
+}
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.adaptive_max_pool2d.default: _adaptive_max,
+    aten.adaptive_max_pool3d.default: _adaptive_max,
+    **pytorch_rules(aten._adaptive_avg_pool2d.default),
+}
+
+BATCHING: dict[Any, Callable[..., Any]] = folded(
+    aten.max_pool2d_with_indices.default, aten.avg_pool2d.default, aten._adaptive_avg_pool2d.default
+)

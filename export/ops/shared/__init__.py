@@ -1,0 +1,1 @@
+"""What several families of operators share: kernels of transforms, windows of convolutions, maps along axes."""

@@ -1,0 +1,64 @@
+"""Linear maps along single axes, as matrices: what resizing, padding and adaptive means have in common.
+
+Each of these acts on one spatial axis after another, on every one as a matrix of fixed numbers. What the operator makes
+of the unit vectors is that matrix; the gradient multiplies by its transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from export.graph.builder import Builder
+from export.graph.onnx_types import REDUCED
+
+__all__ = ["AxisMap", "axis_matrices", "fixed_sizes", "times_matrices"]
+
+aten: Any = torch.ops.aten
+
+AxisMap = Callable[[torch.Tensor, int, list[int]], torch.Tensor]
+"""Applies the operator to an image whose other spatial axes stay: (image, axis, all sizes wanted) -> image."""
+
+OTHER_AXIS_SIZE = 2
+"""The size of the other axes; with 1, PyTorch's antialiased kernels leave out an axis that they should resize."""
+
+
+def axis_matrices(apply: AxisMap, inner: Sequence[int], outer: Sequence[int]) -> list[torch.Tensor]:
+    """Return one matrix an axis, of shape (inner, outer): what becomes of each unit vector."""
+    result = []
+    for axis, (size, wanted) in enumerate(zip(inner, outer, strict=True)):
+        shape, target = [OTHER_AXIS_SIZE] * len(inner), [OTHER_AXIS_SIZE] * len(inner)
+        shape[axis], target[axis] = size, wanted
+        unit = [size if i == axis else 1 for i in range(len(inner))]
+        image = torch.eye(size, dtype=torch.float64).reshape(1, size, *unit).expand(1, size, *shape).contiguous()
+        resized = apply(image, axis, target).movedim(axis + 2, 2)
+        result.append(resized.reshape(size, wanted, -1)[..., 0])
+    return result
+
+
+def times_matrices(g: Builder, value: ir.Value, rank: int, total: int, factors: Sequence[torch.Tensor]) -> ir.Value:
+    """Multiply the last `rank` axes of a tensor of `total` axes by one matrix each; an identity is left out."""
+    dtype = g.dtypes[value]
+    inner = torch.float32 if dtype in REDUCED else dtype
+    value = g.cast(value, inner)
+    for axis, factor in enumerate(factors):
+        if factor.shape[0] == factor.shape[1] and bool((factor == torch.eye(factor.shape[0])).all()):
+            continue
+        place, last = total - rank + axis, total - 1
+        order = list(range(total))
+        order[place], order[last] = last, place
+        value = g.op("MatMul", g.transpose(value, order), g.tensor_constant(factor.to(inner)))
+        value = g.transpose(value, order)
+    return g.cast(value, dtype)
+
+
+def fixed_sizes(g: Builder, sizes: Sequence[Any]) -> list[int]:
+    """Return sizes as numbers.
+
+    Raises:
+        UnsupportedOpError: one of them is dynamic.
+    """
+    return g.fixed(sizes, "resizing and its derivative need fixed spatial sizes")

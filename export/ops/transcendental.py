@@ -1,0 +1,118 @@
+"""Exponentials, logarithms, trigonometry and error functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch.fx import Node
+
+from export.graph.builder import Builder, Lowering, node_dtype
+from export.ops.arithmetic import unary
+
+__all__ = ["DECOMPOSITIONS", "LOWERINGS"]
+
+aten: Any = torch.ops.aten
+
+
+def expm1(g: Builder, node: Node, x: Any) -> ir.Value:
+    """Eˣ-1 without cancellation near zero: 2·tanh(x/2)/(1-tanh(x/2)), exact at infinity by Elu below zero."""
+    value = g.tensor(x, node_dtype(node))
+    dtype = node_dtype(node)
+    half = g.op("Tanh", g.op("Mul", value, g.constant(0.5, dtype)))
+    near = g.op("Div", g.op("Mul", half, g.constant(2.0, dtype)), g.op("Sub", g.constant(1.0, dtype), half))
+    far = g.op("Sub", g.op("Exp", value), g.constant(1.0, dtype))
+    small = g.op("Less", g.op("Abs", value), g.constant(0.5, dtype), dtype=torch.bool)
+    return g.op("Where", small, near, far, dtype=dtype)
+
+
+def log1p(g: Builder, node: Node, x: Any) -> ir.Value:
+    """log(1+x) without cancellation: x·log(u)/(u-1) with u = 1+x (Kahan)."""
+    dtype = node_dtype(node)
+    value, one = g.tensor(x, dtype), g.constant(1.0, dtype)
+    u = g.op("Add", value, one)
+    gap = g.op("Sub", u, one)
+    plain = g.op("Log", u)
+    tiny = g.op("Equal", gap, g.constant(0.0, dtype), dtype=torch.bool)
+    infinite = g.op("IsInf", u, dtype=torch.bool)
+    safe = g.op("Where", g.op("Or", tiny, infinite), one, gap, dtype=dtype)
+    corrected = g.op("Where", infinite, plain, g.op("Mul", value, g.op("Div", plain, safe)), dtype=dtype)
+    return g.op("Where", tiny, value, corrected, dtype=dtype)
+
+
+def log_base(base: float) -> Lowering:
+    """Logarithm to a base."""
+
+    def rule(g: Builder, node: Node, x: Any) -> ir.Value:
+        dtype = node_dtype(node)
+        return g.op("Mul", g.op("Log", g.tensor(x, dtype)), g.constant(1 / math.log(base), dtype))
+
+    return rule
+
+
+def exp2(g: Builder, node: Node, x: Any) -> ir.Value:
+    """2ˣ."""
+    dtype = node_dtype(node)
+    return g.op("Pow", g.constant(2.0, dtype), g.tensor(x, dtype))
+
+
+def atan2(g: Builder, node: Node, y: Any, x: Any) -> ir.Value:
+    """The angle of (x, y), from Atan and the quadrant; zeros have signs and infinities directions, as in C."""
+    dtype = node_dtype(node)
+    up, right, zero = g.tensor(y, dtype), g.tensor(x, dtype), g.constant(0.0, dtype)
+    far = [g.op("IsInf", value, dtype=torch.bool) for value in (up, right)]
+    nil = [g.op("Equal", value, zero, dtype=torch.bool) for value in (up, right)]
+    quotient = g.op("Div", up, right)
+    signs = g.op("Div", g.op("Sign", up), g.op("Sign", right))
+    angle = g.op("Atan", g.op("Where", g.op("And", *far), signs, quotient, dtype=dtype))
+    angle = g.op("Where", g.op("And", *nil), up, angle, dtype=dtype)
+    turn = g.op("Where", _minus(g, up), g.constant(-math.pi, dtype), g.constant(math.pi, dtype), dtype=dtype)
+    return g.op("Where", _minus(g, right), g.op("Add", angle, turn), angle, dtype=dtype)
+
+
+def _minus(g: Builder, x: ir.Value) -> ir.Value:
+    """Tell where the sign is minus, that of a zero by its reciprocal."""
+    zero = g.constant(0.0, g.dtypes[x])
+    below = g.op("Less", x, zero, dtype=torch.bool)
+    inverse = g.op("Less", g.op("Reciprocal", x), zero, dtype=torch.bool)
+    return g.op("Or", below, g.op("And", g.op("Equal", x, zero, dtype=torch.bool), inverse))
+
+
+_ERFC_COEFFICIENTS = (
+    1.00002368,
+    0.37409196,
+    0.09678418,
+    -0.18628806,
+    0.27886807,
+    -1.13520398,
+    1.48851587,
+    -0.82215223,
+    0.17087277,
+)
+
+
+def _erfc(x: torch.Tensor) -> torch.Tensor:
+    """1 - erf(x), by Chebyshev's fit of its logarithm where that is small (relative error 1.2e-7)."""
+    size = x.abs()
+    step = 1 / (1 + 0.5 * size)
+    fit = torch.zeros_like(x)
+    for factor in reversed(_ERFC_COEFFICIENTS):
+        fit = factor + step * fit
+    tail = step * torch.exp(-size * size - 1.26551223 + step * fit)
+    return torch.where(size < 1, 1 - x.erf(), torch.where(x > 0, tail, 2 - tail))
+
+
+LOWERINGS: dict[Any, Lowering] = {
+    aten.exp.default: unary("Exp"), aten.exp2.default: exp2, aten.expm1.default: expm1,
+    aten.log.default: unary("Log"), aten.log2.default: log_base(2), aten.log10.default: log_base(10),
+    aten.log1p.default: log1p, aten.erf.default: unary("Erf"),
+    aten.sin.default: unary("Sin"), aten.cos.default: unary("Cos"), aten.tan.default: unary("Tan"),
+    aten.asin.default: unary("Asin"), aten.acos.default: unary("Acos"), aten.atan.default: unary("Atan"),
+    aten.sinh.default: unary("Sinh"), aten.cosh.default: unary("Cosh"), aten.asinh.default: unary("Asinh"),
+    aten.acosh.default: unary("Acosh"), aten.atanh.default: unary("Atanh"), aten.atan2.default: atan2,
+}  # fmt: skip
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {aten.erfc.default: _erfc, aten.special_erfc.default: _erfc}
