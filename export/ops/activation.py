@@ -21,7 +21,7 @@ aten: Any = torch.ops.aten
 
 
 def gelu(g: Builder, node: Node, x: Any, approximate: str = "none") -> ir.Value:
-    """GELU, exact by erf or by tanh."""
+    """Compute GELU, exactly by erf or approximately by tanh."""
     value, dtype = g.tensor(x), node_dtype(node)
     if g.opset >= 20 and dtype in (torch.float32, torch.float16):
         return g.op("Gelu", value, approximate=approximate)
@@ -41,7 +41,7 @@ def silu(g: Builder, node: Node, x: Any) -> ir.Value:
 
 
 def elu(g: Builder, node: Node, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> ir.Value:
-    """scale·(x if x > 0 else alpha·(exp(input_scale·x) - 1)); Selu is one of these."""
+    """scale·(x if x > 0 else alpha·(exp(input_scale·x) - 1)), which includes SELU."""
     dtype = node_dtype(node)
     value = g.tensor(x)
     if input_scale != 1 or (alpha != 1 and dtype == torch.float64):
@@ -70,7 +70,7 @@ def mish(g: Builder, node: Node, x: Any) -> ir.Value:
 
 
 def leaky_relu(g: Builder, node: Node, x: Any, slope: float = 0.01) -> ir.Value:
-    """x if x > 0 else slope·x; an ONNX attribute is a float32, too coarse a slope for a float64 tensor."""
+    """x if x > 0 else slope·x; without LeakyRelu in float64, as its attribute is a float32."""
     if node_dtype(node) == torch.float64:
         value = g.tensor(x)
         below = g.op("Min", value, g.constant(0.0, torch.float64))
@@ -79,7 +79,7 @@ def leaky_relu(g: Builder, node: Node, x: Any, slope: float = 0.01) -> ir.Value:
 
 
 def prelu(g: Builder, node: Node, x: Any, weight: Any) -> ir.Value:
-    """Leaky ReLU with a learned slope, here already of a shape that broadcasts against x."""
+    """Leaky ReLU with a learned slope, whose shape broadcasts against x already."""
     return g.op("PRelu", g.tensor(x), g.tensor(weight))
 
 
@@ -122,12 +122,12 @@ def logsigmoid(g: Builder, node: Node, x: Any) -> tuple[ir.Value, ir.Value]:
 
 
 def _shrink_backward(grad: torch.Tensor, x: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Nothing inside the threshold, everything outside."""
+    """Pass the gradient on outside of the threshold, zero inside."""
     return torch.where((x >= -threshold) & (x <= threshold), torch.zeros_like(grad), grad)
 
 
 def _glu_jvp(result: torch.Tensor, x: torch.Tensor, tangent: torch.Tensor, dim: int) -> torch.Tensor:
-    """The forward derivative of a·sigmoid(b)."""
+    """Return the tangent of a·sigmoid(b)."""
     gate = x.chunk(2, dim)[1].sigmoid()
     d_value, d_gate = tangent.chunk(2, dim)
     return d_value * gate + result * (1 - gate) * d_gate

@@ -19,7 +19,7 @@ aten: Any = torch.ops.aten
 
 
 def unary(kind: str) -> Lowering:
-    """ONNX has the operator; integers are cast to the result's dtype first."""
+    """Lower to the ONNX operator `kind`, after a cast to the result's dtype."""
 
     def rule(g: Builder, node: Node, x: Any, **_: Any) -> ir.Value:
         return g.op(kind, g.tensor(x, node_dtype(node)))
@@ -28,7 +28,7 @@ def unary(kind: str) -> Lowering:
 
 
 def binary(kind: str) -> Lowering:
-    """Both sides are cast to the result's dtype."""
+    """Lower to the ONNX operator `kind`, after a cast of both sides to the result's dtype."""
 
     def rule(g: Builder, node: Node, x: Any, y: Any, **_: Any) -> ir.Value:
         dtype = node_dtype(node)
@@ -38,7 +38,7 @@ def binary(kind: str) -> Lowering:
 
 
 def scaled(kind: str) -> Lowering:
-    """Add and Sub with PyTorch's `alpha`."""
+    """Lower to Add or Sub, with PyTorch's `alpha`."""
 
     def rule(g: Builder, node: Node, x: Any, y: Any, alpha: Any = 1, **_: Any) -> ir.Value:
         dtype = node_dtype(node)
@@ -58,7 +58,7 @@ def rsub(g: Builder, node: Node, x: Any, y: Any, alpha: Any = 1) -> ir.Value:
 
 
 def mul(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
-    """Multiply; booleans by And."""
+    """Multiply; And for booleans."""
     dtype = node_dtype(node)
     return g.op("And" if dtype == torch.bool else "Mul", g.tensor(x, dtype), g.tensor(y, dtype))
 
@@ -78,7 +78,7 @@ def div(g: Builder, node: Node, x: Any, y: Any, rounding_mode: str | None = None
     quotient = g.op("Div", left, right)
     if rounding_mode == "trunc":
         return truncated(g, quotient)
-    # By what is left over, as in PyTorch: 6 // 0.1 is 59, though 6 / 0.1 rounds to 60.
+    # From the remainder, as in PyTorch: 6 // 0.1 is 59, though 6 / 0.1 rounds to 60.
     rest = g.op("Mod", left, right, fmod=1)
     whole = g.op("Div", g.op("Sub", left, rest), right)
     lower = g.op("Where", _opposed(g, rest, right), g.op("Sub", whole, g.constant(1.0, dtype)), whole, dtype=dtype)
@@ -87,7 +87,7 @@ def div(g: Builder, node: Node, x: Any, y: Any, rounding_mode: str | None = None
 
 
 def _opposed(g: Builder, rest: ir.Value, divisor: ir.Value) -> ir.Value:
-    """Tell where something is left over of the other sign than the divisor."""
+    """Tell where the remainder is not zero and its sign differs from the divisor's."""
     zero = g.constant(0, g.dtypes[rest])
     signs = [g.op("Less", value, zero, dtype=torch.bool) for value in (rest, divisor)]
     left_over = g.op("Not", g.op("Equal", rest, zero, dtype=torch.bool))
@@ -105,7 +105,7 @@ def trunc(g: Builder, node: Node, x: Any) -> ir.Value:
 
 
 def remainder(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
-    """PyTorch's remainder takes the divisor's sign."""
+    """Return the remainder with the divisor's sign."""
     dtype = node_dtype(node)
     left, right = g.tensor(x, dtype), g.tensor(y, dtype)
     if not dtype.is_floating_point:
@@ -115,13 +115,13 @@ def remainder(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
 
 
 def fmod(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
-    """C's fmod takes the dividend's sign."""
+    """Return the remainder with the dividend's sign, as C's fmod."""
     dtype = node_dtype(node)
     return g.op("Mod", g.tensor(x, dtype), g.tensor(y, dtype), fmod=1)
 
 
 def power(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
-    """Power; squares, roots and reciprocals by the exact cheap operator."""
+    """Raise to a power; squares, roots and reciprocals by the operators that are exact."""
     dtype = node_dtype(node)
     if not dtype.is_floating_point:
         whole = _integer_power(g, dtype, x, y)
@@ -144,7 +144,7 @@ def power(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
 
 
 def _integer_power(g: Builder, dtype: torch.dtype, x: Any, y: Any) -> ir.Value | None:
-    """An exact power of integers: of two, or by a number; None for what ONNX has exactly."""
+    """Return an exact power of integers; None where ONNX's Pow is exact."""
     if not isinstance(x, Node) and x == 2:
         return integers.power_of_two(g, g.tensor(y, dtype), torch.iinfo(dtype).bits)
     return None if dtype == torch.bool else integers.power(g, g.tensor(x, dtype), y)
@@ -161,7 +161,7 @@ def rsqrt(g: Builder, node: Node, x: Any) -> ir.Value:
 
 
 def _round_decimals(x: torch.Tensor, *, decimals: int) -> torch.Tensor:
-    """Round to so many digits behind the point, or before it."""
+    """Round to `decimals` decimal places; negative ones count before the point."""
     if decimals >= 0:
         return (x * 10.0**decimals).round() / 10.0**decimals
     return (x / 10.0**-decimals).round() * 10.0**-decimals

@@ -26,7 +26,7 @@ def _attention_backward(
     attn_mask: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> Any:
-    """Derivatives of softmax(scale·q kᵀ + mask) v; the weights are computed again."""
+    """Return the gradients of softmax(scale·q kᵀ + mask) v w.r.t. q, k and v; the weights are recomputed."""
     if dropout_p:
         return NotImplemented
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale

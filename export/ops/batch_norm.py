@@ -20,6 +20,7 @@ from export.ops.normalisation import affine, inverse_deviation, standardised
 from export.ops.reduction import moments
 from export.ops.shared.kernels import (
     JVP_DECOMPOSITIONS,
+    Kernel,
     fake_like,
     fold,
     has_tangent,
@@ -42,7 +43,7 @@ def _per_channel(g: Builder, value: ir.Value, rank: int) -> ir.Value:
 def _evaluation(
     g: Builder, node: Node, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, eps: float
 ) -> ir.Value:
-    """Evaluation: the running statistics as they are."""
+    """Normalise by the running statistics."""
     dtype = node_dtype(node)
     rank = len(g.shape_of(x))
     inner = torch.float32 if dtype in REDUCED else dtype
@@ -66,7 +67,7 @@ def _evaluation(
 def _training(
     g: Builder, node: Node, x: Any, weight: Any, bias: Any, eps: float
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Training: the batch's statistics, returned as mean and inverse deviation."""
+    """Normalise by the batch's statistics; return its mean and 1/√(variance + eps) too."""
     dtype = node_dtype(node)
     rank = len(g.shape_of(x))
     inner = torch.float32 if dtype in REDUCED else dtype
@@ -99,7 +100,7 @@ def native_batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[ir.Value | None, ...]:
-    """Evaluation with running statistics, or training without any."""
+    """Lower evaluation with running statistics, or training."""
     if not training:
         return _evaluation(g, node, x, weight, bias, mean, variance, eps), None, None
     return _training(g, node, x, weight, bias, eps)
@@ -108,19 +109,19 @@ def native_batch_norm(
 def no_training(
     g: Builder, node: Node, x: Any, weight: Any, bias: Any, mean: Any, variance: Any, momentum: float, eps: float
 ) -> tuple[ir.Value | None, ...]:
-    """Evaluation."""
+    """Lower evaluation."""
     return _evaluation(g, node, x, weight, bias, mean, variance, eps), None, None
 
 
 def no_statistics(
     g: Builder, node: Node, x: Any, weight: Any, bias: Any, training: bool, momentum: float, eps: float
 ) -> tuple[ir.Value | None, ...]:
-    """Training without running statistics."""
+    """Lower training without running statistics."""
     return _training(g, node, x, weight, bias, eps)
 
 
-def _batched(op: Any) -> Lowering:
-    """Evaluation joins the mapped axis to the batch; all else is made of elementary operations."""
+def _batched(op: Any) -> Kernel:
+    """Make a kernel of `vmap`: evaluation joins the mapped axis to the batch, the rest is decomposed."""
     elementary = decomposition_table[op]
 
     def rule(mapped: Sequence[bool], x: Tensor, *rest: Any) -> Any:
@@ -166,7 +167,7 @@ def _elementary(
 def _normalised_by_constants(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, variance: Tensor, eps: float
 ) -> Tensor:
-    """Normalise by constants: one operator, whose tangent is the same by the tangents of its scale and shift.
+    """Normalise by constant statistics; the tangent is batch normalisation by the tangents of weight and bias.
 
     y = w·(x − m)/√(v + eps) + b, so y' = w/√(v + eps)·x' + (w'·(x − m)/√(v + eps) + b').
     """
@@ -199,7 +200,7 @@ def _elementary_training(
 def _fake(
     mode: FakeTensorMode, x: FakeTensor, weight: Any, bias: Any, mean: Any, variance: Any, training: bool, *_: Any
 ) -> tuple[FakeTensor, FakeTensor, FakeTensor]:
-    """The result, and what its derivative needs: the batch's statistics in training, nothing in evaluation."""
+    """Return the fake result and the fake statistics, which are empty in evaluation."""
     saved = (x.shape[1] if training else 0,)
     wide = torch.promote_types(x.dtype, torch.float32) if training else x.dtype
     return fake_like(mode, x, x.shape, x.dtype), fake_like(mode, x, saved, wide), fake_like(mode, x, saved, wide)

@@ -41,7 +41,7 @@ def compare(kind: str, negate: bool = False) -> Lowering:
 
 
 def logical(kind: str) -> Lowering:
-    """Boolean operators on anything; bitwise ones on booleans and integers."""
+    """Lower to the logical operator `kind` on booleans, to the bitwise one on integers."""
     bitwise = {"And": "BitwiseAnd", "Or": "BitwiseOr", "Xor": "BitwiseXor"}
 
     def rule(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
@@ -52,13 +52,13 @@ def logical(kind: str) -> Lowering:
 
 
 def logical_not(g: Builder, node: Node, x: Any) -> ir.Value:
-    """Not, on booleans and on integers bit by bit."""
+    """Negate booleans; integers bit by bit."""
     dtype = node_dtype(node)
     return g.op("Not" if dtype == torch.bool else "BitwiseNot", g.tensor(x, dtype))
 
 
 def test(kind: str) -> Lowering:
-    """IsNaN and the like; half types by way of float32."""
+    """Lower to IsNaN or IsInf; half types are cast to float32."""
 
     def rule(g: Builder, node: Node, x: Any) -> ir.Value:
         dtype = x.meta["val"].dtype
@@ -91,7 +91,7 @@ def clamp_max(g: Builder, node: Node, x: Any, high: Any) -> ir.Value:
 
 
 def where(g: Builder, node: Node, condition: Any, x: Any, y: Any) -> ir.Value:
-    """Select."""
+    """Select by a condition."""
     dtype = node_dtype(node)
     return g.op("Where", g.tensor(condition, torch.bool), g.tensor(x, dtype), g.tensor(y, dtype), dtype=dtype)
 
@@ -102,17 +102,17 @@ def masked_fill(g: Builder, node: Node, x: Any, mask: Any, value: Any) -> ir.Val
 
 
 def _fmax(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The larger; a NaN loses."""
+    """Return the larger; a number wins over NaN."""
     return torch.where(x.isnan(), y, torch.where(y.isnan(), x, torch.maximum(x, y)))
 
 
 def _fmin(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The smaller; a NaN loses."""
+    """Return the smaller; a number wins over NaN."""
     return torch.where(x.isnan(), y, torch.where(y.isnan(), x, torch.minimum(x, y)))
 
 
 def _masked_fill_batched(x: Tensor, mask: Tensor, value: Tensor) -> Tensor:
-    """`aten.masked_fill` by a tensor without axes, as a choice."""
+    """Compute `aten.masked_fill` by a tensor of rank 0 as a selection."""
     return torch.where(mask, value.to(x.dtype), x)
 
 

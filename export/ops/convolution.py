@@ -51,7 +51,7 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> ir.Value:
-    """`aten.convolution`: Conv, or ConvTranspose. ONNX lists all pads at the front, then all at the end."""
+    """Lower to Conv or ConvTranspose; ONNX lists the pads before all axes, then those after."""
     rank = len(g.shape_of(weight)) - 2
     stride, padding, dilation, extra = (per_axis(v, rank) for v in (stride, padding, dilation, output_padding))
     if g.tuned and not transposed and groups == 1 and len(g.shape_of(x)) == rank + 2:
@@ -82,7 +82,7 @@ def convolution(
 
 
 def _product(g: Builder, node: Node, x: Any, weight: Any, bias: Any, found: windows.Windows) -> ir.Value:
-    """The convolution as one product for the batch."""
+    """Compute the convolution as one matrix product for the batch."""
     out_channels, in_channels = g.shape_of(weight)[:2]
     flat = g.reshape(g.tensor(weight), [out_channels, in_channels * found.taps])
     shift = [g.reshape(g.tensor(bias), [out_channels, 1])] if bias is not None else []
@@ -92,7 +92,7 @@ def _product(g: Builder, node: Node, x: Any, weight: Any, bias: Any, found: wind
 
 
 def per_axis(values: int | Sequence[int], rank: int) -> list[int]:
-    """Return one number a dimension from one number, or from a list of one or of all."""
+    """Return one number per axis, from a number or from a list of one or of all."""
     numbers = [values] if isinstance(values, int) else list(values)
     return numbers if len(numbers) == rank else numbers[:1] * rank
 
@@ -103,7 +103,7 @@ def is_number(size: Size) -> bool:
 
 
 def merge_mapped(x: Tensor, axis: int, groups: int) -> Tensor:
-    """(mapped, …) → the mapped axis inside `axis` (of one element), after the groups: (group, mapped, channel)."""
+    """Merge the mapped axis into `axis` of the unmapped tensor, in the order (group, mapped, channel)."""
     shape = x.shape[1:]
     parts = x.reshape(x.shape[0], *shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :])
     return parts.movedim(0, axis + 1).reshape(*shape[:axis], x.shape[0] * shape[axis], *shape[axis + 1 :])
@@ -120,7 +120,7 @@ def split_mapped(x: Tensor, axis: int, groups: int, size: Size) -> Tensor:
 def batch_windows(
     fine: Tensor, coarse: Sequence[Size], kernel: Numbers, stride: Numbers, padding: Numbers, dilation: Numbers
 ) -> Tensor:
-    """The values that each place of the coarse map sees: (n, channels, *fine) → (n, channels, kernel, places)."""
+    """Extract windows: (n, channels, *fine) → (n, channels, kernel, positions of the coarse map)."""
     padded = torch.constant_pad_nd(fine, [amount for p in reversed(padding) for amount in (p, p)])
     seen = []
     for offsets in itertools.product(*map(range, kernel)):
@@ -150,7 +150,7 @@ def _batched(
     output_padding: Numbers,
     groups: int,
 ) -> Tensor:
-    """`aten.convolution`."""
+    """Compute `aten.convolution` under `vmap`."""
     size = mapped_size(mapped[:3], (x, weight, bias))
     x_mapped, weight_mapped, bias_mapped = mapped[:3]
     inside = None if weight_mapped or bias_mapped else bias
@@ -178,7 +178,7 @@ def _batched(
 def _convolve_windows(
     x: Tensor, weight: Tensor, stride: Numbers, padding: Numbers, dilation: Numbers, groups: int
 ) -> Tensor:
-    """A convolution with a weight for each element, as a product of matrices."""
+    """Convolve each mapped element with its own weight, as a matrix product."""
     size, n = x.shape[:2]
     out, _, *kernel = weight.shape[1:]
     sizes = zip(x.shape[3:], kernel, stride, padding, dilation, strict=True)

@@ -36,7 +36,7 @@ __all__ = ["BATCHING", "LOWERINGS", "MIN_CHANNELS_FOR_ONE_PRODUCT", "weight_grad
 aten: Any = torch.ops.aten
 
 MIN_CHANNELS_FOR_ONE_PRODUCT = 8
-"""Channels from which the derivative by the weight is one product; with fewer, taking the windows out costs more."""
+"""Channels from which the gradient w.r.t. the weight is one product; with fewer, extracting windows costs more."""
 
 
 def convolution_backward(
@@ -54,7 +54,7 @@ def convolution_backward(
     groups: int,
     wanted: Sequence[bool],
 ) -> tuple[ir.Value | None, ...]:
-    """`aten.convolution_backward`: the derivatives that `wanted` asks for, None for the others."""
+    """Return the gradients w.r.t. input, weight and bias; None for those not `wanted`."""
     rank = len(g.shape_of(weight)) - 2
     if len(g.shape_of(x)) != rank + 2:
         raise g.unsupported("an input without a batch axis; use x.unsqueeze(0)")
@@ -92,7 +92,7 @@ def _input_gradient(
     dilation: list[int],
     groups: int,
 ) -> ir.Value:
-    """Return the derivative of a convolution by its input: the transposed convolution, as large as the input."""
+    """Return a convolution's gradient w.r.t. its input, a transposed convolution."""
     kernel = _sizes(g, weight, "weight")
     found = windows.recorded_windows(g, x, grad, weight, stride, padding, dilation) if groups == 1 else None
     if found is not None and math.prod(found.coarse) <= windows.MAX_POSITIONS_FOR_ONE_PRODUCT:
@@ -105,7 +105,7 @@ def _input_gradient(
         swapped = g.transpose(g.tensor(weight), [1, 0, *range(2, 2 + len(kernel))])
         return g.op("Conv", g.tensor(grad), swapped)
     extra = [0] * len(kernel)
-    if any(step > 1 for step in stride):  # of several inputs with one output size, which one it was
+    if any(step > 1 for step in stride):  # several input sizes give this output size
         inner, outer = _sizes(g, x, "input"), _sizes(g, grad, "output")
         steps = zip(outer, stride, padding, dilation, kernel, strict=True)
         reached = [(o - 1) * s - 2 * p + d * (k - 1) + 1 for o, s, p, d, k in steps]
@@ -133,7 +133,7 @@ def _transposed_input_gradient(
     dilation: list[int],
     groups: int,
 ) -> ir.Value:
-    """Return the derivative of a transposed convolution by its input: the convolution, cut to the input's size."""
+    """Return a transposed convolution's gradient w.r.t. its input: the convolution, cut to the input's size."""
     result = g.op(
         "Conv",
         g.tensor(grad),
@@ -157,16 +157,16 @@ def _weight_gradient(
     dilation: list[int],
     groups: int,
 ) -> ir.Value:
-    """Return the derivative by the weight: for each pair of channels the correlation of the two, over the batch.
+    """Return the gradient w.r.t. the weight: for each pair of channels their correlation, summed over the batch.
 
     Args:
-        g: The builder.
-        fine: The side with the larger map: the input, or the output's derivative of a transposed convolution.
-        coarse: The other side.
-        weight: The weight, (channels of coarse, channels of fine / groups, *kernel).
-        stride: Of the convolution; here the dilation.
-        padding: Of the convolution.
-        dilation: Of the convolution; here the stride.
+        g: the builder.
+        fine: the side with the larger map: the input, or a transposed convolution's output gradient.
+        coarse: the other side.
+        weight: the weight, (channels of coarse, channels of fine / groups, *kernel).
+        stride: of the convolution; here the dilation.
+        padding: of the convolution.
+        dilation: of the convolution; here the stride.
         groups: How out_channels groups of channels there are.
     """
     rank, in_channels = len(stride), int(g.shape_of(weight)[1])
@@ -205,7 +205,7 @@ def _weight_gradient(
 def _weight_gradient_product(
     g: Builder, fine: Any, coarse: Any, out_channels: int, in_channels: int, groups: int, found: windows.Windows
 ) -> ir.Value:
-    """The same as one product a group, summed over batch and positions."""
+    """Compute the same by one matrix product a group, which sums over batch and positions."""
     batch, spatial = g.shape_of(coarse)[0], [axis + 3 for axis in range(found.rank)]
     order = [1, 2, 0, *spatial]
     sums = windows.grouped(g, g.tensor(coarse), batch, groups, out_channels // groups, found.coarse, order)
@@ -238,7 +238,7 @@ def _batched(
     groups: int,
     wanted: Sequence[bool],
 ) -> tuple[Tensor | None, ...]:
-    """`aten.convolution_backward`."""
+    """Compute `aten.convolution_backward` under `vmap`."""
     size = mapped_size(mapped[:3], (grad, x, weight))
     settings = (stride, padding, dilation, transposed, output_padding)
 
@@ -291,7 +291,7 @@ def weight_gradient_by_windows(
     dilation: Numbers,
     groups: int,
 ) -> Tensor:
-    """The derivative by the weight for each element: products of the coarse side with the windows of the fine one."""
+    """Return each element's gradient w.r.t. its weight: products of the coarse side with windows of the fine one."""
     size, n, channels, *places = coarse.shape
     windows = grouped_windows(batch_windows(fold(fine), places, shape[2:], stride, padding, dilation), size, groups)
     rows = coarse.reshape(size, n, groups, channels // groups, windows.shape[4])

@@ -16,12 +16,12 @@ aten: Any = torch.ops.aten
 
 
 def identity(g: Builder, node: Node, x: Any, *_: Any, **__: Any) -> ir.Value:
-    """Nothing to do: memory layout, aliasing and detaching have no meaning in ONNX."""
+    """Cast at most: memory layout, aliasing and detaching have no meaning in ONNX."""
     return g.tensor(x, node_dtype(node))
 
 
 def copy(g: Builder, node: Node, target: Any, source: Any, *_: Any) -> ir.Value:
-    """The source, cast and broadcast to the target."""
+    """Return the source, cast and broadcast to the target."""
     value = g.tensor(source, node_dtype(node))
     if list(source.meta["val"].shape) == list(target.meta["val"].shape):
         return value

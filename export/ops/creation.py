@@ -23,84 +23,71 @@ __all__ = ["DECOMPOSITIONS", "LOWERINGS"]
 aten: Any = torch.ops.aten
 
 _MAX_STORED_ELEMENTS = 1024
-"""Up to so many elements a filled tensor is stored; a larger one is made at run time."""
+"""Elements up to which a filled tensor is stored in the file; larger ones are made at run time."""
 
 
-def _filled(g: Builder, dtype: torch.dtype, sizes: Sequence[Any], value: Any) -> ir.Value:
-    """A tensor of one value."""
-    fixed = [g.static(size) for size in sizes]
+def _filled(g: Builder, node: Node, sizes: Sequence[Any], value: Any, like: Node | None = None) -> ir.Value:
+    """Return a tensor filled with one value, of the shape of `like` if that is given."""
+    dtype = node_dtype(node)
+
+    def shape() -> ir.Value:
+        return g.ints(sizes) if like is None else g.runtime_shape(like)
+
     if isinstance(value, Node):
-        return g.op("Expand", g.tensor(value, dtype), g.ints(sizes))
+        return g.op("Expand", g.tensor(value, dtype), shape())
+    fixed = [g.static(size) for size in sizes]
     if None not in fixed:
         known = [size for size in fixed if size is not None]
         if torch.Size(known).numel() <= _MAX_STORED_ELEMENTS:
             return g.tensor_constant(torch.full(known, value, dtype=dtype))
     content = to_ir_tensor(torch.full((1,), value, dtype=dtype), "value")
-    return g.op("ConstantOfShape", g.ints(sizes), dtype=dtype, value=ir.AttrTensor("value", content))
+    return g.op("ConstantOfShape", shape(), dtype=dtype, value=ir.AttrTensor("value", content))
 
 
 def full(g: Builder, node: Node, size: Sequence[Any], value: Any, **_: Any) -> ir.Value:
-    """`torch.full`."""
-    return _filled(g, node_dtype(node), size, value)
+    """Lower `torch.full`."""
+    return _filled(g, node, size, value)
 
 
 def constant_fill(value: float) -> Lowering:
-    """zeros, ones and empty (of which zeros is one possible content)."""
+    """Lower `zeros` and `ones`, and `empty` as zeros; ONNX has no strides."""
 
     def rule(g: Builder, node: Node, size: Sequence[Any], *_: Any, **__: Any) -> ir.Value:
-        return _filled(g, node_dtype(node), size, value)
-
-    return rule
-
-
-def like(value: float) -> Lowering:
-    """zeros_like, ones_like, empty_like."""
-
-    def rule(g: Builder, node: Node, x: Any, *_: Any, **__: Any) -> ir.Value:
-        return _like(g, node, x, value)
+        return _filled(g, node, size, value)
 
     return rule
 
 
 def full_like(g: Builder, node: Node, x: Any, value: Any, **_: Any) -> ir.Value:
-    """`torch.full_like`."""
-    return _like(g, node, x, value)
+    """Lower `torch.full_like`."""
+    return _filled(g, node, g.shape_of(x), value, x)
 
 
-def _like(g: Builder, node: Node, x: Any, value: Any) -> ir.Value:
-    dtype = node_dtype(node)
-    shape = g.shape_of(x)
-    if isinstance(value, Node) or None not in [g.static(size) for size in shape]:
-        return (
-            _filled(g, dtype, shape, value)
-            if not isinstance(value, Node)
-            else g.op("Expand", g.tensor(value, dtype), g.runtime_shape(x))
-        )
-    content = to_ir_tensor(torch.full((1,), value, dtype=dtype), "value")
-    return g.op("ConstantOfShape", g.runtime_shape(x), dtype=dtype, value=ir.AttrTensor("value", content))
+def constant_like(value: float) -> Lowering:
+    """Lower `zeros_like` and `ones_like`, and `empty_like` as zeros."""
 
-
-def new_full(g: Builder, node: Node, x: Any, size: Sequence[Any], value: Any, **_: Any) -> ir.Value:
-    """`x.new_full`."""
-    return _filled(g, node_dtype(node), size, value)
-
-
-def new_fill(value: float) -> Lowering:
-    """new_zeros, new_ones, new_empty."""
-
-    def rule(g: Builder, node: Node, x: Any, size: Sequence[Any], **_: Any) -> ir.Value:
-        return _filled(g, node_dtype(node), size, value)
+    def rule(g: Builder, node: Node, x: Any, *_: Any, **__: Any) -> ir.Value:
+        return full_like(g, node, x, value)
 
     return rule
 
 
-def new_strided(g: Builder, node: Node, x: Any, size: Sequence[Any], stride: Any, **_: Any) -> ir.Value:
-    """`x.new_empty_strided`: strides have no meaning in ONNX."""
-    return _filled(g, node_dtype(node), size, 0)
+def new_full(g: Builder, node: Node, x: Any, size: Sequence[Any], value: Any, **_: Any) -> ir.Value:
+    """Lower `x.new_full`."""
+    return _filled(g, node, size, value)
+
+
+def new_fill(value: float) -> Lowering:
+    """Lower `x.new_zeros` and `x.new_ones`, and `x.new_empty` as zeros; ONNX has no strides."""
+
+    def rule(g: Builder, node: Node, x: Any, size: Sequence[Any], *_: Any, **__: Any) -> ir.Value:
+        return _filled(g, node, size, value)
+
+    return rule
 
 
 def arange(g: Builder, node: Node, start: Any, end: Any = None, step: Any = 1, **_: Any) -> ir.Value:
-    """A range; a constant if its ends are numbers."""
+    """Return a range, as a constant if its ends are numbers."""
     dtype = node_dtype(node)
     if end is None:
         start, end = 0, start
@@ -113,7 +100,7 @@ def arange(g: Builder, node: Node, start: Any, end: Any = None, step: Any = 1, *
 
 
 def scalar_tensor(g: Builder, node: Node, value: Any, **_: Any) -> ir.Value:
-    """A number as a tensor."""
+    """Return a number as a tensor."""
     return g.tensor(value, node_dtype(node))
 
 
@@ -130,13 +117,13 @@ def iota(g: Builder, node: Node, length: Any, *, start: int = 0, step: int = 1, 
 def _zero_tangent(
     size: Sequence[Any], *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None
 ) -> torch.Tensor:
-    """A tangent that is zero. PyTorch marks it as such; the marked tensor has no symbolic size, and no device here."""
+    """Return a zero tangent as plain zeros; PyTorch's marked tensor can have neither symbolic sizes nor a device."""
     with zero_tangent():
         return torch.zeros((), dtype=dtype, device=device).expand(size)
 
 
 def _zeros_like_feature(x: torch.Tensor, other: torch.Tensor, *, self_num_batch_dims: int = 0) -> torch.Tensor:
-    """Zeros of the other's shape, behind the batch axes of the first."""
+    """Return zeros with the batch axes of `x`, followed by the axes of `other`."""
     return x.new_zeros([*x.shape[:self_num_batch_dims], *other.shape])
 
 
@@ -150,7 +137,7 @@ def _cosine_window(
     device: Any = None,
     pin_memory: Any = None,
 ) -> torch.Tensor:
-    """c·cos(2t) − b·cos(t) + a; t makes a full turn in `length` steps, in one step less if not periodic."""
+    """a − b·cos(t) + c·cos(2t), t from 0 to 2π in `length` steps, or one fewer if not periodic."""
     if length == 1:
         return torch.ones(1, dtype=dtype, device=device)
     a, b, c = weights
@@ -172,7 +159,7 @@ _blackman = functools.partial(_cosine_window, (0.42, 0.5, 0.08))
 LOWERINGS: dict[Any, Lowering] = {
     aten.full.default: full, aten.zeros.default: constant_fill(0), aten.ones.default: constant_fill(1),
     aten.empty.memory_format: constant_fill(0), aten.empty_strided.default: constant_fill(0),
-    aten.zeros_like.default: like(0), aten.ones_like.default: like(1), aten.empty_like.default: like(0),
+    aten.zeros_like.default: constant_like(0), aten.ones_like.default: constant_like(1), aten.empty_like.default: constant_like(0),
     aten.full_like.default: full_like, aten.new_full.default: new_full, aten.new_zeros.default: new_fill(0),
     aten.new_ones.default: new_fill(1), aten.new_empty.default: new_fill(0),
     aten.new_empty_strided.default: new_fill(0),

@@ -14,14 +14,14 @@ aten: Any = torch.ops.aten
 
 
 def _cdist(a: torch.Tensor, b: torch.Tensor, p: float, compute_mode: int | None = None) -> torch.Tensor:
-    """Distances of all pairs of rows."""
+    """Return the distances of all pairs of rows."""
     return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
 
 
 def _cdist_backward(
     grad: torch.Tensor, a: torch.Tensor, b: torch.Tensor, p: float, distance: torch.Tensor
 ) -> torch.Tensor:
-    """The derivative of the distances of all pairs by the first points; nothing between equal ones."""
+    """Return the gradient of the distances w.r.t. `a`; zero between equal rows."""
     gap = a.unsqueeze(-2) - b.unsqueeze(-3)
     if p == math.inf:
         return NotImplemented

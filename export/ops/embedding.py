@@ -17,12 +17,12 @@ aten: Any = torch.ops.aten
 
 
 def embedding(g: Builder, node: Node, weight: Any, index: Any, *_: Any) -> ir.Value:
-    """Rows of a matrix."""
+    """Return rows of a matrix."""
     return g.op("Gather", g.tensor(weight), g.tensor(index), axis=0)
 
 
 def _bags(indices: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-    """Which bag each index belongs to."""
+    """Return the bag that each index belongs to."""
     places = torch.arange(indices.shape[0], device=indices.device)
     return (offsets.unsqueeze(0) <= places.unsqueeze(1)).sum(1) - 1
 
@@ -38,7 +38,7 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int = -1,
 ) -> Any:
-    """Sums (mode 0) or means (mode 1) of rows, one a bag; the largest (mode 2) has no rule."""
+    """Sum (mode 0) or average (mode 1) the rows of each bag; the maximum (mode 2) has no rule."""
     if mode == 2:
         return NotImplemented
     starts = offsets[:-1] if include_last_offset else offsets
@@ -68,7 +68,7 @@ def _embedding_bag_backward(
     per_sample_weights: torch.Tensor | None = None,
     padding_idx: int = -1,
 ) -> Any:
-    """Each row of the matrix gets the derivatives of the bags that it is in."""
+    """Add the gradient of each bag to the rows in it."""
     if mode == 2:
         return NotImplemented
     rows = grad[offset2bag] * (indices != padding_idx).to(grad.dtype).unsqueeze(1)

@@ -1,7 +1,7 @@
-"""Operators outside the table: onnxscript's own functions, so that nothing torch.onnx can do is lost.
+"""Operators without a lowering here: onnxscript's functions, so that nothing torch.onnx can do is lost.
 
-They are called with PyTorch's op recorder, which is private; where it is missing or refuses, the operation counts as
-unsupported, which is what it would be without this file.
+They are called with PyTorch's op recorder, which is private; where it is missing or raises, the operation counts as
+unsupported, as it would without this file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIBRARY_OPSET = 18
 """The opset that onnxscript's functions are written for."""
 
 NEVER = frozenset({"aten::as_strided", "aten::as_strided_copy", "aten::as_strided_scatter", "aten::resize"})
-"""Operators that read memory by strides, which an ONNX tensor does not have: a form that ignores that is wrong."""
+"""Operators that read memory by strides, which an ONNX tensor does not have."""
 
 
 def _corners(node: Node) -> str:
@@ -65,7 +65,7 @@ def lower(g: Builder, node: Node, *_: Any, **__: Any) -> Any:
     """Translate by onnxscript's function for the overload.
 
     Raises:
-        UnsupportedOpError: If it has none, or its function refuses the arguments.
+        UnsupportedOpError: if it has none, or its function refuses the arguments.
     """
     schema = getattr(node.target, "_schema", None)
     if schema is not None and schema.name in NEVER:
@@ -123,7 +123,7 @@ def _stand_in(g: Builder, value: ir.Value, arg: Node, opset: Any, given: dict[ir
 
 
 def _adopt(g: Builder, node: Node, recorded: ir.Node, given: dict[ir.Value, ir.Value]) -> None:
-    """Take a recorded ONNX node into the graph, with this graph's values, names and notes."""
+    """Add a recorded ONNX node to the graph, with this graph's values, names and metadata."""
     for i, value in enumerate(recorded.inputs):
         if value in given:
             recorded.replace_input_with(i, given[value])

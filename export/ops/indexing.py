@@ -18,7 +18,7 @@ aten: Any = torch.ops.aten
 
 
 def gather(g: Builder, node: Node, x: Any, dim: int, index: Any, **_: Any) -> ir.Value:
-    """Take along an axis, one position an element."""
+    """Take elements along an axis, each by its own position."""
     if not g.shape_of(x):
         return g.tensor(x) if not g.shape_of(index) else g.op("Expand", g.tensor(x), g.runtime_shape(index))
     return g.op("GatherElements", g.tensor(x), g.tensor(index), axis=dim)
@@ -37,7 +37,7 @@ def scatter(reduction: str | None) -> Lowering:
 
 
 def _source(g: Builder, source: Any, index: Any, dtype: torch.dtype) -> ir.Value:
-    """Return what is scattered, cut to the positions' shape, as PyTorch ignores the rest."""
+    """Return the source, cut to the index's shape, as PyTorch ignores the rest."""
     value = g.tensor(source, dtype)
     if not isinstance(source, Node):
         return g.op("Expand", value, g.runtime_shape(index))
@@ -53,7 +53,7 @@ _REDUCTIONS = {"sum": "add", "prod": "mul", "amax": "max", "amin": "min", "mean"
 def scatter_reduce(
     g: Builder, node: Node, x: Any, dim: int, index: Any, source: Any, reduce: str, *, include_self: bool = True
 ) -> ir.Value:
-    """Reduce what goes to one position; without the old value, positions that get some start from the neutral one."""
+    """Reduce all values of one position; without `include_self` from the reduction's neutral element."""
     dtype = node_dtype(node)
     if not g.shape_of(x):
         raise g.unsupported("a tensor without axes; use x.reshape(1)")
@@ -78,7 +78,7 @@ def scatter_reduce(
 
 
 def _neutral(reduce: str, dtype: torch.dtype) -> float:
-    """Return the number that changes nothing when it is reduced with another."""
+    """Return the reduction's neutral element."""
     if reduce in ("amax", "amin"):
         lowest = -float("inf") if dtype.is_floating_point else torch.iinfo(dtype).min
         highest = float("inf") if dtype.is_floating_point else torch.iinfo(dtype).max
@@ -92,7 +92,7 @@ def index_select(g: Builder, node: Node, x: Any, dim: int, index: Any) -> ir.Val
 
 
 def _positions(g: Builder, indices: Sequence[Any]) -> tuple[list[int], list[ir.Value], int]:
-    """Indexed axes, their index tensors broadcast to one shape, and that shape's rank."""
+    """Return the indexed axes, their index tensors broadcast to one shape, and its rank."""
     axes = [i for i, index in enumerate(indices) if index is not None]
     nodes = [indices[i] for i in axes]
     if any(node.meta["val"].dtype in (torch.bool, torch.uint8) for node in nodes):
@@ -115,7 +115,7 @@ def _sum(g: Builder, values: Sequence[ir.Value]) -> ir.Value:
 
 
 def index(g: Builder, node: Node, x: Any, indices: Sequence[Any]) -> ir.Value:
-    """Advanced indexing: one Gather for one index, GatherND for several."""
+    """Index by tensors: Gather for one, GatherND for several."""
     axes, values, rank = _positions(g, indices)
     value = g.tensor(x)
     if len(axes) == 1:
@@ -170,13 +170,13 @@ def index_put(
 
 
 def _put(x: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False) -> torch.Tensor:
-    """Write at positions counted through the whole tensor."""
+    """Write at positions of the flattened tensor."""
     flat = x.reshape(-1).index_put((index.reshape(-1),), source.reshape(-1), accumulate=accumulate)
     return flat.reshape(x.shape)
 
 
 def _masked_scatter_backward(grad: torch.Tensor, mask: torch.Tensor, sizes: Sequence[Any]) -> torch.Tensor:
-    """The derivatives at the mask, one after another, then zeros."""
+    """Collect the gradient where the mask holds, followed by zeros."""
     chosen = mask.expand(grad.shape).reshape(-1)
     position = torch.where(chosen, chosen.to(torch.int64).cumsum(0) - 1, torch.zeros_like(chosen, dtype=torch.int64))
     values = torch.where(chosen, grad.reshape(-1), torch.zeros_like(grad).reshape(-1))
@@ -187,7 +187,7 @@ def _masked_scatter_backward(grad: torch.Tensor, mask: torch.Tensor, sizes: Sequ
 
 
 def _index_select_backward(grad: Tensor, sizes: Sequence[Any], dim: int, index: Tensor) -> Tensor:
-    """The gradient of `index_select`. PyTorch 2.11 stops at symbolic sizes with an error of its own."""
+    """Return the gradient of `index_select`; PyTorch 2.11's own fails for symbolic sizes."""
     return grad.new_zeros(sizes).index_add(dim, index, grad)
 
 

@@ -22,7 +22,7 @@ def power(g: Builder, base: ir.Value, exponent: Any) -> ir.Value:
     """Raise integers to a power by squaring.
 
     Raises:
-        UnsupportedOpError: If the exponent is a number below 0, which PyTorch refuses as well.
+        UnsupportedOpError: if the exponent is a number below 0, which PyTorch refuses as well.
     """
     if isinstance(exponent, Node):
         return _tensor_power(g, base, g.tensor(exponent, g.dtypes[base]))
@@ -40,7 +40,7 @@ def power(g: Builder, base: ir.Value, exponent: Any) -> ir.Value:
 
 
 def _tensor_power(g: Builder, base: ir.Value, exponent: ir.Value) -> ir.Value:
-    """Squares for each bit of the exponent; below 0 only ±1 leaves anything."""
+    """Square for each bit of the exponent; to a power below 0, only ±1 is not 0."""
     dtype = g.dtypes[base]
     zero, one, two = (g.constant(number, dtype) for number in (0, 1, 2))
     result, square, left = one, base, exponent
@@ -73,13 +73,13 @@ def _bits(dtype: torch.dtype) -> int:
 
 
 def shift_left(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
-    """x·2ⁿ; everything is shifted out by as many bits as there are."""
+    """x·2ⁿ, which is 0 from the dtype's number of bits on."""
     dtype = node_dtype(node)
     return g.op("Mul", g.tensor(x, dtype), power_of_two(g, g.tensor(y, dtype), _bits(dtype)))
 
 
 def shift_right(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
-    """The floor of x/2ⁿ; what is shifted out leaves the sign."""
+    """The floor of x/2ⁿ, which is 0 or -1 from the dtype's number of bits on."""
     dtype = node_dtype(node)
     value, zero, last = g.tensor(x, dtype), g.constant(0, dtype), _bits(dtype) - (2 if dtype.is_signed else 1)
     count = g.tensor(y, dtype)
@@ -95,14 +95,14 @@ def shift_right(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
 
 
 def negated(g: Builder, node: Node, x: Any) -> ir.Value:
-    """-x; ONNX has no Neg of unsigned numbers."""
+    """-x; by Sub for unsigned integers, for which ONNX has no Neg."""
     dtype = node_dtype(node)
     value = g.tensor(x, dtype)
     return g.op("Sub", g.constant(0, dtype), value) if dtype == torch.uint8 else g.op("Neg", value)
 
 
 def exact_sum(g: Builder, value: ir.Value, axes: Sequence[int], keepdim: bool) -> ir.Value:
-    """Sum 64-bit integers exactly: ONNX Runtime adds them as floats, so upper and lower halves go by themselves."""
+    """Sum 64-bit integers exactly, halves apart: ONNX Runtime adds them as floats."""
     where, step = g.constant(list(axes)), g.constant(2**_HALF_BITS)
     low = g.op("Mod", value, step)
     high = g.op("Div", g.op("Sub", value, low), step)
@@ -111,10 +111,10 @@ def exact_sum(g: Builder, value: ir.Value, axes: Sequence[int], keepdim: bool) -
 
 
 def exact_product(g: Builder, value: ir.Value, axis: int, size: int | None) -> ir.Value:
-    """Multiply 64-bit integers along an axis exactly, halves of it by each other; the axis stays, of size 1.
+    """Multiply 64-bit integers along an axis exactly, pairwise; the axis is kept with size 1.
 
     Raises:
-        UnsupportedOpError: If the axis is dynamic.
+        UnsupportedOpError: if the axis is dynamic.
     """
     if size is None:
         raise g.unsupported("a product of integers over a dynamic axis is inexact beyond 2⁵³; cast to a float first")

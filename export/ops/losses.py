@@ -23,7 +23,7 @@ def _cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """`aten.cross_entropy_loss` of probabilities; PyTorch 2.11 compares their shape with x's as numbers."""
+    """Compute cross entropy; PyTorch 2.11 compares the shape of target probabilities with x's as numbers."""
     if not target.is_floating_point() or target.shape != x.shape or ignore_index >= 0:
         op = aten.cross_entropy_loss.default
         return op._op_dk(

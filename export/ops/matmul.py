@@ -20,7 +20,7 @@ _GEMM_DTYPES = (torch.float32, torch.float64, torch.float16)
 
 
 def untransposed(arg: Any) -> tuple[Any, int]:
-    """Look through a 2-D transpose, which Gemm does for nothing: (the matrix, 1 if it was transposed)."""
+    """Return the matrix behind a 2-D transpose, which Gemm does for free, and 1 if there was one."""
     if isinstance(arg, Node) and arg.op == "call_function":
         swap = arg.target == aten.t.default
         swap = swap or (arg.target == aten.permute.default and list(arg.args[1]) == [1, 0])  # type: ignore[arg-type]
@@ -32,7 +32,7 @@ def untransposed(arg: Any) -> tuple[Any, int]:
 
 
 def mm(g: Builder, node: Node, a: Any, b: Any, *_: Any) -> ir.Value:
-    """Matrix times matrix."""
+    """Multiply matrices."""
     left, swap_a = untransposed(a)
     right, swap_b = untransposed(b)
     if (swap_a or swap_b) and node_dtype(node) in _GEMM_DTYPES:
@@ -58,7 +58,7 @@ def addmm(g: Builder, node: Node, bias: Any, a: Any, b: Any, *, beta: float = 1,
 
 
 def baddbmm(g: Builder, node: Node, bias: Any, a: Any, b: Any, *, beta: float = 1, alpha: float = 1) -> ir.Value:
-    """Batched addmm."""
+    """beta·bias + alpha·a@b, batched."""
     dtype = node_dtype(node)
     return _affine(g, dtype, g.tensor(bias, dtype), g.op("MatMul", g.tensor(a), g.tensor(b)), beta, alpha)
 
@@ -74,18 +74,18 @@ def _affine(g: Builder, dtype: torch.dtype, bias: ir.Value, product: ir.Value, b
 
 
 def matmul(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
-    """numpy's matmul, which ONNX has."""
+    """Lower to MatMul, which broadcasts as numpy's."""
     return g.op("MatMul", g.tensor(a), g.tensor(b))
 
 
 def bmm(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
-    """A product a batch entry. Outer products, as per-sample gradients of one row are, go faster as plain products."""
+    """Multiply matrices of a batch; outer products, such as per-sample gradients, by Mul, which is faster."""
     kind = "Mul" if g.static(g.shape_of(a)[2]) == 1 else "MatMul"
     return g.op(kind, g.tensor(a), g.tensor(b))
 
 
 def mv(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
-    """Matrix times vector, as a column: ONNX Runtime 1.31 fuses a transpose into a product with a vector wrongly."""
+    """Multiply a matrix and a column: ONNX Runtime 1.31 fuses a transpose into a product with a vector wrongly."""
     left, swap = untransposed(a)
     column = g.unsqueeze(g.tensor(b), 1)
     if swap and node_dtype(node) in _GEMM_DTYPES:
@@ -102,7 +102,7 @@ def addmv(g: Builder, node: Node, bias: Any, a: Any, b: Any, *, beta: float = 1,
 
 
 def det(g: Builder, node: Node, x: Any) -> tuple[ir.Value, None, None]:
-    """The determinant; the factors that PyTorch keeps for its derivative have no ONNX form."""
+    """Lower to Det; the factors that PyTorch keeps for the gradient have no ONNX form."""
     return g.op("Det", g.tensor(x)), None, None
 
 
@@ -122,7 +122,7 @@ def _trilinear(
     dims: Any,
     unroll: int = 1,
 ) -> torch.Tensor:
-    """The product that `torch.nn.functional.bilinear` is made of."""
+    """Compute the three-factor product of `torch.nn.functional.bilinear`."""
     parts = []
     for x, axes in ((a, expand_a), (b, expand_b), (c, expand_c)):
         for axis in sorted(axes):
@@ -132,11 +132,11 @@ def _trilinear(
 
 
 def _unchecked(*_: Any, **__: Any) -> None:
-    """A check of a factorisation's outcome; the factorisation itself is refused later, with its name."""
+    """Skip the check of a factorisation's result; the factorisation itself is an error later, with its name."""
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`aten.linear`: one product of matrices, the axes in front as rows."""
+    """Compute `aten.linear` by one matrix product, the leading axes flattened into rows."""
     turned = weight.t()
     if x.dim() < 2:
         result = torch.matmul(x, turned)

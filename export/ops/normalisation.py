@@ -41,7 +41,7 @@ def inverse_deviation(g: Builder, variance: ir.Value, eps: float) -> ir.Value:
 def layer_norm(
     g: Builder, node: Node, x: Any, shape: Sequence[Any], weight: Any, bias: Any, eps: float
 ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
-    """LayerNormalization over the last axes, with mean and inverse deviation if something uses them."""
+    """Normalise over the last axes, by LayerNormalization where only the result is used and the dtype allows it."""
     dtype = node_dtype(node)
     axes = list(range(-len(shape), 0))
     used = {user.args[1] for user in node.users if user.args[0] is node}
@@ -66,7 +66,7 @@ def layer_norm(
 def group_norm(
     g: Builder, node: Node, x: Any, weight: Any, bias: Any, n: Any, channels: Any, area: Any, groups: int, eps: float
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Group normalisation: mean and variance of each (sample, group), from means."""
+    """Normalise each (sample, group), by two-pass moments."""
     dtype = node_dtype(node)
     inner = torch.float32 if dtype in REDUCED else dtype
     shape = g.shape_of(x)
@@ -91,7 +91,7 @@ def group_norm(
 def rms_norm(
     g: Builder, node: Node, x: Any, shape: Sequence[Any], weight: Any, eps: float | None
 ) -> tuple[ir.Value, ir.Value]:
-    """x / √(mean(x²) + eps), and the inverse root."""
+    """Return x / √(mean(x²) + eps), and the inverse root."""
     dtype = node_dtype(node)
     inner = torch.float32 if dtype in REDUCED else dtype
     value = g.tensor(x, inner)
@@ -107,7 +107,7 @@ def rms_norm(
 def _layer_norm_batched(
     mapped: Sequence[bool], x: Tensor, shape: Sequence[Size], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, ...]:
-    """The mapped axis is one more outer axis; a mapped weight or bias is applied afterwards."""
+    """Take the mapped axis as one more outer axis; a mapped weight or bias is applied afterwards."""
     x = with_mapped_axis(x, mapped[0], mapped_size(mapped, (x, shape, weight, bias, eps)))
     inside = not (mapped[2] or mapped[3])
     y, mean, inverse = aten.native_layer_norm.default(
@@ -121,7 +121,7 @@ def _layer_norm_batched(
 def _affine_batched(
     y: Tensor, weight: Tensor | None, weight_mapped: bool, bias: Tensor | None, bias_mapped: bool, axis: int
 ) -> Tensor:
-    """y · weight + bias, theirs first axis after the mapped one being `axis` of y."""
+    """Return y · weight + bias, aligned with axis `axis` of y, after the vmapped axis."""
 
     def placed(value: Tensor, mapped: bool) -> Tensor:
         front = [value.shape[0], *[1] * (axis - 1)] if mapped else []
@@ -144,7 +144,7 @@ def _group_norm_batched(
     groups: int,
     eps: float,
 ) -> tuple[Tensor, ...]:
-    """Each sample is normalised alone: the mapped axis joins the batch."""
+    """Join the mapped axis to the batch, as each sample is normalised alone."""
     size = mapped_size(mapped, (x, weight, bias, n, channels, area, groups, eps))
     inside = not (mapped[1] or mapped[2])
     scale, shift = (weight, bias) if inside else (None, None)
@@ -157,7 +157,7 @@ def _group_norm_batched(
 
 
 def standardised(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(x − mean) / √(variance + eps), the mean and the inverse root, never below float32."""
+    """Return (x − mean) / √(variance + eps), the mean and the inverse root, never below float32."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     variance, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
     inverse = torch.rsqrt(variance + eps)

@@ -37,7 +37,7 @@ def padded(g: Builder, node: Node, x: Any, pad: Sequence[Any], mode: str, fill: 
 
 
 def mode_pad(mode: str) -> Lowering:
-    """Reflection and replication padding."""
+    """Lower reflection and replication padding."""
 
     def rule(g: Builder, node: Node, x: Any, pad: Sequence[Any]) -> ir.Value:
         return padded(g, node, x, pad, mode)
@@ -46,7 +46,7 @@ def mode_pad(mode: str) -> Lowering:
 
 
 def replicate_backward(rank: int) -> Lowering:
-    """`replication_pad…_backward`; PyTorch lists the amounts from the last axis."""
+    """Lower `replication_pad…_backward`; PyTorch lists the amounts from the last axis."""
 
     def rule(g: Builder, node: Node, grad: Any, x: Any, pad: Sequence[int]) -> ir.Value:
         inner, outer = (fixed_sizes(g, g.shape_of(arg)[-rank:]) for arg in (x, grad))

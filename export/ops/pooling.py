@@ -21,13 +21,13 @@ aten: Any = torch.ops.aten
 
 
 def _batched(g: Builder, x: Any, rank: int) -> tuple[ir.Value, bool]:
-    """ONNX pools (batch, channels, …) only; add the batch axis that PyTorch allows to leave out."""
+    """Return x with a batch axis, which ONNX needs, and whether it had none."""
     lone = len(g.shape_of(x)) == rank + 1
     return (g.unsqueeze(g.tensor(x), 0) if lone else g.tensor(x)), lone
 
 
 def max_pool(rank: int) -> Lowering:
-    """Largest of each window, and its position in the plane if something uses it."""
+    """Lower to MaxPool, with the positions in the plane if something uses them."""
 
     def rule(
         g: Builder,
@@ -63,7 +63,7 @@ def max_pool(rank: int) -> Lowering:
 
 
 def avg_pool(rank: int) -> Lowering:
-    """Mean of each window."""
+    """Lower to AveragePool."""
 
     def rule(
         g: Builder,
@@ -98,7 +98,7 @@ def avg_pool(rank: int) -> Lowering:
 
 
 def adaptive_mean(rank: int, backward: bool) -> Lowering:
-    """`_adaptive_avg_pool…` and its derivative."""
+    """Lower `_adaptive_avg_pool…` or its gradient, as a linear map along each axis."""
     forward = {2: aten._adaptive_avg_pool2d, 3: aten._adaptive_avg_pool3d}[rank]
 
     def rule(g: Builder, node: Node, value: Any, other: Any) -> ir.Value:
@@ -117,7 +117,7 @@ def adaptive_mean(rank: int, backward: bool) -> Lowering:
 
 
 def _adaptive_windows(size: int, count: int) -> torch.Tensor:
-    """Positions of each window's values, the last one repeated where a window is shorter than others."""
+    """Return the positions in each window, the last one repeated in windows that are shorter than others."""
     starts = [i * size // count for i in range(count)]
     ends = [-((i + 1) * size // -count) for i in range(count)]
     longest = max(end - start for start, end in zip(starts, ends, strict=True))
@@ -126,7 +126,7 @@ def _adaptive_windows(size: int, count: int) -> torch.Tensor:
 
 
 def _adaptive_max(x: torch.Tensor, output_size: Sequence[int]) -> Any:
-    """The largest value of each window, and its position in the plane."""
+    """Return the largest value of each window and its position in the plane; window sizes differ by at most one."""
     rank = len(output_size)
     sizes = x.shape[-rank:]
     if not all(isinstance(size, int) for size in (*sizes, *output_size)):

@@ -21,7 +21,7 @@ aten: Any = torch.ops.aten
 
 
 def max_pool_backward(rank: int) -> Lowering:
-    """`max_pool…_with_indices_backward`: each derivative is added where its value came from."""
+    """Lower `max_pool…_with_indices_backward`: add each gradient at its maximum's position."""
 
     def rule(
         g: Builder,
@@ -48,7 +48,7 @@ def max_pool_backward(rank: int) -> Lowering:
 
 
 def avg_pool_backward(rank: int) -> Lowering:
-    """`avg_pool…_backward`: a transposed convolution with ones, over what each window counts."""
+    """Lower `avg_pool…_backward`: divide by each window's count, then a transposed convolution with ones."""
 
     def rule(
         g: Builder,
@@ -101,7 +101,7 @@ def _counts(
     count_include_pad: bool,
     divisor: int | None,
 ) -> torch.Tensor:
-    """Return what each window's sum is divided by, of shape `outer`."""
+    """Return each window's divisor, of shape `outer`."""
     if divisor:
         return torch.full(tuple(outer), divisor)
     counts = torch.ones((), dtype=torch.int64)
@@ -114,7 +114,7 @@ def _counts(
 
 
 def _adaptive_max_backward(rank: int) -> Callable[..., torch.Tensor]:
-    """Each derivative is added where its value came from."""
+    """Make the decomposition: add each gradient at its maximum's position."""
 
     def rule(grad: torch.Tensor, x: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         flat = torch.zeros_like(x).flatten(-rank)

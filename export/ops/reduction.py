@@ -28,21 +28,21 @@ def _axes(g: Builder, x: Any, dim: Any) -> list[int]:
 
 
 def reduced(g: Builder, kind: str, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
-    """Reduce, or leave a scalar as it is."""
+    """Reduce over axes; none leave the value as it is."""
     if not axes:
         return value
     return g.op(kind, value, g.constant(axes), keepdims=int(keepdim))
 
 
 MAX_ELEMENTS_IN_ONE_SUM = 4096
-"""Values over which a sum is taken axis by axis: ONNX Runtime adds one after another, PyTorch pairwise."""
+"""Elements up to which a sum is one operator: ONNX Runtime adds sequentially, PyTorch pairwise."""
 
 ASSUMED_DYNAMIC_SIZE = 128
-"""What a dynamic size counts for there: two of them are many values, one beside a few classes is not."""
+"""The number of elements assumed for a dynamic size: two of them exceed the limit, one and a few classes do not."""
 
 
 def sum_or_mean(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
-    """Sum or average; over many values one axis after another, last axis first, so that rounding errors stay small."""
+    """Sum or average; many elements axis by axis, the last axis first, which bounds the rounding error."""
     sizes = (g.shape_of(x)[axis] for axis in axes)
     count = math.prod(size if isinstance(size, int) else ASSUMED_DYNAMIC_SIZE for size in sizes)
     if len(axes) < 2 or count <= MAX_ELEMENTS_IN_ONE_SUM:
@@ -53,7 +53,7 @@ def sum_or_mean(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int],
 
 
 def reduction(kind: str) -> Lowering:
-    """Sums, means, products; half types are accumulated in float32, as PyTorch does."""
+    """Lower sums, means and products; half types are accumulated in float32, as in PyTorch."""
     reduce = reduced_product if kind == "ReduceProd" else sum_or_mean
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> ir.Value:
@@ -80,12 +80,12 @@ def reduction(kind: str) -> Lowering:
 
 
 def reduced_product(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
-    """Multiply, in one step."""
+    """Multiply over axes."""
     return reduced(g, kind, value, axes, keepdim)
 
 
 def with_nan(g: Builder, value: ir.Value, result: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
-    """Put NaN where one was among the values: ONNX Runtime's extremes lose it, PyTorch's keep it."""
+    """Put NaN where one was among the values, as in PyTorch; ONNX Runtime's extremes lose it."""
     dtype = g.dtypes[value]
     if not dtype.is_floating_point or not axes:
         return result
@@ -95,7 +95,7 @@ def with_nan(g: Builder, value: ir.Value, result: ir.Value, axes: list[int], kee
 
 
 def position(g: Builder, kind: str, value: ir.Value, axis: int, keepdim: bool) -> ir.Value:
-    """Where the largest or smallest is, a NaN before all."""
+    """Return the position of the largest or smallest; the first NaN wins."""
     if g.dtypes[value].is_floating_point:
         extreme = g.constant(float("inf") if kind == "ArgMax" else -float("inf"), g.dtypes[value])
         unknown = g.op("IsNaN", value, dtype=torch.bool)
@@ -106,7 +106,7 @@ def position(g: Builder, kind: str, value: ir.Value, axis: int, keepdim: bool) -
 
 
 def extreme(kind: str) -> Lowering:
-    """Largest and smallest; booleans by way of int32."""
+    """Lower to the largest or smallest; booleans are cast to int32."""
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False) -> ir.Value:
         dtype = node_dtype(node)
@@ -117,7 +117,7 @@ def extreme(kind: str) -> Lowering:
 
 
 def extreme_dim(kind: str, index: str) -> Lowering:
-    """Largest or smallest over one axis, with its position."""
+    """Lower to the largest or smallest along one axis, with its position."""
 
     def rule(g: Builder, node: Node, x: Any, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
         value = g.tensor(x)
@@ -131,7 +131,7 @@ def extreme_dim(kind: str, index: str) -> Lowering:
 
 
 def arg_extreme(kind: str) -> Lowering:
-    """Position of the largest or smallest; over everything without `dim`."""
+    """Lower to the position of the largest or smallest, in the flattened tensor without `dim`."""
 
     def rule(g: Builder, node: Node, x: Any, dim: int | None = None, keepdim: bool = False) -> ir.Value:
         value = g.tensor(x)
@@ -148,7 +148,7 @@ def arg_extreme(kind: str) -> Lowering:
 
 
 def any_or_all(everything: bool) -> Lowering:
-    """any and all by counting, which is right for no values as well."""
+    """Lower `any` or `all` by counting, which is right for empty tensors as well."""
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False) -> ir.Value:
         value = g.tensor(x)
@@ -162,7 +162,7 @@ def any_or_all(everything: bool) -> Lowering:
 
 
 def norm(g: Builder, node: Node, x: Any, order: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> ir.Value:
-    """Vector norms of any order; that of order 0 counts."""
+    """Compute a vector norm of any order; order 0 counts the elements that are not zero."""
     dtype = node_dtype(node)
     inner = torch.float32 if dtype in REDUCED else dtype
     value, axes = g.tensor(x, inner), _axes(g, x, dim)
@@ -185,7 +185,7 @@ def norm(g: Builder, node: Node, x: Any, order: Any = 2, dim: Any = None, keepdi
 
 
 def logsumexp(g: Builder, node: Node, x: Any, dim: Any, keepdim: bool = False) -> ir.Value:
-    """log Σ exp x, shifted by the largest; an infinite shift counts as none."""
+    """Compute log Σ exp x, shifted by the largest x unless that is infinite."""
     dtype = node_dtype(node)
     value, axes = g.tensor(x, dtype), _axes(g, x, dim)
     if not axes:
@@ -198,13 +198,13 @@ def logsumexp(g: Builder, node: Node, x: Any, dim: Any, keepdim: bool = False) -
 
 
 def cumsum(g: Builder, node: Node, x: Any, dim: int, *, dtype: Any = None) -> ir.Value:
-    """Running sum."""
+    """Lower to CumSum."""
     value = g.tensor(x, node_dtype(node))
     return g.op("CumSum", value, g.constant(dim)) if g.shape_of(x) else value
 
 
 def primitive(kind: str) -> Lowering:
-    """PyTorch's primitive reductions: the axes are always given and vanish."""
+    """Lower PyTorch's primitive reductions, whose axes are given and dropped."""
 
     def rule(g: Builder, node: Node, x: Any, dims: Any, *_: Any, **__: Any) -> ir.Value:
         return reduced(g, kind, g.tensor(x, node_dtype(node)), list(dims or ()), False)
@@ -213,7 +213,7 @@ def primitive(kind: str) -> Lowering:
 
 
 def moments(g: Builder, x: ir.Value, axes: Sequence[int]) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Mean, x minus the mean, and the biased variance, by two passes."""
+    """Return the mean, x minus the mean, and the biased variance, in two passes."""
     where = g.constant(list(axes))
     mean = g.op("ReduceMean", x, where, keepdims=1)
     centred = g.op("Sub", x, mean)
@@ -222,19 +222,8 @@ def moments(g: Builder, x: ir.Value, axes: Sequence[int]) -> tuple[ir.Value, ir.
 
 def variance_mean(
     g: Builder, node: Node, x: Any, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
-) -> Any:
-    """`aten.var_mean.correction`."""
-    return _variance(g, x, dim, correction, keepdim)
-
-
-def variance(
-    g: Builder, node: Node, x: Any, dim: Any = None, *, correction: float | None = None, keepdim: bool = False
-) -> ir.Value:
-    """`aten.var.correction`."""
-    return _variance(g, x, dim, correction, keepdim)[0]
-
-
-def _variance(g: Builder, x: Any, dim: Any, correction: float | None, keepdim: bool) -> tuple[ir.Value, ir.Value]:
+) -> tuple[ir.Value, ir.Value]:
+    """Return the variance and the mean."""
     shape = g.shape_of(x)
     axes = sorted(d % max(len(shape), 1) for d in (dim or range(len(shape))))
     value = g.tensor(x)
@@ -256,8 +245,13 @@ def _variance(g: Builder, x: Any, dim: Any, correction: float | None, keepdim: b
     return g.cast(result, dtype), g.cast(mean, dtype)
 
 
+def variance(g: Builder, node: Node, x: Any, dim: Any = None, **settings: Any) -> ir.Value:
+    """Return the variance."""
+    return variance_mean(g, node, x, dim, **settings)[0]
+
+
 def _count_nonzero(x: Tensor, dim: Any = None) -> Tensor:
-    """`aten.count_nonzero`, as a sum."""
+    """Compute `aten.count_nonzero` as a sum."""
     return (x != 0).sum(dim)
 
 

@@ -75,34 +75,10 @@ __all__ = [
 ]
 
 FAMILIES: Final[tuple[ModuleType, ...]] = (
-    activation,
-    arithmetic,
-    attention,
-    batch_norm,
-    comparison,
-    cond,
-    convolution,
-    convolution_gradients,
-    copying,
-    creation,
-    distances,
-    embedding,
-    indexing,
-    integers,
-    losses,
-    matmul,
-    normalisation,
-    padding,
-    pooling,
-    pooling_gradients,
-    reduction,
-    resize,
-    scan,
-    shape,
-    sizes,
-    sorting,
-    transcendental,
-)
+    activation, arithmetic, attention, batch_norm, comparison, cond, convolution, convolution_gradients, copying,
+    creation, distances, embedding, indexing, integers, losses, matmul, normalisation, padding, pooling,
+    pooling_gradients, reduction, resize, scan, shape, sizes, sorting, transcendental,
+)  # fmt: skip
 
 
 def _union(table: str) -> Mapping[Any, Callable[..., Any]]:

@@ -19,7 +19,7 @@ aten: Any = torch.ops.aten
 
 
 def resize_backward(forward: Any, corners: bool) -> Lowering:
-    """`upsample_…_backward`, with `align_corners` where the kind has it."""
+    """Lower `upsample_…_backward`; `corners` tells whether it has the argument `align_corners`."""
 
     def rule(
         g: Builder, node: Node, grad: Any, output_size: Any, input_size: Any, *rest: Any, **named: Any

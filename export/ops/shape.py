@@ -23,7 +23,7 @@ _END = sys.maxsize
 
 
 def view(g: Builder, node: Node, x: Any, size: Sequence[Any], *_: Any, **__: Any) -> ir.Value:
-    """Reshape; a -1 in the recorded sizes stays a -1."""
+    """Reshape; a -1 among the recorded sizes stays a -1."""
     value = g.tensor(x)
     if list(size).count(-1) == 1 and all(g.static(s) is not None for s in size) and 0 not in size:
         return g.op("Reshape", value, g.constant([g.static(s) for s in size]))
@@ -35,7 +35,7 @@ def view(g: Builder, node: Node, x: Any, size: Sequence[Any], *_: Any, **__: Any
 
 
 def _without_kept(g: Builder, node: Node, x: Node, value: ir.Value) -> ir.Value | None:
-    """Drop what a reduction kept of its axes by asking it not to; None where the view does something else."""
+    """Fold a view that drops a reduction's kept axes into the reduction; None for other views."""
     source = value.producer()
     if source is None or source.op_type != "ReduceSum" or len(x.users) > 1 or not source.attributes["keepdims"].value:
         return None
@@ -75,7 +75,7 @@ def unsqueeze(g: Builder, node: Node, x: Any, dim: int) -> ir.Value:
 
 
 def squeeze(g: Builder, node: Node, x: Any, dim: Any = None) -> ir.Value:
-    """Drop those of the axes that have size 1."""
+    """Drop the axes of size 1."""
     shape = g.shape_of(x)
     dims = range(len(shape)) if dim is None else [dim] if isinstance(dim, int) else dim
     axes = [d % len(shape) for d in dims if shape and g.static(shape[d]) == 1]
@@ -85,7 +85,7 @@ def squeeze(g: Builder, node: Node, x: Any, dim: Any = None) -> ir.Value:
 
 
 def expand(g: Builder, node: Node, x: Any, size: Sequence[Any], *_: Any, **__: Any) -> ir.Value:
-    """Broadcast; where a size stays, ONNX takes a 1 for it, so that it need not be computed."""
+    """Broadcast; sizes that stay are written as 1, so that they need not be computed."""
     shape = g.shape_of(x)
     lead = len(size) - len(shape)
     target = []
@@ -99,7 +99,7 @@ def expand(g: Builder, node: Node, x: Any, size: Sequence[Any], *_: Any, **__: A
 
 
 def cat(g: Builder, node: Node, tensors: Sequence[Any], dim: int = 0) -> ir.Value:
-    """Concatenate; PyTorch's legacy empty vectors count for nothing."""
+    """Concatenate; empty vectors beside tensors of higher rank are skipped, as in PyTorch."""
     rank = len(node.meta["val"].shape)
     dtype = node_dtype(node)
     parts = [
@@ -135,7 +135,7 @@ def slice_axis(
 
 
 def select(g: Builder, node: Node, x: Any, dim: int, index: Any) -> ir.Value:
-    """Take one position of an axis, which vanishes."""
+    """Take one position of an axis, which is dropped."""
     fixed = g.static(index)
     where = g.constant(fixed) if fixed is not None else g.op("Squeeze", g.size(index), g.constant([0]))
     return g.op("Gather", g.tensor(x), where, axis=dim)
@@ -192,7 +192,7 @@ def roll(g: Builder, node: Node, x: Any, shifts: Sequence[Any], dims: Sequence[i
 
 
 def _rolled(g: Builder, value: ir.Value, shift: Any, dim: int, size: int | None) -> ir.Value:
-    """Cut at the shift, which may be larger than the axis, and exchange the parts."""
+    """Split at the shift, modulo the axis' size, and exchange the parts."""
     fixed = g.static(shift)
     if fixed == 0 or size in (0, 1):
         return value
@@ -207,7 +207,7 @@ def _rolled(g: Builder, value: ir.Value, shift: Any, dim: int, size: int | None)
 
 
 def triangle(upper: int) -> Lowering:
-    """triu and tril of the last two axes."""
+    """Lower `triu` or `tril` of the last two axes."""
 
     def rule(g: Builder, node: Node, x: Any, diagonal: int = 0) -> ir.Value:
         value = g.tensor(x)
@@ -219,7 +219,7 @@ def triangle(upper: int) -> Lowering:
 
 
 def _cat_batched(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
-    """`aten.cat`, whose tensors come in a list."""
+    """Compute `aten.cat` under `vmap`; its tensors come in a list, which `mapped_kernel` does not unwrap."""
     rank = max(x.dim() for x in tensors)
 
     def rule(mapped: Sequence[bool], *tensors: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ def _cat_batched(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 
 
 def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> torch.Tensor:
-    """A diagonal by indexing; PyTorch's rule reinterprets memory."""
+    """Take a diagonal by indexing; PyTorch's rule uses strides."""
     a, b = x.shape[dim1], x.shape[dim2]
     rows = torch.arange(max(min(a, b - offset) if offset >= 0 else min(a + offset, b), 0), device=x.device)
     moved = x.movedim((dim1, dim2), (-2, -1))
@@ -247,7 +247,7 @@ def _diagonal(x: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) ->
 def _diagonal_scatter(
     x: torch.Tensor, source: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> torch.Tensor:
-    """A diagonal replaced, by a mask."""
+    """Replace a diagonal by a mask."""
     moved = x.movedim((dim1, dim2), (-2, -1))
     rows = torch.arange(moved.shape[-2], device=x.device)
     columns = torch.arange(moved.shape[-1], device=x.device)
@@ -258,7 +258,7 @@ def _diagonal_scatter(
 
 
 def _unfold(x: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tensor:
-    """Windows of an axis by indexing; PyTorch's rule reinterprets memory."""
+    """Take windows of an axis by indexing; PyTorch's rule uses strides."""
     if not x.dim():
         return x.unsqueeze(0)
     count = (x.shape[dimension] - size) // step + 1

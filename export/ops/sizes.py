@@ -27,7 +27,7 @@ def getitem(g: Builder, node: Node, values: Any, position: int) -> Any:
 
 
 def sym_size(g: Builder, node: Node, x: Any, dim: int) -> ir.Value:
-    """The size of an axis."""
+    """Return the size of an axis."""
     fixed = g.static(node)
     if fixed is not None:
         return g.constant([fixed])
@@ -36,7 +36,7 @@ def sym_size(g: Builder, node: Node, x: Any, dim: int) -> ir.Value:
 
 
 def sym_numel(g: Builder, node: Node, x: Any) -> ir.Value:
-    """The number of elements."""
+    """Return the number of elements."""
     return g.op("Reshape", g.op("Size", g.tensor(x), dtype=torch.int64), g.constant([1]))
 
 
@@ -52,7 +52,7 @@ def _number_dtype(args: Sequence[Any]) -> torch.dtype:
 
 
 def arithmetic(kind: str, dtype: torch.dtype | None = None) -> Lowering:
-    """Arithmetic on sizes."""
+    """Lower arithmetic on sizes to the ONNX operator `kind`."""
 
     def rule(g: Builder, node: Node, *args: Any) -> ir.Value:
         inner = dtype or _number_dtype(args)
@@ -65,24 +65,24 @@ def arithmetic(kind: str, dtype: torch.dtype | None = None) -> Lowering:
 
 
 def sym_sum(g: Builder, node: Node, args: Sequence[Any]) -> ir.Value:
-    """Sum of sizes."""
+    """Add sizes."""
     return arithmetic("Add")(g, node, *args)
 
 
 def floor_div(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
-    """Python's `//`; sizes are not negative, differences of them may be."""
+    """Divide as Python's `//`; differences of sizes may be negative."""
     left, right = _number(g, a, torch.int64), _number(g, b, torch.int64)
     rest = g.op("Mod", left, right)
     return g.op("Div", g.op("Sub", left, rest), right)
 
 
 def negative(g: Builder, node: Node, a: Any) -> ir.Value:
-    """Minus."""
+    """Negate a size."""
     return g.op("Neg", _number(g, a, _number_dtype([a])))
 
 
 def rounded(kind: str) -> Lowering:
-    """Floor or ceiling of a quotient of sizes."""
+    """Lower the floor or ceiling of a quotient of sizes."""
 
     def rule(g: Builder, node: Node, a: Any) -> ir.Value:
         return g.cast(g.op(kind, _number(g, a, torch.float64)), torch.int64)
@@ -91,7 +91,7 @@ def rounded(kind: str) -> Lowering:
 
 
 def as_float(g: Builder, node: Node, a: Any) -> ir.Value:
-    """A size as a number with a fraction."""
+    """Return a size as a float."""
     return _number(g, a, torch.float64)
 
 
@@ -101,17 +101,17 @@ def as_int(g: Builder, node: Node, a: Any) -> ir.Value:
 
 
 def power(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
-    """Power of sizes."""
+    """Raise a size to a power."""
     return g.op("Pow", _number(g, a, _number_dtype([a, b])), _number(g, b, _number_dtype([a, b])))
 
 
 def square_root(g: Builder, node: Node, a: Any) -> ir.Value:
-    """Square root of a size."""
+    """Return the square root of a size."""
     return g.op("Sqrt", _number(g, a, torch.float64))
 
 
 def compared(kind: str, negate: bool = False) -> Lowering:
-    """Comparison of sizes, as a boolean of shape (1,)."""
+    """Lower a comparison of sizes, to a boolean of shape (1,)."""
 
     def rule(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
         inner = _number_dtype([a, b])

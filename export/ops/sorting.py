@@ -23,14 +23,14 @@ Pair = tuple[Tensor, Tensor]
 def topk(
     g: Builder, node: Node, x: Any, k: Any, dim: int = -1, largest: bool = True, order: bool = True
 ) -> tuple[ir.Value, ...]:
-    """The k largest or smallest, with positions."""
+    """Return the k largest or smallest, with positions."""
     return _ordered(g, g.tensor(x), g.size(k), dim, largest, order)
 
 
 def _ordered(
     g: Builder, value: ir.Value, count: ir.Value, dim: int, largest: bool, order: bool = True
 ) -> tuple[ir.Value, ...]:
-    """TopK by value, with NaN as the largest; small integers and booleans by way of int32."""
+    """Lower to TopK, NaN being the largest; booleans and small integers are cast to int32."""
     dtype = g.dtypes[value]
     narrow = dtype in (torch.bool, torch.uint8, torch.int8, torch.int16)
     key = g.cast(value, torch.int32) if narrow else value
@@ -44,8 +44,10 @@ def _ordered(
     return g.cast(values, dtype), positions
 
 
-def sort(g: Builder, node: Node, x: Any, dim: int = -1, descending: bool = False) -> tuple[ir.Value, ...]:
-    """Sort an axis: TopK of everything, stable as ONNX Runtime prefers the lower position among equals."""
+def sort(
+    g: Builder, node: Node, x: Any, dim: int = -1, descending: bool = False, *, stable: bool | None = None
+) -> tuple[ir.Value, ...]:
+    """Sort an axis by TopK of all, which is stable: ONNX Runtime prefers the lower position."""
     value = g.tensor(x)
     if not g.shape_of(x):
         return value, g.constant(0)
@@ -54,27 +56,20 @@ def sort(g: Builder, node: Node, x: Any, dim: int = -1, descending: bool = False
     return _ordered(g, value, count, dim, descending)
 
 
-def stable_sort(
-    g: Builder, node: Node, x: Any, *, stable: bool | None = None, dim: int = -1, descending: bool = False
-) -> tuple[ir.Value, ...]:
-    """Sort, keeping the order of equals."""
-    return sort(g, node, x, dim, descending)
-
-
 def _ranked(x: torch.Tensor, rank: Any, dim: int, keepdim: bool) -> Pair:
-    """The value of that rank along an axis, counted from 0, and its position."""
+    """Return the value of a rank along an axis, counted from 0, and its position."""
     values, positions = x.sort(dim=dim, stable=True)
     value, position = values.select(dim, rank), positions.select(dim, rank)
     return (value.unsqueeze(dim), position.unsqueeze(dim)) if keepdim else (value, position)
 
 
 def _kthvalue(x: torch.Tensor, k: Any, dim: int = -1, keepdim: bool = False) -> Any:
-    """The k-th smallest, counted from 1."""
+    """Return the k-th smallest, counted from 1."""
     return _ranked(x, k - 1, dim, keepdim) if x.dim() else NotImplemented
 
 
 def _median_dim(x: torch.Tensor, dim: int, keepdim: bool = False) -> Any:
-    """The lower median; a NaN wins, as in PyTorch."""
+    """Return the lower median and its position; NaN wins, as in PyTorch."""
     if not x.dim():
         return NotImplemented
     value, position = _ranked(x, (x.shape[dim] - 1) // 2, dim, keepdim)
@@ -87,7 +82,7 @@ def _median_dim(x: torch.Tensor, dim: int, keepdim: bool = False) -> Any:
 
 
 def _median(x: torch.Tensor) -> Any:
-    """The lower median of everything."""
+    """Return the lower median of all elements."""
     return _median_dim(x.reshape(-1), 0)[0]
 
 
@@ -100,7 +95,7 @@ def _searchsorted(
     side: str | None = None,
     sorter: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Where to insert values into sorted ones: how many of these come before."""
+    """Return how many sorted values come before each value."""
     if sorter is not None:
         sorted_values = sorted_values.gather(-1, sorter)
     if sorted_values.dim() > 1:
@@ -113,7 +108,7 @@ def _searchsorted(
 LOWERINGS: dict[Any, Lowering] = {
     aten.topk.default: topk,
     aten.sort.default: sort,
-    aten.sort.stable: stable_sort,
+    aten.sort.stable: sort,
 }
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {

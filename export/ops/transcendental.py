@@ -19,7 +19,7 @@ aten: Any = torch.ops.aten
 
 
 def expm1(g: Builder, node: Node, x: Any) -> ir.Value:
-    """Eˣ-1 without cancellation near zero: 2·tanh(x/2)/(1-tanh(x/2)), exact at infinity by Elu below zero."""
+    """eˣ-1 without cancellation: 2·tanh(x/2)/(1-tanh(x/2)) for |x| < 0.5."""
     value = g.tensor(x, node_dtype(node))
     dtype = node_dtype(node)
     half = g.op("Tanh", g.op("Mul", value, g.constant(0.5, dtype)))
@@ -44,7 +44,7 @@ def log1p(g: Builder, node: Node, x: Any) -> ir.Value:
 
 
 def log_base(base: float) -> Lowering:
-    """Logarithm to a base."""
+    """Lower a logarithm to a base."""
 
     def rule(g: Builder, node: Node, x: Any) -> ir.Value:
         dtype = node_dtype(node)
@@ -60,7 +60,7 @@ def exp2(g: Builder, node: Node, x: Any) -> ir.Value:
 
 
 def atan2(g: Builder, node: Node, y: Any, x: Any) -> ir.Value:
-    """The angle of (x, y), from Atan and the quadrant; zeros have signs and infinities directions, as in C."""
+    """Return the angle of (x, y), with signed zeros and infinities as in C."""
     dtype = node_dtype(node)
     up, right, zero = g.tensor(y, dtype), g.tensor(x, dtype), g.constant(0.0, dtype)
     far = [g.op("IsInf", value, dtype=torch.bool) for value in (up, right)]
@@ -74,7 +74,7 @@ def atan2(g: Builder, node: Node, y: Any, x: Any) -> ir.Value:
 
 
 def _minus(g: Builder, x: ir.Value) -> ir.Value:
-    """Tell where the sign is minus, that of a zero by its reciprocal."""
+    """Tell where the sign bit is set; a zero's shows in its reciprocal."""
     zero = g.constant(0.0, g.dtypes[x])
     below = g.op("Less", x, zero, dtype=torch.bool)
     inverse = g.op("Less", g.op("Reciprocal", x), zero, dtype=torch.bool)
@@ -95,7 +95,7 @@ _ERFC_COEFFICIENTS = (
 
 
 def _erfc(x: torch.Tensor) -> torch.Tensor:
-    """1 - erf(x), by Chebyshev's fit of its logarithm where that is small (relative error 1.2e-7)."""
+    """1 - erf(x); where small by a Chebyshev fit of its logarithm (relative error 1.2e-7)."""
     size = x.abs()
     step = 1 / (1 + 0.5 * size)
     fit = torch.zeros_like(x)

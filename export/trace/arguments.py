@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,18 +13,20 @@ from export.files.pytree_structure import Structure, describe, rebuild
 from export.trace.signature import argument_names, function_name
 from export.trace.symbolic_sizes import Axes, dynamic_axes
 
+__all__ = ["Arguments", "is_tensor", "resized", "shifted", "take_apart"]
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclass(frozen=True)
 class Arguments:
     """A function's example arguments, taken apart.
 
     Attributes:
-        names: One name an argument.
-        structures: One structure an argument; leaf numbers count over all arguments.
-        leaves: All tensor leaves, detached.
-        leaf_names: Their dotted names.
-        owner: For each leaf the position of its argument.
-        axes: For each leaf its dynamic axes.
+        names: one name per argument.
+        structures: one structure per argument; leaf numbers count over all arguments.
+        leaves: all tensor leaves, detached.
+        leaf_names: their dotted names.
+        owner: for each leaf the position of its argument.
+        axes: for each leaf its dynamic axes.
     """
 
     names: tuple[str, ...]
@@ -36,7 +38,7 @@ class Arguments:
 
     @property
     def out_root(self) -> str:
-        """The name in front of the outputs: ``out``, unless an argument is called that."""
+        """The name in front of the outputs: `out`, unless an argument is called that."""
         return "out" if "out" not in self.names else "output"
 
     def rebuild(self, leaves: Sequence[Any]) -> list[Any]:
@@ -53,8 +55,8 @@ def take_apart(fn: Callable[..., Any], args: Sequence[Any], dynamic: Sequence[An
     """Split example arguments into structures, named leaves and dynamic axes.
 
     Raises:
-        ArgumentError: If ``args`` is not a tuple, holds something that is no pytree of tensors and static values, or
-            ``dynamic`` does not fit.
+        ArgumentError: if `args` is not a tuple, holds something that is no pytree of tensors and static values, or
+            `dynamic` does not fit.
     """
     if not isinstance(args, (tuple, list)):
         raise ArgumentError(
@@ -76,7 +78,7 @@ def take_apart(fn: Callable[..., Any], args: Sequence[Any], dynamic: Sequence[An
 
 
 def shifted(structure: Structure, by: int) -> Structure:
-    """Add ``by`` to a structure's leaf numbers."""
+    """Add `by` to a structure's leaf numbers."""
     (kind, content), *_ = structure.items()
     if kind == "leaf":
         return {"leaf": content + by}

@@ -46,12 +46,12 @@ class Traced:
     """A recorded function.
 
     Attributes:
-        name: The function's name.
-        arguments: The example arguments.
-        graph: The functional graph; its placeholders are the leaves in order, its output a flat list.
-        sizes: The symbolic sizes.
-        out_structure: The structure of the result.
-        out_names: The dotted names of its tensor leaves.
+        name: the function's name.
+        arguments: the example arguments.
+        graph: the functional graph; its placeholders are the leaves in order, its output a flat list.
+        sizes: the symbolic sizes.
+        out_structure: the structure of the result.
+        out_names: the dotted names of its tensor leaves.
         constants: {id of a captured tensor: dotted name}; the graph module keeps the tensors alive.
     """
 
@@ -71,7 +71,7 @@ class Traced:
 
 
 _INTERNAL = "INTERNAL ASSERT FAILED"
-"""What PyTorch says of a failure that is its own."""
+"""How the messages of PyTorch's own failures begin."""
 
 
 def trace(
@@ -80,20 +80,20 @@ def trace(
     """Record a function.
 
     Args:
-        fn: A pure function over pytrees.
-        args: Its positional arguments; static Python numbers and strings among them are fixed.
-        dynamic: One entry an argument, in the style of vmap's `in_dims`: None, `{axis: name}` or a prefix of such.
-        whole: Operators to leave whole rather than decompose.
+        fn: a pure function over pytrees.
+        args: its positional arguments; static Python numbers and strings among them are fixed.
+        dynamic: one entry per argument, in the style of vmap's `in_dims`: None, `{axis: name}` or a prefix of such.
+        whole: operators to leave whole rather than decompose.
 
     Returns:
-        The recorded function.
+        the recorded function.
 
     Raises:
-        ArgumentError: If the arguments or `dynamic` cannot be understood.
-        TracingError: If the function depends on tensor values, or cannot be recorded for another reason.
-        SpecialisedSizeError: If it works for one value of a dynamic size only.
-        MutationError: If it changes an argument.
-        RandomOpError: If it draws random numbers.
+        ArgumentError: if the arguments or `dynamic` cannot be understood.
+        TracingError: if the function depends on tensor values, or cannot be recorded for another reason.
+        SpecialisedSizeError: if it works for one value of a dynamic size only.
+        MutationError: if it changes an argument.
+        RandomOpError: if it draws random numbers.
     """
     return record(fn, take_apart(fn, args, dynamic), whole)
 
@@ -139,8 +139,8 @@ def _trace(
             raise TracingError(f"{function_name(fn)} must return a pytree of tensors; {error}") from error
         return found
 
-    # Autograd takes a written view's derivative by the view itself then, not by memory strides. Made after inference
-    # mode is left: PyTorch 2.11 sets it when it is made, and leaving that mode clears it.
+    # Autograd then differentiates a written view through the view itself, not through memory strides. Made after
+    # inference mode is left: PyTorch 2.11 sets it when it is made, and leaving that mode clears it.
     replayed = torch.autograd.grad_mode._force_original_view_tracking
     followed = torch.inference_mode(False)  # PyTorch 2.11 differentiates to zero in inference mode, without a word
     with isolation.tracing_lock, isolation.restored(), followed, torch.no_grad(), replayed(True):

@@ -1,4 +1,4 @@
-"""Leave the process as it was: whatever a failed trace left switched on is switched off again.
+"""Restore PyTorch's state after a trace: a failed one leaves levels and modes active.
 
 An exception inside a functorch transform can leave its level on the interpreter stack; the next random call then fails
 with an unrelated message. The same holds for dispatch modes and for tracing's own patches.
@@ -15,6 +15,8 @@ from collections.abc import Iterator
 import torch
 from torch._C import _functorch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, _pop_mode
+
+__all__ = ["functorch_depth", "restored", "tracing_lock", "uncollected"]
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 
@@ -35,7 +37,7 @@ def uncollected() -> Iterator[None]:
 
 
 def functorch_depth() -> int:
-    """Number of live functorch levels (grad, vmap, functionalize) in this thread."""
+    """Return the number of live functorch levels (grad, vmap, functionalize) in this thread."""
     stack = _functorch.get_interpreter_stack()
     return 0 if stack is None else len(stack)
 

@@ -1,7 +1,7 @@
-"""numpy inside a recorded function: right for tensors that are captured, an error for those that are recorded.
+"""`Tensor.numpy` inside a recorded function: allowed for captured tensors, an error for recorded ones.
 
-A fake tensor has no values, but PyTorch hands numpy its empty memory with a warning at most; the array would hold what
-happens to lie there. A captured tensor's values are constants of the function, and are read as they are.
+A fake tensor has no values, but PyTorch hands its uninitialised memory to numpy with a warning at most. A captured
+tensor's values are constants of the function, and are read as they are.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from export.errors import TracingError
 from export.trace.source_lines import user_line
+
+__all__ = ["watched"]
 
 
 @contextlib.contextmanager

@@ -10,11 +10,13 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from export.errors import MutationError, RandomOpError, TracingError
 
+__all__ = ["check_purity", "graphs", "mutated_arguments", "mutates", "random_message", "uses"]
+
 _SEEDED = torch.Tag.nondeterministic_seeded
 
 
 _TRAINING_FLAG = {"native_batch_norm": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5}
-"""Operators that change their running statistics without saying so in their schema: position of ``training``."""
+"""Operators that change their running statistics without saying so in their schema: position of `training`."""
 
 
 def graphs(graph: torch.fx.GraphModule) -> list[torch.fx.GraphModule]:

@@ -14,6 +14,8 @@ from torch.fx.experimental import proxy_tensor
 from export.trace.source_lines import user_line
 from pure import tags
 
+__all__ = ["NOTES", "FunctionalReplay", "RecordingTracer", "Replay", "current_source", "recording", "zero_tangent"]
+
 _replaying: list[torch.fx.Node] = []
 """The node of the first trace that is being replayed, innermost last."""
 
@@ -24,15 +26,15 @@ def current_source() -> str:
 
 
 NOTES = ("source", "path", "derivative", "zero")
-"""What is noted of each operation: the line of source, the block, how often it was differentiated ("" if not), and
-whether it makes a tangent that is zero ("" if not)."""
+"""What is noted of each operation: the source line, the block, its order of differentiation ("" for none), and whether
+it makes a zero tangent ("" if not)."""
 
 _making_zeros: list[None] = []
 
 
 @contextlib.contextmanager
 def zero_tangent() -> Iterator[None]:
-    """Note of the operations in the body that what they make is zero, as a tangent nothing depends on is."""
+    """Note that the operations in the body make a zero tangent."""
     _making_zeros.append(None)
     try:
         yield
@@ -41,7 +43,7 @@ def zero_tangent() -> Iterator[None]:
 
 
 class RecordingTracer(proxy_tensor.PythonKeyTracer):
-    """PyTorch's tracer, with the notes in ``node.meta`` filled in.
+    """PyTorch's tracer, with the notes in `node.meta` filled in.
 
     PyTorch numbers the operations that it will differentiate. An operation of a backward pass has the source and the
     path of the one whose gradient it computes, which that number finds.
@@ -77,13 +79,13 @@ class RecordingTracer(proxy_tensor.PythonKeyTracer):
 
 @contextlib.contextmanager
 def recording() -> Iterator[None]:
-    """Make ``make_fx`` use ``RecordingTracer``; it offers no argument for that."""
+    """Make `make_fx` use `RecordingTracer`; it offers no argument for that."""
     with mock.patch.object(proxy_tensor, "PythonKeyTracer", RecordingTracer), tags.tracing():
         yield
 
 
 class Replay(torch.fx.Interpreter):
-    """Runs a recorded graph again, handing each node's notes to the nodes that it leads to."""
+    """Runs a recorded graph again, copying each node's notes to the nodes recorded for it."""
 
     def run_node(self, n: torch.fx.Node) -> Any:
         """Run one node."""

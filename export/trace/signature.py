@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+__all__ = ["argument_names", "closed_over", "function_name"]
+
 
 def argument_names(fn: Callable[..., Any], count: int) -> list[str]:
-    """Return the names of the first ``count`` positional parameters; ``arg3`` where the signature names none."""
+    """Return the names of the first `count` positional parameters; `arg3` where the signature names none."""
     names: list[str] = []
     target = fn.forward if isinstance(fn, torch.nn.Module) else fn
     try:
@@ -33,7 +35,7 @@ def function_name(fn: Callable[..., Any]) -> str:
 def closed_over(fn: Callable[..., Any]) -> dict[int, str]:
     """Return {id(tensor): dotted name} for the tensors reachable from a function's closure.
 
-    Looks into closure cells, defaults, ``functools.partial`` arguments, bound objects, modules and wrapped functions,
+    Looks into closure cells, defaults, `functools.partial` arguments, bound objects, modules and wrapped functions,
     so that a captured tensor becomes an initializer named after the variable it came from.
     """
     found: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Python branches on a dynamic size: each is judged by running the function at a size that takes the other road."""
+"""Python branches on a dynamic size, judged by running the function at a size that takes the other branch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from export.trace.arguments import Arguments, is_tensor, resized
 from export.trace.symbolic_sizes import Sizes, flips
 from pure.scan_loop import taken_by, unrolled
 
+__all__ = ["check_branches", "outside_modes"]
+
 
 def check_branches(
     fn: Callable[..., Any], arguments: Arguments, graph: torch.fx.GraphModule, sizes: Sizes, hints: Mapping[str, int]
 ) -> None:
-    """Judge each Python branch on a dynamic size by running both roads at a size that takes the other one."""
+    """Raise for a Python branch on a dynamic size that makes the graph wrong at another size.
+
+    Function and graph are compared at sizes that take the other branch.
+
+    Raises:
+        SpecialisedSizeError: naming the size, the sizes compared and the source line.
+    """
     tried: dict[tuple[tuple[str, int], ...], bool] = {}
     for branch in sizes.branches:
         for chosen in flips(branch, sizes, hints):
@@ -40,7 +48,7 @@ def check_branches(
 def _agree(
     fn: Callable[..., Any], arguments: Arguments, graph: torch.fx.GraphModule, chosen: Mapping[str, int]
 ) -> bool:
-    """Tell whether the graph agrees with the function at other sizes; True where the function refuses them."""
+    """Tell whether the graph agrees with the function at other sizes; True where the function raises there."""
     leaves = resized(arguments, chosen)
     try:
         with torch.random.fork_rng(devices=[]):

@@ -8,21 +8,23 @@ from types import FrameType
 
 import torch
 
+__all__ = ["is_user_file", "line_of", "relative", "user_line"]
+
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_DEMO = _PACKAGE + "demo" + os.sep
-"""Networks that the package itself exports, so their lines count as the user's."""
+_REPORT = os.path.join(_PACKAGE, "app", "report", "")
+"""Where the package defines networks that it exports itself, whose lines count as the user's."""
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 
 def is_user_file(filename: str) -> bool:
-    """Tell the user's code (`pure` included) from PyTorch, the standard library, helpers and this machinery."""
+    """Tell whether a file is the user's (`pure` included), not PyTorch's, the standard library's or this package's."""
     generated = filename.startswith(("<frozen", "<string>", "<eval_with_key>"))
     if generated or filename.startswith(_TORCH) or f"{os.sep}sympy{os.sep}" in filename:
         return False
     if filename.startswith(_PACKAGE):
-        return filename.startswith(_DEMO)
+        return filename.startswith(_REPORT)
     return not filename.startswith(_LIBRARY) or f"{os.sep}site-packages{os.sep}" in filename
 
 
@@ -33,13 +35,13 @@ def relative(filename: str) -> str:
 
 
 def line_of(frame: FrameType, number: int) -> str:
-    """Return ``file:line in function`` of a frame if it is the user's, otherwise an empty string."""
+    """Return `file:line in function` of a frame if it is the user's, otherwise an empty string."""
     code = frame.f_code
     return f"{relative(code.co_filename)}:{number} in {code.co_name}" if is_user_file(code.co_filename) else ""
 
 
 def user_line(frame: FrameType | None = None) -> str:
-    """Return ``file:line in function`` of the innermost user frame, or an empty string."""
+    """Return `file:line in function` of the innermost user frame, or an empty string."""
     frame = frame or sys._getframe(1)
     current: FrameType | None = frame
     while current is not None:

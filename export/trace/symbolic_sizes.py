@@ -1,7 +1,7 @@
 """Dynamic dimensions: from vmap-style `dynamic=(None, {0: "batch"})` to named symbolic sizes, watched while tracing.
 
 Two things may not happen silently: a symbol that ends up equal to a number or to another symbol (a *pin*), and a Python
-branch that depends on a symbol (a *branch*). Both are recorded with the line of the function's source.
+branch that depends on a symbol (a *branch*). Both are noted with the source line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def dynamic_axes(
     """Spread the `dynamic` argument over the leaves.
 
     Args:
-        dynamic: one entry an argument: None, {axis: name} for each of its leaves, or a pytree prefix of such.
+        dynamic: one entry per argument: None, {axis: name} for each of its leaves, or a pytree prefix of such.
         structures: the arguments' structures; their leaf numbers index `leaves`.
         roots: the arguments' names.
         leaves: all tensor leaves.
@@ -108,7 +108,7 @@ def sizes_of(axes: Sequence[Axes], leaves: Sequence[torch.Tensor]) -> dict[str, 
 
 @dataclass(frozen=True)
 class Branch:
-    """A Python branch on a size: the condition, the way it went and the source line."""
+    """A Python branch on a size: the condition, its value and the source line."""
 
     condition: sympy.Basic
     taken: bool
@@ -116,7 +116,7 @@ class Branch:
 
 
 class Sizes(ShapeEnv):
-    """A shape environment whose symbols have the user's names and which remembers who pinned one."""
+    """A shape environment whose symbols have the user's names and which remembers which source line pinned one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tangents that are zero because nothing depends on the direction: what is multiplied by them is left out.
+"""Tangents that are zero because nothing depends on the direction: terms with them are removed.
 
 Forward-mode derivatives add up a term for each argument; for one without a tangent PyTorch puts in a marked tensor of
 zeros, and its kernels skip the work. A recording keeps the mark (`recording.zero_tangent`), and this follows it.
@@ -39,7 +39,7 @@ PASSED_ON: Final = frozenset(
         aten._unsafe_view.default,
     }
 )
-"""Operators that make zeros of zeros."""
+"""Operators that map zeros to zeros."""
 
 PRODUCTS: Final = frozenset({aten.mul.Tensor, aten.mm.default, aten.bmm.default})
 """Operators that are zero where one of two factors is; PyTorch skips the same, whatever the other holds."""
@@ -48,10 +48,11 @@ QUOTIENTS: Final = frozenset({aten.div.Tensor, aten.div.Scalar, aten.mul.Scalar}
 """Operators that are zero where the first argument is."""
 
 SUMS: Final = frozenset({aten.add.Tensor, aten.sub.Tensor})
+"""Operators whose zero terms can be left out."""
 
 
 def drop(graph: GraphModule) -> None:
-    """Let sums go without their zero terms; what nothing reads any more is for dead code elimination to remove."""
+    """Remove zero terms from sums; dead code elimination then removes what nothing reads."""
     zeros: set[Node] = set()
     for node in graph.graph.nodes:
         if node.meta.get("zero") or _is_zero(node, zeros):
@@ -63,7 +64,7 @@ def drop(graph: GraphModule) -> None:
 
 
 def _is_zero(node: Node, zeros: set[Node]) -> bool:
-    """Whether an operator's result is zero because of arguments that are."""
+    """Tell whether an operator's result is zero because its arguments are."""
     given = [argument in zeros for argument in node.args[:2]] if zeros else []
     if node.target is aten.mean.dim and any(given[:1]):
         sizes = _sizes(_value(node.args[0]))
@@ -76,7 +77,7 @@ def _is_zero(node: Node, zeros: set[Node]) -> bool:
 
 
 def _other_term(node: Node, zeros: set[Node]) -> Node | None:
-    """Return the term that a sum is equal to, if the other is zero and it has the sum's shape and dtype already."""
+    """Return the term that a sum equals, if the other is zero and it has the sum's shape and dtype."""
     first, second = node.args[:2]
     kept = first if second in zeros else second if first in zeros and node.target is aten.add.Tensor else None
     if not isinstance(kept, Node) or (kept is second and node.kwargs.get("alpha", 1) != 1):
@@ -87,11 +88,11 @@ def _other_term(node: Node, zeros: set[Node]) -> Node | None:
 
 
 def _value(node: Any) -> Any:
-    """Return the tensor that was recorded for a node, None if it has no such."""
+    """Return the tensor that was recorded for a node, None if there is none."""
     value = node.meta.get("val")
     return value if isinstance(value, torch.Tensor) else None
 
 
 def _sizes(value: Any) -> list[Any]:
-    """Return the sizes as numbers or expressions, which compare without asking for values."""
+    """Return the sizes as numbers or expressions, whose comparison sets no guard."""
     return [size.node.expr if isinstance(size, torch.SymInt) else size for size in value.shape]

@@ -43,7 +43,7 @@ class Loop:
     record: Callable[[Loop, Sequence[Tensor]], tuple[Tensor, ...]]
 
     def split(self, operands: Sequence[Any]) -> tuple[list[Any], list[Any], list[Any]]:
-        """Return the operands' three parts."""
+        """Return the carries, the xs and the shared tensors among the operands."""
         a, b = self.carries, self.carries + self.xs
         return list(operands[:a]), list(operands[a:b]), list(operands[b:])
 
@@ -79,7 +79,7 @@ def _where(values: Sequence[Any]) -> list[int]:
 
 
 def _filled(values: Sequence[Any], places: Sequence[int], new: Sequence[Any]) -> list[Any]:
-    """Return the values, with the new ones in their places."""
+    """Return the values with the new ones at `places`."""
     result = list(values)
     for i, value in zip(places, new, strict=True):
         result[i] = value
@@ -92,7 +92,7 @@ def _zeros(stacked: Tensor) -> Tensor:
 
 
 class _Parts:
-    """Cuts a flat tuple into parts of given lengths."""
+    """Splits a flat tuple into parts of given lengths."""
 
     def __init__(self, values: Sequence[Any]) -> None:
         self.values, self.at = list(values), 0
@@ -103,7 +103,7 @@ class _Parts:
 
 
 class _Differentiable(torch.autograd.Function):
-    """A loop with its rules; gives the last carry, the ys and the stacked carries."""
+    """A loop with its derivatives; returns the last carry, the ys and the stacked input carries."""
 
     @staticmethod
     def forward(loop: Loop, *operands: Tensor) -> tuple[Tensor, ...]:

@@ -49,7 +49,7 @@ scan_op = _Scan()
 def looped(
     body: Body, carry: Tensors, xs: Tensors, extra: Sequence[Any], reverse: bool
 ) -> tuple[torch.Tensor | None, ...]:
-    """Run the loop in Python; a body that is a graph may be run by an interpreter of the caller's."""
+    """Run the loop in Python; `body` may be a caller's interpreter of the recorded graph."""
     state = list(carry)
     columns: list[Sequence[torch.Tensor]] = []
     steps = range(xs[0].shape[0])
@@ -72,13 +72,13 @@ def _autograd(body: Body, carry: Tensors, xs: Tensors, extra: Sequence[Any], rev
 
 
 def _samples(carry: Tensors, xs: Tensors) -> list[torch.Tensor]:
-    """Return contiguous tensors like those that one step is given."""
+    """Return contiguous tensors like the arguments of one step."""
     shapes = [(x, x.shape) for x in carry] + [(x, x.shape[1:]) for x in xs]
     return [torch.empty(shape, dtype=x.dtype, device=x.device) for x, shape in shapes]
 
 
 def _results(outs: Sequence[torch.Tensor], carry: Tensors, xs: Tensors) -> tuple[torch.Tensor, ...]:
-    """Return tensors like those that the loop gives whose step gives `outs`."""
+    """Return tensors like the results of a loop whose step returns `outs`."""
     steps = xs[0].shape[0]
     shapes = [(x, (*((steps,) if i >= len(carry) else ()), *x.shape)) for i, x in enumerate(outs)]
     return tuple(torch.empty(shape, dtype=x.dtype, device=x.device) for x, shape in shapes)
@@ -101,7 +101,7 @@ def _functional(ctx: Any, body: Body, carry: Tensors, xs: Tensors, extra: Sequen
 
 
 def _replayed(body: Body) -> Body:
-    """Run a recorded body in a way that keeps what is noted on its nodes."""
+    """Run a recorded body so that its nodes' notes are kept."""
     return Replay(body).run if isinstance(body, GraphModule) else body
 
 
@@ -127,7 +127,7 @@ def _recorded(
 
 
 def _needed(graph: GraphModule, extra: Sequence[Any]) -> list[Any]:
-    """Drop the tensors that the step does not read after all, and their places in its graph; sizes stay."""
+    """Drop the tensors that the step does not read, and their placeholders; sizes stay."""
     places = graph.graph.find_nodes(op="placeholder")[-len(extra) :] if extra else []
     kept = []
     for place, value in zip(places, extra, strict=True):

@@ -1,7 +1,7 @@
-"""Linear maps along single axes, as matrices: what resizing, padding and adaptive means have in common.
+"""Linear maps along single axes as matrices, for resizing, padding and adaptive means.
 
-Each of these acts on one spatial axis after another, on every one as a matrix of fixed numbers. What the operator makes
-of the unit vectors is that matrix; the gradient multiplies by its transpose.
+Each of these operators acts on one spatial axis after another as a matrix of constants, which it shows on unit vectors;
+the gradient multiplies by the transpose.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ AxisMap = Callable[[torch.Tensor, int, list[int]], torch.Tensor]
 """Applies the operator to an image whose other spatial axes stay: (image, axis, all sizes wanted) -> image."""
 
 OTHER_AXIS_SIZE = 2
-"""The size of the other axes; with 1, PyTorch's antialiased kernels leave out an axis that they should resize."""
+"""Size of the axes not under test; with 1, PyTorch's antialiased kernels skip the axis under test."""
 
 
 def axis_matrices(apply: AxisMap, inner: Sequence[int], outer: Sequence[int]) -> list[torch.Tensor]:
-    """Return one matrix an axis, of shape (inner, outer): what becomes of each unit vector."""
+    """Return one matrix per axis, of shape (inner, outer): the images of the unit vectors."""
     result = []
     for axis, (size, wanted) in enumerate(zip(inner, outer, strict=True)):
         shape, target = [OTHER_AXIS_SIZE] * len(inner), [OTHER_AXIS_SIZE] * len(inner)

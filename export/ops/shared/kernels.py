@@ -59,7 +59,7 @@ def mapped_kernel(op: Any, rule: Kernel) -> Kernel:
     """Make a kernel of `vmap` from a rule.
 
     Args:
-        op: The operator, called as it is where nothing is mapped by the innermost `vmap`.
+        op: the operator, called as it is where nothing is mapped by the innermost `vmap`.
         rule: `(mapped, *arguments) → outputs`. `mapped` tells for each argument whether its first axis is the
             mapped one. An output's first axis is the mapped one; None stays None.
     """
@@ -82,7 +82,7 @@ def mapped_kernel(op: Any, rule: Kernel) -> Kernel:
 
 
 def _vmap_level() -> int:
-    """Return the number of the `vmap` whose rule runs."""
+    """Return the level of the `vmap` whose rule runs."""
     level = _functorch.maybe_current_level()
     if level is None:
         raise RuntimeError("a rule of vmap runs inside a vmap")
@@ -90,7 +90,7 @@ def _vmap_level() -> int:
 
 
 def _unwrapped(arg: Any) -> tuple[Any, int | None]:
-    """Return an argument without its mapped axis' mark, and that axis; None if it is not mapped."""
+    """Return an argument without `vmap`'s wrapper, and its mapped axis; None if it has none."""
     return _functorch._unwrap_batched(arg, _vmap_level()) if isinstance(arg, Tensor) else (arg, None)
 
 
@@ -177,10 +177,10 @@ def under_jvp(op: Any, elementary: Kernel) -> Kernel:
 
 
 def has_tangent(arg: Any) -> bool:
-    """Whether an argument is a tensor with a tangent."""
+    """Tell whether an argument is a tensor with a tangent."""
     return isinstance(arg, Tensor) and fwAD.unpack_dual(arg).tangent is not None
 
 
 def fake_like(mode: FakeTensorMode, x: FakeTensor, shape: Any, dtype: torch.dtype) -> FakeTensor:
-    """Return a fake tensor on the device of `x`."""
+    """Return a fake tensor on the device of `x`, without running an operator."""
     return FakeTensor(mode, torch.empty(shape, dtype=dtype, device="meta"), x.fake_device)

@@ -29,7 +29,7 @@ __all__ = [
 
 
 MAX_POSITIONS_FOR_ONE_PRODUCT = 9
-"""Positions of an output image up to which one product for the batch beats a convolution's one an image."""
+"""Positions of an output image up to which one product for the batch is faster than a convolution's per image."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ class Windows:
     """Where the windows of a convolution lie, the same in each of its groups.
 
     Attributes:
-        fine: Spatial sizes of the map that windows are taken from.
-        coarse: Spatial sizes of the map with one position a window.
-        kernel: Sizes of a window.
-        stride: Steps between windows.
-        padding: Zeros in front of the fine map; as many as are needed stand behind it.
-        dilation: Steps inside a window.
+        fine: spatial sizes of the map that windows are taken from.
+        coarse: spatial sizes of the map with one position a window.
+        kernel: sizes of a window.
+        stride: steps between windows.
+        padding: zeros before the fine map; as many as are needed follow it.
+        dilation: steps inside a window.
     """
 
     fine: tuple[int, ...]
@@ -63,7 +63,7 @@ class Windows:
         return math.prod(self.kernel)
 
     def padded(self) -> list[int]:
-        """Return the spatial sizes that all windows cover."""
+        """Return the spatial sizes that the windows cover together."""
         steps = zip(self.coarse, self.stride, self.dilation, self.kernel, strict=True)
         return [(c - 1) * s + d * (k - 1) + 1 for c, s, d, k in steps]
 
@@ -99,7 +99,7 @@ def window_rows(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int,
 def grouped(
     g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, spatial: Sequence[int], order: Sequence[int]
 ) -> ir.Value:
-    """Return a map's axes batch, groups, channels and space in another order."""
+    """Return a map with its axes (batch, groups, channels, *space) in another order."""
     return g.transpose(g.reshape(x, [batch, groups, channels, *spatial]), order)
 
 
@@ -116,7 +116,7 @@ def swap_batch_and_channels(g: Builder, x: ir.Value, rank: int) -> ir.Value:
 
 
 def _taps(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> list[ir.Value]:
-    """Return for each tap the values that all windows have there; two axes stand before the spatial ones."""
+    """Return for each tap the values that all windows have there; two axes precede the spatial ones."""
     tail = [0] * behind_space
     behind = [p - f - b for p, f, b in zip(w.padded(), w.fine, w.padding, strict=True)]
     x = pad(g, x, [0, 0, *w.padding, *tail, 0, 0, *behind, *tail])
@@ -131,12 +131,12 @@ def _taps(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> list[ir.Val
 
 
 def pad(g: Builder, x: ir.Value, pads: Sequence[int]) -> ir.Value:
-    """Add zeros, or cut where a number is negative; the front of every axis comes first."""
+    """Pad with zeros, or crop where a number is negative; the fronts of all axes come first."""
     return g.op("Pad", x, g.constant(list(pads))) if any(pads) else x
 
 
 def fold_windows(g: Builder, product: ir.Value, channels: int, batch: Any, w: Windows) -> ir.Value:
-    """Add windows up where they overlap: (channels · taps, batch · positions) → (batch, channels, *fine)."""
+    """Sum windows where they overlap: (channels · taps, batch · positions) → (batch, channels, *fine)."""
     rank = w.rank
     inner = w.coarse
     value = g.reshape(product, [channels, w.taps, batch, *inner])
