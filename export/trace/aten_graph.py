@@ -105,14 +105,10 @@ def record(fn: Callable[..., Any], arguments: Arguments, whole: Collection[Any] 
     try:
         return _trace(fn, arguments, hints, whole)
     except SpecialisedSizeError:
-        # The example's size may equal an unrelated fixed size by chance. A size that nothing else has tells.
-        # And some derivatives keep sizes symbolic only where PyTorch's composite operators run in C++.
+        # The example's size may equal an unrelated fixed size by chance; a size that nothing else has tells.
         unusual = dict(zip(hints, _unusual(arguments, len(hints)), strict=True))
-        for other, python in ((unusual, True), (hints, False)):
-            try:
-                return _trace(fn, arguments, other, whole, python=python)
-            except (ExportError, RuntimeError, TypeError, ValueError):
-                continue
+        with contextlib.suppress(ExportError, RuntimeError, TypeError, ValueError):
+            return _trace(fn, arguments, unusual, whole)
         raise
 
 
@@ -127,7 +123,6 @@ def _trace(
     arguments: Arguments,
     hints: Mapping[str, int],
     whole: Collection[Any],
-    python: bool = True,
 ) -> Traced:
     result: dict[str, Any] = {}
 
@@ -147,7 +142,7 @@ def _trace(
         mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
         table = decompositions(frozenset(whole))
         # PyTorch's composite operators in C++ ask for sizes as numbers; their Python versions keep them symbolic.
-        dispatcher = dispatch.installed() if hints and python else contextlib.nullcontext()
+        dispatcher = dispatch.installed() if hints else contextlib.nullcontext()
         einsum = dispatch.left_to_right() if hints else contextlib.nullcontext()
         noted = recording.recording()
         with mode, dispatcher, einsum, noted, watched(sizes), numpy_calls.watched(), warnings.catch_warnings():
