@@ -161,8 +161,8 @@ LOWERINGS: dict[Any, Lowering] = {
     aten.empty.memory_format: constant_fill(0), aten.empty_strided.default: constant_fill(0),
     aten.zeros_like.default: constant_like(0), aten.ones_like.default: constant_like(1),
     aten.empty_like.default: constant_like(0), aten.full_like.default: full_like,
-    aten.new_full.default: new_full, aten.new_zeros.default: new_fill(0), aten.new_ones.default: new_fill(1), aten.new_empty.default: new_fill(0),
-    aten.new_empty_strided.default: new_fill(0),
+    aten.new_full.default: new_full, aten.new_zeros.default: new_fill(0), aten.new_ones.default: new_fill(1),
+    aten.new_empty.default: new_fill(0), aten.new_empty_strided.default: new_fill(0),
     aten.arange.default: arange, aten.arange.start: arange, aten.arange.start_step: arange,
     aten.scalar_tensor.default: scalar_tensor, torch.ops.prims.iota.default: iota,
 }  # fmt: skip
