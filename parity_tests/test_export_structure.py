@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 import export
+from export.ops.registry import LOWERINGS
 
 
 class Pair(NamedTuple):
@@ -219,8 +222,6 @@ def test_conditions_become_if_with_closures_and_nesting(tmp_path: Path) -> None:
     ],
 )
 def test_operations_outside_the_table_go_through_onnxscript(op: Any, fn: Any, tmp_path: Path) -> None:
-    from export.ops.registry import LOWERINGS
-
     assert op not in LOWERINGS
     exported = export.to_onnx(fn, (X,), tmp_path / "f.onnx", dynamic=({0: "batch"},))
     torch.testing.assert_close(exported.load()(X[:2]), fn(X[:2]))
@@ -231,10 +232,7 @@ def test_memory_by_strides_has_no_onnx_form(tmp_path: Path) -> None:
         export.to_onnx(lambda x: x.mT.as_strided((2, 2), (1, 2)), (X,), tmp_path / "f.onnx")
 
 
-@pytest.mark.parametrize("first", ["import export.verify", "from export.verify import verify"])
+@pytest.mark.parametrize("first", ["import export.verdict", "from export.verdict.verification import verify"])
 def test_export_verify_is_the_function_however_it_was_imported(first: str) -> None:
-    import subprocess
-    import sys
-
     code = f"{first}\nimport export\nassert callable(export.verify), export.verify\nassert callable(export.to_onnx)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)

@@ -158,7 +158,11 @@ class Builder:
         examples = example if isinstance(example, (tuple, list)) else (example,)
         for value, known in zip(values, examples, strict=False):
             if isinstance(value, ir.Value) and value.shape is None and isinstance(known, torch.Tensor):
-                value.shape = ir.Shape([self.sizes.dimension(size) for size in known.shape])
+                value.shape = self.recorded_shape(known)
+
+    def recorded_shape(self, example: torch.Tensor) -> ir.Shape:
+        """Return the shape of a recorded tensor, with names and formulas of names for dynamic sizes."""
+        return ir.Shape([self.sizes.dimension(size) for size in example.shape])
 
     def initializer(self, name: str, tensor: torch.Tensor) -> ir.Value:
         """Add a named initializer."""

@@ -78,7 +78,7 @@ def lower_subgraph(
     outputs: list[ir.Value] = []
     for i in range(len(results)) if kept is None else kept:
         value = results[i] if results[i] in made and results[i] not in outputs else _identity(g, results[i])
-        value.shape = _shape(g, output.args[0][i].meta["val"])
+        value.shape = g.recorded_shape(output.args[0][i].meta["val"])
         outputs.append(value)
     scope = g.scopes.pop()
     g.prefix = prefix
@@ -88,13 +88,9 @@ def lower_subgraph(
 def _input(g: Builder, node: Node, placeholder: Node) -> ir.Value:
     example = placeholder.meta["val"]
     kind = ir.TensorType(ONNX_TYPES[example.dtype])
-    value = ir.Value(name=g.unique(f"{node.name}.{placeholder.name}"), shape=_shape(g, example), type=kind)
+    value = ir.Value(name=g.unique(f"{node.name}.{placeholder.name}"), shape=g.recorded_shape(example), type=kind)
     g.dtypes[value] = example.dtype
     return value
-
-
-def _shape(g: Builder, example: torch.Tensor) -> ir.Shape:
-    return ir.Shape([g.sizes.dimension(size) for size in example.shape])
 
 
 def _identity(g: Builder, value: ir.Value) -> ir.Value:

@@ -29,6 +29,7 @@ from export.errors import TracingError
 from export.files.pytree_structure import Structure, describe, rebuild
 from export.graph.builder import Builder, Lowering
 from export.graph.lowering import lower_subgraph
+from export.trace.arguments import is_tensor
 from export.trace.isolation import functorch_depth
 from export.trace.source_lines import user_line
 from pure.scan_loop import once, taken_by
@@ -81,10 +82,6 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
     elif isinstance(tree, (list, tuple)):
         for value in tree:
             yield from _tensors(value)
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
 
 
 def find_closures(fn: Callable[[], Any], operands: Sequence[torch.Tensor]) -> tuple[Any, dict[int, torch.Tensor]]:
@@ -155,7 +152,7 @@ def traced_cond(
 
     def flat(name: str, branch: Cond) -> Callable[..., tuple[torch.Tensor, ...]]:
         def run(*_: Any) -> tuple[torch.Tensor, ...]:
-            structures[name], leaves, _names = describe(branch(*operands), _is_tensor, "out")
+            structures[name], leaves, _names = describe(branch(*operands), is_tensor, "out")
             outside = {x.untyped_storage()._cdata for x in (*given, *found.values())}
             # The operator allows no output that shares memory with an operand.
             return tuple(x.clone() if x.untyped_storage()._cdata in outside else x for x in leaves)
@@ -183,8 +180,8 @@ def _both(pred: Any, true_fn: Cond, false_fn: Cond, operands: Sequence[Any] = ()
 
 def select(pred: torch.Tensor, true_fn: Cond, false_fn: Cond, operands: Sequence[Any]) -> Any:
     """Compute both branches and select."""
-    structure, yes, _ = describe(true_fn(*operands), _is_tensor, "out")
-    other, no, _ = describe(false_fn(*operands), _is_tensor, "out")
+    structure, yes, _ = describe(true_fn(*operands), is_tensor, "out")
+    other, no, _ = describe(false_fn(*operands), is_tensor, "out")
     _raise_unless_alike((structure, yes), (other, no))
     return rebuild(structure, [torch.where(pred.reshape(()), a, b) for a, b in zip(yes, no, strict=True)])
 

@@ -8,7 +8,6 @@ matrix product over windows.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,33 +50,22 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> ir.Value:
-    """Lower to Conv or ConvTranspose; ONNX lists the pads before all axes, then those after."""
+    """Lower to Conv or ConvTranspose, or to one matrix product."""
     rank = len(g.shape_of(weight)) - 2
-    stride, padding, dilation, extra = (per_axis(v, rank) for v in (stride, padding, dilation, output_padding))
+    geometry = windows.Geometry(per_axis(stride, rank), per_axis(padding, rank), per_axis(dilation, rank), groups)
     if g.tuned and not transposed and groups == 1 and len(g.shape_of(x)) == rank + 2:
-        found = windows.recorded_windows(g, x, node, weight, stride, padding, dilation)
-        if (
-            found is not None
-            and math.prod(found.coarse) <= windows.MAX_POSITIONS_FOR_ONE_PRODUCT
-            and g.static(g.shape_of(x)[0]) != 1
-        ):
+        found = windows.recorded_windows(g, x, node, weight, geometry)
+        if found is not None and found.few_positions and g.static(g.shape_of(x)[0]) != 1:
             return _product(g, node, x, weight, bias, found)
-    attributes: dict[str, Any] = {
-        "strides": stride,
-        "pads": [*padding, *padding],
-        "dilations": dilation,
-        "group": groups,
-        "kernel_shape": g.fixed(g.shape_of(weight)[2:], "the kernel's sizes must not be dynamic"),
-    }
+    attributes = geometry.attributes()
+    attributes["kernel_shape"] = g.fixed(g.shape_of(weight)[2:], "the kernel's sizes must not be dynamic")
     inputs = [g.tensor(x), g.tensor(weight)] + ([g.tensor(bias)] if bias is not None else [])
     unbatched = len(g.shape_of(x)) == rank + 1
     if unbatched:
         inputs[0] = g.unsqueeze(inputs[0], 0)
-    if transposed:
-        attributes["output_padding"] = extra if any(extra) else None
-        result = g.op("ConvTranspose", *inputs, **attributes)
-    else:
-        result = g.op("Conv", *inputs, **attributes)
+    if transposed and any(output_padding):
+        attributes["output_padding"] = per_axis(output_padding, rank)
+    result = g.op("ConvTranspose" if transposed else "Conv", *inputs, **attributes)
     return g.op("Squeeze", result, g.constant([0])) if unbatched else result
 
 

@@ -7,7 +7,6 @@ transposed convolution x and ∂y change places. `vmap` is handled as in `convol
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -58,21 +57,20 @@ def convolution_backward(
     rank = len(g.shape_of(weight)) - 2
     if len(g.shape_of(x)) != rank + 2:
         raise g.unsupported("an input without a batch axis; use x.unsqueeze(0)")
-    stride, padding, dilation = (per_axis(v, rank) for v in (stride, padding, dilation))
+    geometry = windows.Geometry(per_axis(stride, rank), per_axis(padding, rank), per_axis(dilation, rank), groups)
     d_input = d_weight = d_bias = None
     if wanted[0]:
         rule = _transposed_input_gradient if transposed else _input_gradient
-        d_input = rule(g, grad, x, weight, stride, padding, dilation, groups)
+        d_input = rule(g, grad, x, weight, geometry)
     if wanted[1]:
         fine, coarse = (grad, x) if transposed else (x, grad)
-        d_weight = _weight_gradient(g, fine, coarse, weight, stride, padding, dilation, groups)
+        d_weight = _weight_gradient(g, fine, coarse, weight, geometry)
     if wanted[2]:
         value = g.tensor(grad)
         narrow = g.dtypes[value]
         inner = torch.float32 if narrow in REDUCED else narrow
-        d_bias = g.cast(
-            sum_or_mean(g, "ReduceSum", grad, g.cast(value, inner), [0, *range(2, rank + 2)], False), narrow
-        )
+        total = sum_or_mean(g, "ReduceSum", grad, g.cast(value, inner), [0, *range(2, rank + 2)], False)
+        d_bias = g.cast(total, narrow)
     return d_input, d_weight, d_bias
 
 
@@ -82,81 +80,38 @@ def _sizes(g: Builder, arg: Any, what: str) -> list[int]:
     return g.fixed(g.shape_of(arg)[2:], reason)
 
 
-def _input_gradient(
-    g: Builder,
-    grad: Any,
-    x: Any,
-    weight: Any,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> ir.Value:
+def _input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: windows.Geometry) -> ir.Value:
     """Return a convolution's gradient w.r.t. its input, a transposed convolution."""
     kernel = _sizes(g, weight, "weight")
-    found = windows.recorded_windows(g, x, grad, weight, stride, padding, dilation) if groups == 1 else None
-    if found is not None and math.prod(found.coarse) <= windows.MAX_POSITIONS_FOR_ONE_PRODUCT:
+    stride, padding = geometry.stride, geometry.padding
+    found = windows.recorded_windows(g, x, grad, weight, geometry) if geometry.groups == 1 else None
+    if found is not None and found.few_positions:
         out_channels, in_channels = g.shape_of(weight)[:2]
         flat = g.reshape(g.tensor(weight), [out_channels, in_channels * found.taps])
         sums = g.reshape(windows.swap_batch_and_channels(g, g.tensor(grad), found.rank), [out_channels, -1])
         product = g.op("Gemm", flat, sums, transA=1)
         return windows.fold_windows(g, product, in_channels, g.shape_of(x)[0], found)
-    if groups == 1 and {*kernel, *stride} == {1} and not any(padding):  # a product, which needs no folding back
+    if geometry.groups == 1 and {*kernel, *stride} == {1} and not any(padding):  # a product: nothing overlaps
         swapped = g.transpose(g.tensor(weight), [1, 0, *range(2, 2 + len(kernel))])
         return g.op("Conv", g.tensor(grad), swapped)
     extra = [0] * len(kernel)
     if any(step > 1 for step in stride):  # several input sizes give this output size
         inner, outer = _sizes(g, x, "input"), _sizes(g, grad, "output")
-        steps = zip(outer, stride, padding, dilation, kernel, strict=True)
+        steps = zip(outer, stride, padding, geometry.dilation, kernel, strict=True)
         reached = [(o - 1) * s - 2 * p + d * (k - 1) + 1 for o, s, p, d, k in steps]
         extra = [size - least for size, least in zip(inner, reached, strict=True)]
-    return g.op(
-        "ConvTranspose",
-        g.tensor(grad),
-        g.tensor(weight),
-        kernel_shape=kernel,
-        strides=stride,
-        pads=[*padding, *padding],
-        dilations=dilation,
-        group=groups,
-        output_padding=extra if any(extra) else None,
-    )
+    attributes = {"kernel_shape": kernel, **geometry.attributes(), "output_padding": extra if any(extra) else None}
+    return g.op("ConvTranspose", g.tensor(grad), g.tensor(weight), **attributes)
 
 
-def _transposed_input_gradient(
-    g: Builder,
-    grad: Any,
-    x: Any,
-    weight: Any,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> ir.Value:
+def _transposed_input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: windows.Geometry) -> ir.Value:
     """Return a transposed convolution's gradient w.r.t. its input: the convolution, cut to the input's size."""
-    result = g.op(
-        "Conv",
-        g.tensor(grad),
-        g.tensor(weight),
-        kernel_shape=_sizes(g, weight, "weight"),
-        strides=stride,
-        pads=[*padding, *padding],
-        dilations=dilation,
-        group=groups,
-    )
+    attributes = {"kernel_shape": _sizes(g, weight, "weight"), **geometry.attributes()}
+    result = g.op("Conv", g.tensor(grad), g.tensor(weight), **attributes)
     return _cut(g, result, _sizes(g, x, "input"))
 
 
-def _weight_gradient(
-    g: Builder,
-    fine: Any,
-    coarse: Any,
-    weight: Any,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> ir.Value:
+def _weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: windows.Geometry) -> ir.Value:
     """Return the gradient w.r.t. the weight: for each pair of channels their correlation, summed over the batch.
 
     Args:
@@ -164,19 +119,12 @@ def _weight_gradient(
         fine: the side with the larger map: the input, or a transposed convolution's output gradient.
         coarse: the other side.
         weight: the weight, (channels of coarse, channels of fine / groups, *kernel).
-        stride: of the convolution; here the dilation.
-        padding: of the convolution.
-        dilation: of the convolution; here the stride.
-        groups: How out_channels groups of channels there are.
+        geometry: that of the convolution; its stride is the dilation here, its dilation the stride.
     """
-    rank, in_channels = len(stride), int(g.shape_of(weight)[1])
-    spatial = list(range(2, 2 + rank))
-    found = (
-        windows.recorded_windows(g, fine, coarse, weight, stride, padding, dilation)
-        if in_channels >= MIN_CHANNELS_FOR_ONE_PRODUCT
-        else None
-    )
-    if found is not None:
+    stride, padding, groups = geometry.stride, geometry.padding, geometry.groups
+    in_channels, spatial = int(g.shape_of(weight)[1]), list(range(2, 2 + len(stride)))
+    found = windows.recorded_windows(g, fine, coarse, weight, geometry)
+    if found is not None and in_channels >= MIN_CHANNELS_FOR_ONE_PRODUCT:
         return _weight_gradient_product(g, fine, coarse, int(g.shape_of(weight)[0]), in_channels, groups, found)
     image, filters = g.tensor(fine), g.transpose(g.tensor(coarse), [1, 0, *spatial])
     if groups == 1:
@@ -192,7 +140,7 @@ def _weight_gradient(
         image,
         filters,
         kernel_shape=None if None in kernel else kernel,
-        strides=dilation,
+        strides=geometry.dilation,
         pads=[*padding, *padding],
         dilations=stride,
         group=groups,

@@ -115,9 +115,9 @@ def lower(g: Builder, node: Node, *_: Any, **__: Any) -> Any:
 def _stand_in(g: Builder, value: ir.Value, arg: Node, opset: Any, given: dict[ir.Value, ir.Value]) -> ir.Value:
     """Wrap a value in the type that onnxscript's functions compute with."""
     example = arg.meta.get("val")
-    shape = [g.sizes.dimension(size) for size in example.shape] if isinstance(example, torch.Tensor) else []
+    shape = g.recorded_shape(example) if isinstance(example, torch.Tensor) else ir.Shape([])
     kind = ir.TensorType(ONNX_TYPES[g.dtypes[value]])
-    symbol: ir.Value = _tensors.SymbolicTensor(opset, name=value.name, shape=ir.Shape(shape), type=kind)
+    symbol: ir.Value = _tensors.SymbolicTensor(opset, name=value.name, shape=shape, type=kind)
     given[symbol] = value
     return symbol
 

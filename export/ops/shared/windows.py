@@ -18,6 +18,7 @@ from export.graph.builder import Builder
 
 __all__ = [
     "MAX_POSITIONS_FOR_ONE_PRODUCT",
+    "Geometry",
     "Windows",
     "fold_windows",
     "grouped",
@@ -30,6 +31,28 @@ __all__ = [
 
 MAX_POSITIONS_FOR_ONE_PRODUCT = 9
 """Positions of an output image up to which one product for the batch is faster than a convolution's per image."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a convolution is called with beside its tensors; one number per spatial axis.
+
+    Attributes:
+        stride: steps between windows.
+        padding: zeros on both sides of the map that windows are taken from.
+        dilation: steps inside a window.
+        groups: number of groups of channels.
+    """
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the attributes of Conv and ConvTranspose; ONNX lists the pads before all axes, then those after."""
+        pads = [*self.padding, *self.padding]
+        return {"strides": self.stride, "pads": pads, "dilations": self.dilation, "group": self.groups}
 
 
 @dataclass(frozen=True)
@@ -58,6 +81,11 @@ class Windows:
         return len(self.fine)
 
     @property
+    def few_positions(self) -> bool:
+        """Whether one product for the batch is faster than a convolution's per image."""
+        return math.prod(self.coarse) <= MAX_POSITIONS_FOR_ONE_PRODUCT
+
+    @property
     def taps(self) -> int:
         """Number of values in a window."""
         return math.prod(self.kernel)
@@ -72,21 +100,14 @@ class Windows:
         return list(itertools.product(*(range(0, k * d, d) for k, d in zip(self.kernel, self.dilation, strict=True))))
 
 
-def recorded_windows(
-    g: Builder,
-    fine: Any,
-    coarse: Any,
-    weight: Any,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Windows | None:
+def recorded_windows(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: Geometry) -> Windows | None:
     """Return the windows of a recorded convolution, None where a spatial size is dynamic."""
     sizes = [[g.static(size) for size in g.shape_of(arg)[2:]] for arg in (fine, coarse, weight)]
     known = [tuple(size for size in part if size is not None) for part in sizes]
     if [len(part) for part in known] != [len(part) for part in sizes]:
         return None
-    return Windows(known[0], known[1], known[2], tuple(stride), tuple(padding), tuple(dilation))
+    settings = (geometry.stride, geometry.padding, geometry.dilation)
+    return Windows(known[0], known[1], known[2], *map(tuple, settings))
 
 
 def window_rows(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> ir.Value:
