@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-__all__ = ["ONNX_TYPES", "REDUCED", "dtype_name", "to_ir_tensor"]
+__all__ = ["ONNX_TYPES", "REDUCED", "accumulation_dtype", "dtype_name", "to_ir_tensor"]
 
 ONNX_TYPES: Final[dict[torch.dtype, ir.DataType]] = {
     torch.float32: ir.DataType.FLOAT,
@@ -26,6 +26,11 @@ ONNX_TYPES: Final[dict[torch.dtype, ir.DataType]] = {
 
 REDUCED: Final = (torch.float16, torch.bfloat16)
 """Dtypes that PyTorch accumulates in float32."""
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that PyTorch accumulates in."""
+    return torch.float32 if dtype in REDUCED else dtype
 
 
 def dtype_name(dtype: torch.dtype) -> str:

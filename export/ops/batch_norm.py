@@ -15,8 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
-from export.graph.onnx_types import REDUCED
-from export.ops.normalisation import affine, inverse_deviation, standardised
+from export.graph.onnx_types import accumulation_dtype
+from export.ops.normalisation import affine, inverse_deviation, scale_and_shift, standardised
 from export.ops.reduction import moments
 from export.ops.shared.kernels import (
     JVP_DECOMPOSITIONS,
@@ -46,7 +46,7 @@ def _evaluation(
     """Normalise by the running statistics."""
     dtype = node_dtype(node)
     rank = len(g.shape_of(x))
-    inner = torch.float32 if dtype in REDUCED else dtype
+    inner = accumulation_dtype(dtype)
     if dtype == torch.float32:
         channels = g.static(g.shape_of(x)[1])
         if channels is None:
@@ -59,9 +59,7 @@ def _evaluation(
     factor = inverse if weight is None else g.op("Mul", inverse, g.tensor(weight, inner))
     centred = g.op("Sub", g.tensor(x, inner), _per_channel(g, g.tensor(mean, inner), rank))
     result = g.op("Mul", centred, _per_channel(g, factor, rank))
-    if bias is not None:
-        result = g.op("Add", result, _per_channel(g, g.tensor(bias, inner), rank))
-    return g.cast(result, dtype)
+    return g.cast(scale_and_shift(g, result, None, bias, inner, range(1, rank - 1)), dtype)
 
 
 def _training(
@@ -70,15 +68,11 @@ def _training(
     """Normalise by the batch's statistics; return its mean and 1/√(variance + eps) too."""
     dtype = node_dtype(node)
     rank = len(g.shape_of(x))
-    inner = torch.float32 if dtype in REDUCED else dtype
+    inner = accumulation_dtype(dtype)
     axes = [0, *range(2, rank)]
     mean, centred, variance = moments(g, g.tensor(x, inner), axes)
     inverse = inverse_deviation(g, variance, eps)
-    result = g.op("Mul", centred, inverse)
-    if weight is not None:
-        result = g.op("Mul", result, _per_channel(g, g.tensor(weight, inner), rank))
-    if bias is not None:
-        result = g.op("Add", result, _per_channel(g, g.tensor(bias, inner), rank))
+    result = scale_and_shift(g, g.op("Mul", centred, inverse), weight, bias, inner, range(1, rank - 1))
     kept = node.meta["val"][1].dtype
     where = g.constant(axes)
     return (

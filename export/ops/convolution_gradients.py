@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering
-from export.graph.onnx_types import REDUCED
+from export.graph.onnx_types import accumulation_dtype
 from export.ops.convolution import (
     Numbers,
     batch_windows,
@@ -68,7 +68,7 @@ def convolution_backward(
     if wanted[2]:
         value = g.tensor(grad)
         narrow = g.dtypes[value]
-        inner = torch.float32 if narrow in REDUCED else narrow
+        inner = accumulation_dtype(narrow)
         total = sum_or_mean(g, "ReduceSum", grad, g.cast(value, inner), [0, *range(2, rank + 2)], False)
         d_bias = g.cast(total, narrow)
     return d_input, d_weight, d_bias

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
-from export.graph.onnx_types import REDUCED
+from export.graph.onnx_types import REDUCED, accumulation_dtype
 from export.ops.reduction import moments
 from export.ops.shared.kernels import (
     JVP_DECOMPOSITIONS,
@@ -27,7 +27,7 @@ from export.ops.shared.kernels import (
     with_mapped_axis,
 )
 
-__all__ = ["BATCHING", "FORWARD_MODE", "LOWERINGS", "affine", "inverse_deviation", "standardised"]
+__all__ = ["BATCHING", "FORWARD_MODE", "LOWERINGS", "affine", "inverse_deviation", "scale_and_shift", "standardised"]
 
 aten: Any = torch.ops.aten
 
@@ -36,6 +36,15 @@ def inverse_deviation(g: Builder, variance: ir.Value, eps: float) -> ir.Value:
     """Return 1/√(variance + eps)."""
     dtype = g.dtypes[variance]
     return g.op("Reciprocal", g.op("Sqrt", g.op("Add", variance, g.constant(eps, dtype))))
+
+
+def scale_and_shift(
+    g: Builder, value: ir.Value, weight: Any, bias: Any, dtype: torch.dtype, trailing: Sequence[int] = ()
+) -> ir.Value:
+    """Return value·weight + bias, both with axes of size 1 at `trailing`; None leaves one out."""
+    if weight is not None:
+        value = g.op("Mul", value, g.unsqueeze(g.tensor(weight, dtype), *trailing))
+    return value if bias is None else g.op("Add", value, g.unsqueeze(g.tensor(bias, dtype), *trailing))
 
 
 def layer_norm(
@@ -51,14 +60,10 @@ def layer_norm(
         scale = g.tensor(weight) if weight is not None else g.tensor_constant(ones)
         inputs = [g.tensor(x), scale] + ([g.tensor(bias)] if bias is not None else [])
         return g.op("LayerNormalization", *inputs, axis=-len(shape), epsilon=float(eps)), None, None
-    inner = torch.float32 if dtype in REDUCED else dtype
+    inner = accumulation_dtype(dtype)
     mean, centred, variance = moments(g, g.tensor(x, inner), axes)
     inverse = inverse_deviation(g, variance, eps)
-    result = g.op("Mul", centred, inverse)
-    if weight is not None:
-        result = g.op("Mul", result, g.tensor(weight, inner))
-    if bias is not None:
-        result = g.op("Add", result, g.tensor(bias, inner))
+    result = scale_and_shift(g, g.op("Mul", centred, inverse), weight, bias, inner)
     kept = node.meta["val"][1].dtype
     return g.cast(result, dtype), g.cast(mean, kept), g.cast(inverse, kept)
 
@@ -68,7 +73,7 @@ def group_norm(
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Normalise each (sample, group), by two-pass moments."""
     dtype = node_dtype(node)
-    inner = torch.float32 if dtype in REDUCED else dtype
+    inner = accumulation_dtype(dtype)
     shape = g.shape_of(x)
     value = g.tensor(x, inner)
     flat = g.op("Reshape", value, g.constant([0, groups, -1]))
@@ -78,11 +83,7 @@ def group_norm(
     fixed = [g.static(size) for size in shape]
     target = g.constant([-1, *fixed[1:]]) if None not in fixed[1:] else g.runtime_shape(x)
     result = g.op("Reshape", result, target)
-    trailing = list(range(1, len(shape) - 1))
-    if weight is not None:
-        result = g.op("Mul", result, g.unsqueeze(g.tensor(weight, inner), *trailing))
-    if bias is not None:
-        result = g.op("Add", result, g.unsqueeze(g.tensor(bias, inner), *trailing))
+    result = scale_and_shift(g, result, weight, bias, inner, range(1, len(shape) - 1))
     kept = node.meta["val"][1].dtype
     two = g.constant([2])
     return g.cast(result, dtype), g.cast(g.op("Squeeze", mean, two), kept), g.cast(g.op("Squeeze", inverse, two), kept)
@@ -93,14 +94,12 @@ def rms_norm(
 ) -> tuple[ir.Value, ir.Value]:
     """Return x / √(mean(x²) + eps), and the inverse root."""
     dtype = node_dtype(node)
-    inner = torch.float32 if dtype in REDUCED else dtype
+    inner = accumulation_dtype(dtype)
     value = g.tensor(x, inner)
     chosen = torch.finfo(inner).eps if eps is None else eps
     axes = g.constant(list(range(-len(shape), 0)))
     inverse = inverse_deviation(g, g.op("ReduceMean", g.op("Mul", value, value), axes, keepdims=1), chosen)
-    result = g.op("Mul", value, inverse)
-    if weight is not None:
-        result = g.op("Mul", result, g.tensor(weight, inner))
+    result = scale_and_shift(g, g.op("Mul", value, inverse), weight, None, inner)
     return g.cast(result, dtype), g.cast(inverse, node.meta["val"][1].dtype)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
-from export.graph.onnx_types import REDUCED
+from export.graph.onnx_types import accumulation_dtype
 from export.ops import integers
 from export.ops.shared.kernels import pytorch_rules
 
@@ -58,7 +58,7 @@ def reduction(kind: str) -> Lowering:
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> ir.Value:
         result = node_dtype(node)
-        inner = torch.float32 if result in REDUCED else result
+        inner = accumulation_dtype(result)
         value, axes = g.tensor(x, inner), _axes(g, x, dim)
         sizes = [g.static(g.shape_of(x)[axis]) for axis in axes]
         if kind == "ReduceSum" and axes and x.meta["val"].dtype == torch.int64:
@@ -164,7 +164,7 @@ def any_or_all(everything: bool) -> Lowering:
 def norm(g: Builder, node: Node, x: Any, order: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> ir.Value:
     """Compute a vector norm of any order; order 0 counts the elements that are not zero."""
     dtype = node_dtype(node)
-    inner = torch.float32 if dtype in REDUCED else dtype
+    inner = accumulation_dtype(dtype)
     value, axes = g.tensor(x, inner), _axes(g, x, dim)
     order = 2 if order is None else order
     if order in (float("inf"), float("-inf")):
@@ -228,7 +228,7 @@ def variance_mean(
     axes = sorted(d % max(len(shape), 1) for d in (dim or range(len(shape))))
     value = g.tensor(x)
     dtype = g.dtypes[value]
-    inner = torch.float32 if dtype in REDUCED else dtype
+    inner = accumulation_dtype(dtype)
     mean, centred, _ = moments(g, g.cast(value, inner), axes)
     where = g.constant(axes)
     total = g.op("ReduceSum", g.op("Mul", centred, centred), where, keepdims=1)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import torch
 
 from export.graph.builder import Builder
-from export.graph.onnx_types import REDUCED
+from export.graph.onnx_types import accumulation_dtype
 
 __all__ = ["AxisMap", "axis_matrices", "fixed_sizes", "times_matrices"]
 
@@ -42,7 +42,7 @@ def axis_matrices(apply: AxisMap, inner: Sequence[int], outer: Sequence[int]) ->
 def times_matrices(g: Builder, value: ir.Value, rank: int, total: int, factors: Sequence[torch.Tensor]) -> ir.Value:
     """Multiply the last `rank` axes of a tensor of `total` axes by one matrix each; an identity is left out."""
     dtype = g.dtypes[value]
-    inner = torch.float32 if dtype in REDUCED else dtype
+    inner = accumulation_dtype(dtype)
     value = g.cast(value, inner)
     for axis, factor in enumerate(factors):
         if factor.shape[0] == factor.shape[1] and bool((factor == torch.eye(factor.shape[0])).all()):
