@@ -229,8 +229,8 @@ def test_five_steps_of_a_smooth_resnet_track_eager_within_its_rounding(
     assert "Relu" not in {node.op_type for node in onnx.load(path).graph.node}
     wide = tuple(pure.cast(tree, torch.float64) for tree in trees)
     runs = five(export.load(path), trees, images, labels), five(step, trees, images, labels)
-    truth = five(step, wide, images.double(), labels)
-    file, eager, exact = (pure.flatten(run[-1]) for run in (*runs, truth))
+    reference = five(step, wide, images.double(), labels)
+    file, eager, exact = (pure.flatten(run[-1]) for run in (*runs, reference))
     start = pure.flatten(dict(zip(("params", "state", "opt_state"), trees, strict=True)))
     squares = torch.zeros(2, dtype=torch.float64)
     for name, target in exact.items():

@@ -1,4 +1,4 @@
-"""Transforms of torch.func take the same road as any function: each file passes the float64 verdict."""
+"""Transforms of torch.func are recorded as any function is: each file passes the float64 verdict."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def test_the_numbers_are_the_convolutions(rank: int, space: tuple[int, ...], opt
         expected = (expected,) if isinstance(expected, Tensor) else expected
         results = export.jit(fn, device="cpu")(*narrow)
         results = (results,) if isinstance(results, Tensor) else results
-        for result, truth in zip(results, expected, strict=True):
-            assert (result.double() - truth).norm() / truth.norm() < 2e-6
+        for result, reference in zip(results, expected, strict=True):
+            assert (result.double() - reference).norm() / reference.norm() < 2e-6
 
 
 def test_small_maps_become_products_where_a_call_is_tuned() -> None:
