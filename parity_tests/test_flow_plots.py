@@ -1,5 +1,6 @@
 """The pictures are drawn without pyplot, nothing in them overlaps or is cut off, and matplotlib is not needed else."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pure
 from pure import flow, nets
 from pure.errors import ArgumentError
 from pure.flow import plot
+from pure.flow.shared.result import Result
 
 matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
@@ -169,3 +171,17 @@ def test_without_matplotlib_the_error_names_the_install_line(monkeypatch: pytest
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(flow.PlotError, match=r'pip install "pure-export\[report\]"'):
         norms.plot()
+
+
+def results_of(base: type) -> set[type]:
+    """All subclasses that are dataclasses, at any depth."""
+    below: list[type] = type.__subclasses__(base)
+    return {cls for cls in below if dataclasses.is_dataclass(cls)}.union(*map(results_of, below))
+
+
+def test_every_result_has_one_drawing() -> None:
+    named = {value for value in vars(flow).values() if isinstance(value, type) and issubclass(value, Result)}
+    drawn = set(plot.DRAWINGS)
+    assert named <= drawn
+    assert drawn == {cls for cls in results_of(Result) if cls.__module__.startswith("pure.flow")}
+    assert {drawing.__name__ for drawing in plot.DRAWINGS.values()} <= set(plot.__all__)

@@ -1,1 +1,1 @@
-"""What flows by depth: signal, gates, residual steps, activation gradients, and what each block is worth."""
+"""Measurements by depth: signal, gates, residual steps, activation gradients, deletion of branches."""

@@ -1,4 +1,4 @@
-"""What each block is worth: the loss without it, for all in one mapped call, beside the first-order prediction."""
+"""Change of the loss without single branches, all in one mapped call, beside its first-order prediction."""
 
 from __future__ import annotations
 

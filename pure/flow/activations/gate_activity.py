@@ -1,4 +1,4 @@
-"""How open the gates are, by depth: mean, quantiles, the parts that are shut and open, and the biases behind them."""
+"""Gate activity by depth: mean, quantiles, shut and open fractions, and the gates' biases."""
 
 from __future__ import annotations
 

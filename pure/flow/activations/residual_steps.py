@@ -1,4 +1,4 @@
-"""The steps of a network by depth: what went into each residual step, what its branches added, and what came out."""
+"""Residual steps by depth: the input, the tagged branches and the output of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The signal-propagation plot's numbers: means and variances of the channels of every stream and branch, by depth."""
+"""Signal propagation: channel means and variances of every stream and branch, by depth."""
 
 from __future__ import annotations
 

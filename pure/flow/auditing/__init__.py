@@ -1,4 +1,4 @@
-"""The audit: forward and backward block by block, what is measured on the way, and the result."""
+"""The audit: a forward and a backward sweep block by block, the measurements, and advice."""
 
 from pure.flow.auditing.audit_network import audit
 from pure.flow.auditing.audit_result import Advice, Audit, BlockDeletion, BlockFlow, PairNorm, PathShares

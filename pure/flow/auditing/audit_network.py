@@ -1,4 +1,4 @@
-"""`audit`: everything about a network's flow in one forward and one backward, at any depth."""
+"""`audit`: all measurements of a network's flow in one forward and one backward sweep, at any depth."""
 
 from __future__ import annotations
 

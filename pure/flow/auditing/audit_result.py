@@ -1,4 +1,4 @@
-"""What an audit returns."""
+"""The result of an audit: blocks, path lengths, deletions, partial Jacobians, advice."""
 
 from __future__ import annotations
 

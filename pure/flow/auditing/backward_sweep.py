@@ -1,4 +1,4 @@
-"""The backward of an audit: one sweep that pulls back the gradient, its parts by path length, and random probes."""
+"""The audit's backward sweep: the gradient, its parts by path length, random probes, deletions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network as a chain of blocks, one behind the other, taken apart lazily so that depth costs no memory."""
+"""A network as a chain of blocks, whose stacked parameters are sliced only when a block is needed."""
 
 from __future__ import annotations
 

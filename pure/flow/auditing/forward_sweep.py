@@ -1,4 +1,4 @@
-"""The forward of an audit: every block's output measured as it appears, and only the blocks' inputs kept."""
+"""The audit's forward sweep: measures every block's output, and keeps only the blocks' inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast something grows or decays from block to block, with its interval, and whether it does so exponentially."""
+"""Growth or decay by depth as factor^depth, with its interval and a test for an exponential."""
 
 from __future__ import annotations
 

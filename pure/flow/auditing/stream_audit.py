@@ -1,4 +1,4 @@
-"""An audit of a block that is no chain: run as a whole, with its tagged streams for the depths."""
+"""The audit of a block that is no chain: run as a whole, its tagged streams stand for the depths."""
 
 from __future__ import annotations
 

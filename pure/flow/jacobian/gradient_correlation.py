@@ -1,4 +1,4 @@
-"""How alike the gradients at different inputs are, by depth and along a line of inputs: gradient shattering."""
+"""Correlation of gradients at different inputs, by depth and along a line: gradient shattering."""
 
 from __future__ import annotations
 

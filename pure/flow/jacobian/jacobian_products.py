@@ -1,4 +1,4 @@
-"""A function at one input as its Jacobian: products with flat vectors from either side, by jvp and vjp alone."""
+"""Jacobian–vector and vector–Jacobian products of a function at one input, with flat vectors."""
 
 from __future__ import annotations
 

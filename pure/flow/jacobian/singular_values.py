@@ -1,4 +1,4 @@
-"""What is known of a Jacobian's singular values: the result of `jacobian_spectrum`."""
+"""Singular values of a Jacobian and the spectrum of JᵀJ: the result of `jacobian_spectrum`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The routes through a function that was cut at its tags: which branches count, and how many routes pass k of them."""
+"""Which tagged branches count as passed, and the number of paths through k of them."""
 
 from __future__ import annotations
 

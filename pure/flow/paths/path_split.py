@@ -1,4 +1,4 @@
-"""The derivative split by path length: what of J v, or of a loss's gradient, passed through exactly k branches."""
+"""Derivatives split by path length: the part of J v, or of a loss's gradient, through exactly k branches."""
 
 from __future__ import annotations
 

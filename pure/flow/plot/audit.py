@@ -1,4 +1,4 @@
-"""One page for one audit."""
+"""The page of an audit: six panels by depth, and the advice below them."""
 
 from __future__ import annotations
 

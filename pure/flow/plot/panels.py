@@ -1,4 +1,4 @@
-"""Several axes in one figure, and lines that every family of pictures draws in the same way."""
+"""Panels, curves with bands, tick rules and legends that the drawings share."""
 
 from __future__ import annotations
 

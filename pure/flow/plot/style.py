@@ -1,4 +1,4 @@
-"""One look for every picture: Okabe–Ito colours, markers that differ, sizes for print; matplotlib only when drawing."""
+"""The common style: Okabe–Ito colours, distinct markers, sizes for print; imports matplotlib only when drawing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What measurements of a block share: `f(block, params, x, state, extras, *, options)`, checked before it runs."""
+"""Argument checks of measurements of a block: `f(block, params, x, state, extras, *, options)`."""
 
 from __future__ import annotations
 

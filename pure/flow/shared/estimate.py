@@ -1,4 +1,4 @@
-"""A number estimated from random probes, with its 95% interval."""
+"""Means over random probes or independent draws, with 95% intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the measurements ask of a loss, its parameters and its batch, and the errors that say so."""
+"""Checks of a loss, its parameters and its batch, and the errors that they raise."""
 
 from __future__ import annotations
 

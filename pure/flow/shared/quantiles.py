@@ -1,4 +1,4 @@
-"""Quantiles of any number of values: none, or more than the 16 million at which `torch.quantile` used to stop."""
+"""Quantiles of any number of values; `torch.quantile` takes at most 16 million, and at least one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The terminal: tables and progress bars by `rich`, which is imported here alone, and only when something is shown."""
+"""Tables and progress bars in the terminal, by `rich`, which is imported only when something is shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`predict`: which laws hold for a block as it is initialised, what they say, and which do not hold and why."""
+"""`predict`: the laws that hold for a block as initialised, their numbers, and why others do not hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`check`: a block's predictions held against draws of its initial parameters."""
+"""`check`: compares a block's predictions with draws of its initial parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an initialiser draws: variance, whether Gaussian, and whether its law is symmetric."""
+"""The distribution that an initialiser draws from: variance, mean, and whether it is Gaussian."""
 
 from __future__ import annotations
 

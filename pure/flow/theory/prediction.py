@@ -1,4 +1,4 @@
-"""What theory says about a block: numbers by quantity, and reasons by law."""
+"""The result of `predict`: numbers by quantity, and reasons by law."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a block as a stack of layers and skips that the laws know, or saying what in it they do not know."""
+"""Reads a block as a stack of the layers, skips and gates that the laws cover."""
 
 from __future__ import annotations
 

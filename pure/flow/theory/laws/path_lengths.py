@@ -1,4 +1,4 @@
-"""How much of the gradient passes through k branches: path energies and the law of the path length."""
+"""Gradient energy by path length: energies through k branches, and the law of the path length."""
 
 from __future__ import annotations
 
