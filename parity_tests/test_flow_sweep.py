@@ -14,7 +14,8 @@ import torch
 from pure import Function, Initialize, Linear, Repeat, Residual, Sequential, flow, nets, tree
 from pure.errors import ArgumentError, TreeError
 from pure.flow.auditing.block_chain import Chain
-from pure.flow.auditing.chain_sweep import Inputs, Pullback, Scaled, floating, run_link
+from pure.flow.auditing.chain_sweep import Inputs, Pullback, floating, run_link
+from pure.flow.shared.log_scale import Scaled
 from pure.initializers import Constant
 from pure.nets.small.tutorial import residual_mlp_block
 from pure.skips import Highway

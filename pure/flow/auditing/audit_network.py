@@ -16,13 +16,14 @@ from pure.flow.auditing.advice import advise
 from pure.flow.auditing.audit_result import Audit, BlockDeletion, BlockFlow, PairNorm, PathShares
 from pure.flow.auditing.backward_sweep import Backward, Judge, backward, direction, scaled_loss
 from pure.flow.auditing.block_chain import Chain, is_chain
-from pure.flow.auditing.chain_sweep import Scaled, floating
+from pure.flow.auditing.chain_sweep import floating
 from pure.flow.auditing.forward_sweep import Forward, Seen, forward
 from pure.flow.auditing.growth_fit import growth
 from pure.flow.auditing.stream_audit import audit_streams
 from pure.flow.shared.block_call import block_first
 from pure.flow.shared.estimate import half_width
 from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
+from pure.flow.shared.log_scale import Scaled
 from pure.flow.shared.terminal import Bars
 from pure.flow.shared.tracked_leaves import tracked
 

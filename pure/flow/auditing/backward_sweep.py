@@ -13,8 +13,9 @@ from torch import Tensor
 from pure.block import Block
 from pure.errors import UnsupportedError
 from pure.flow.auditing.block_chain import Chain, Link
-from pure.flow.auditing.chain_sweep import LOG10_2, Pullback, Scaled, floating, log10, run_link, times_power
+from pure.flow.auditing.chain_sweep import Pullback, floating, run_link
 from pure.flow.auditing.forward_sweep import Forward, Track
+from pure.flow.shared.log_scale import LOG10_2, Scaled, log10, times_power
 from pure.flow.shared.quantiles import quantiles
 from pure.tags import Tagged, substitute
 

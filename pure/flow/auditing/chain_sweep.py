@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,85 +17,18 @@ from torch import Tensor
 from pure import tree
 from pure.errors import PureError, UnsupportedError
 from pure.flow.auditing.block_chain import Chain, Link
+from pure.flow.shared.log_scale import Scaled
 from pure.flow.shared.tracked_leaves import tracked
 from pure.tags import Tagged, substitute
 
 __all__ = [
-    "LOG10_2",
     "Inputs",
     "Pullback",
-    "Scaled",
     "floating",
-    "log10",
     "outermost_branch",
     "run_link",
-    "times_power",
     "versions",
 ]
-
-LOG10_2 = math.log10(2.0)
-RESCALE_EXPONENT = 32
-"""A cotangent is rescaled once its norm leaves 2^±32."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scaled:
-    """Tensors times 2^exponent: a gradient of 1e-3000 has a place here, and scaling by powers of 2 rounds nothing.
-
-    Attributes:
-        parts: the tensors, one for each floating-point leaf of a stream.
-        exponent: of the power of two in front of them.
-
-    Example:
-        >>> tiny = Scaled([torch.tensor([3e-30, 4e-30], dtype=torch.float64)], -10_000).rescaled()
-        >>> round(tiny.log10_norm(), 6)
-        -3039.600987
-    """
-
-    parts: Sequence[Tensor]
-    exponent: int = 0
-
-    def rescaled(self) -> Scaled:
-        """Return the same value with parts whose norm is near 1; zeros and what is not finite stay as they are."""
-        norm = _norm(self.parts)
-        if norm == 0 or not math.isfinite(norm):
-            return self
-        shift = math.frexp(norm)[1]
-        if abs(shift) <= RESCALE_EXPONENT:
-            return self
-        return Scaled([times_power(part, -shift) for part in self.parts], self.exponent + shift)
-
-    def log10_norm(self) -> float:
-        """Return log10 of the Euclidean norm; −inf for zero."""
-        return log10(_norm(self.parts)) + self.exponent * LOG10_2
-
-    def log10_sample_norms(self) -> Tensor:
-        """Return log10 of each sample's norm, float64: axis 0 of every part counts as the batch."""
-        squares = sum(
-            torch.linalg.vector_norm(part.reshape(part.shape[0], -1), dim=1, dtype=torch.float64).square()
-            for part in self.parts
-        )
-        return torch.as_tensor(squares).log10() / 2 + self.exponent * LOG10_2
-
-
-def log10(value: float) -> float:
-    """Return log10 of a value that may be 0 or not finite.
-
-    >>> log10(0.0), log10(100.0)
-    (-inf, 2.0)
-    """
-    return math.log10(value) if value > 0 else -math.inf if value == 0 else math.nan
-
-
-def times_power(part: Tensor, shift: int) -> Tensor:
-    """Return a tensor times 2^shift, in two halves, so that the factor itself is always an ordinary number."""
-    half = shift // 2
-    return part * 2.0**half * 2.0 ** (shift - half)
-
-
-def _norm(parts: Sequence[Tensor]) -> float:
-    norms = [float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in parts]
-    return norms[0] if len(norms) == 1 else math.hypot(*norms)
 
 
 def floating(x: Any) -> list[Tensor]:

@@ -15,10 +15,11 @@ from pure.flow.activations.gate_activity import gate_shares
 from pure.flow.activations.gradients_by_depth import GradientNorms, gradient_norms
 from pure.flow.auditing.audit_result import Audit, BlockFlow
 from pure.flow.auditing.backward_sweep import direction
-from pure.flow.auditing.chain_sweep import floating, log10
+from pure.flow.auditing.chain_sweep import floating
 from pure.flow.auditing.forward_sweep import SATURATED, Stop, joint
 from pure.flow.auditing.growth_fit import growth
 from pure.flow.shared.input_checks import purely
+from pure.flow.shared.log_scale import log10
 from pure.tags import Tagged, observe
 
 __all__ = ["audit_streams"]

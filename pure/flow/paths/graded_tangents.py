@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pure.errors import UnsupportedError
+from pure.flow.shared.log_scale import times_power
 
 __all__ = ["GradedTangents", "aligned", "start"]
 
@@ -78,7 +79,7 @@ class GradedTangents:
         shift = torch.frexp(norms).exponent.to(torch.float64)
         shift = torch.where((shift.abs() > RESCALE_EXPONENT) & norms.isfinite(), shift, 0.0)
         exponents = torch.where(norms == 0, ZERO, self.exponents + shift)
-        return replace(self, values=self.values * _power(-shift, self.values), exponents=exponents)
+        return replace(self, values=times_power(self.values, -shift), exponents=exponents)
 
     def bounds(self) -> tuple[Tensor, int]:
         """Return log₂ of the rows' norms, and the power of two to take out: 0 unless they leave 2^±500.
@@ -119,12 +120,7 @@ def aligned(stacks: Sequence[GradedTangents]) -> tuple[list[Tensor], Tensor]:
     if len(stacks) == 1:
         return [stacks[0].values], stacks[0].exponents
     exponents = torch.stack([stack.exponents for stack in stacks]).amax(0)
-    return [stack.values * _power(stack.exponents - exponents, stack.values) for stack in stacks], exponents
-
-
-def _power(exponents: Tensor, like: Tensor) -> Tensor:
-    """Return 2^exponents, one for each row; far below all others it is 0, which is what is left of such a row."""
-    return _over(torch.exp2(exponents).to(like.dtype), like.ndim)
+    return [times_power(stack.values, stack.exponents - exponents) for stack in stacks], exponents
 
 
 def _over(factors: Tensor, ndim: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pure.flow.paths.branch_counting import Count, Routes
 from pure.flow.paths.graded_tangents import GradedTangents
+from pure.flow.shared.log_scale import times_power
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 
@@ -101,7 +102,7 @@ class PathSpectrum(Readings[int, float]):
 def spectrum_of(stack: GradedTangents, ways: Routes, mode: Mode, count: Count) -> PathSpectrum:
     """Return the result that a stack holds behind its last segment."""
     logs, exponent = stack.bounds()
-    values = stack.values.double() * torch.exp2(stack.exponents - exponent).reshape(-1, *[1] * (stack.values.ndim - 1))
+    values = times_power(stack.values.double(), stack.exponents - exponent)
     length = stack.length
     components, whole = values[:length], values[-1]
     relative = torch.exp2(2 * (logs[:length] - logs[:length].max())) if logs[:length].max() > -math.inf else None
