@@ -230,13 +230,13 @@ def test_intervals_of_the_blocks_traces_cover() -> None:
 
     matrix = flow.hvp(loss, params)
     diagonal = A.diagonal()
-    truth = {"a": float(diagonal[:25].sum()), "b": float(diagonal[25:].sum()), "": float(diagonal.sum())}
+    reference = {"a": float(diagonal[:25].sum()), "b": float(diagonal[25:].sum()), "": float(diagonal.sum())}
     seeds = 1000
-    hits = dict.fromkeys(truth, 0)
+    hits = dict.fromkeys(reference, 0)
     generator = seeded(7)
     for _ in range(seeds):
         _, blocks = _block_traces(matrix, 12, generator, 12)
-        for name, value in truth.items():
+        for name, value in reference.items():
             hits[name] += value in blocks[name]
     for name, count in hits.items():
         assert 0.93 < count / seeds < 0.97, name

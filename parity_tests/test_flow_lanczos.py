@@ -166,9 +166,9 @@ def many_rules(A: Tensor, probes: int, steps: int) -> list[Quadrature]:
 @pytest.mark.parametrize("power", [1, 2])
 def test_intervals_of_spectral_moments_cover(power: int) -> None:
     A = rotated(torch.linspace(0, 2, 40, dtype=FLOAT64))
-    truth = float(torch.linalg.eigvalsh(A).pow(power).mean())
+    reference = float(torch.linalg.eigvalsh(A).pow(power).mean())
     rules = many_rules(A, probes=10, steps=3)
-    assert COVERAGE[0] <= coverage(lambda run: truth in rules[run].mean(lambda theta: theta**power)) <= COVERAGE[1]
+    assert COVERAGE[0] <= coverage(lambda run: reference in rules[run].mean(lambda theta: theta**power)) <= COVERAGE[1]
 
 
 def test_intervals_of_the_density_cover_the_smeared_spectrum() -> None:
@@ -176,12 +176,12 @@ def test_intervals_of_the_density_cover_the_smeared_spectrum() -> None:
     grid, width = torch.linspace(0, 4, 9, dtype=FLOAT64), 0.4
     values = torch.linalg.eigvalsh(A)
     bumps = torch.exp(-((grid[:, None] - values) / width).square() / 2) / (width * math.sqrt(2 * math.pi))
-    truth = bumps.mean(1)
+    reference = bumps.mean(1)
     rules = many_rules(A, probes=12, steps=14)
 
     def covered(run: int) -> float:
         found = rules[run].density(grid, width)
-        return float(((found.low <= truth) & (truth <= found.high)).double().mean())
+        return float(((found.low <= reference) & (reference <= found.high)).double().mean())
 
     assert COVERAGE[0] <= coverage(covered) <= COVERAGE[1]
 
@@ -190,10 +190,10 @@ def test_the_cumulative_share_is_enclosed_for_every_probe() -> None:
     """Few nodes, many probes: the band must hold the rule's own error, which does not shrink with the probes."""
     values = torch.linspace(0.1, 2, 60, dtype=FLOAT64) ** 3
     A, grid = rotated(values), torch.linspace(-0.5, 9, 80, dtype=FLOAT64)
-    truth = (values <= grid[:, None]).double().mean(1)
+    reference = (values <= grid[:, None]).double().mean(1)
     rule = quadrature(times(A), 60, probes=400, steps=5, generator=seeded(1))
     _, low, high = rule.cumulative(grid)
-    assert ((low <= truth) & (truth <= high)).all()
+    assert ((low <= reference) & (reference <= high)).all()
     assert float((high - low).max()) < 0.8
     start = torch.randn(400, 60, generator=seeded(1), dtype=FLOAT64)
     parts = (start / start.norm(dim=1, keepdim=True) @ torch.linalg.eigh(A).eigenvectors).square()
@@ -202,16 +202,16 @@ def test_the_cumulative_share_is_enclosed_for_every_probe() -> None:
     _, one_low, one_high = one.cumulative(grid)
     assert ((one_low <= shares + 1e-12) & (shares <= one_high + 1e-12)).all()
     full = Quadrature(values[None], torch.full((1, 60), 1 / 60, dtype=FLOAT64), 60, exact=True)
-    torch.testing.assert_close(full.cumulative(grid)[0], truth, rtol=0, atol=1e-14)
+    torch.testing.assert_close(full.cumulative(grid)[0], reference, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("sketch", [0, 8])
 def test_intervals_of_the_trace_cover(sketch: int) -> None:
     A = rotated(torch.linspace(-1, 3, 60, dtype=FLOAT64))
-    truth = float(A.trace())
+    reference = float(A.trace())
 
     def covered(seed: int) -> float:
-        return float(truth in trace(times(A), 60, 12, sketch=sketch, generator=seeded(1_000 + seed)))
+        return float(reference in trace(times(A), 60, 12, sketch=sketch, generator=seeded(1_000 + seed)))
 
     assert COVERAGE[0] <= coverage(covered) <= COVERAGE[1]
 

@@ -1,4 +1,4 @@
-"""`flow.per_sample_gradients` gives every sample's gradient by the chosen leaves, and forms no other."""
+"""`flow.per_sample_gradients` gives every sample's gradient w.r.t. the chosen leaves, and forms no other."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """The kernels of infinitely wide networks: the Gaussian process at the start (NNGP) and the tangent kernel (NTK).
 
-Every weight is written as √(variance / fan_in) · w with w standard normal, and derivatives are by w: in this
+Every weight is written as √(variance / fan_in) · w with w standard normal, and derivatives are w.r.t. w: in this
 parametrisation the limit exists. Kernels are for one output; the kernel summed over outputs, divided by their number,
 tends to it.
 """

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError
-from pure.flow.linalg.krylov_loop import Options, extreme
+from pure.flow.linalg.krylov_loop import KrylovOptions, Options, extreme
 from pure.flow.linalg.operator_products import Matvec, products
 from pure.flow.linalg.orthonormal import extend, gaussian
 
@@ -44,13 +44,10 @@ def eigenpairs(
     *,
     which: Which = "largest",
     generator: torch.Generator,
-    tolerance: float | None = None,
-    block: int | None = None,
-    max_basis: int | None = None,
-    max_products: int | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
     chunk_size: int | None = None,
+    **options: Unpack[KrylovOptions],
 ) -> Eigenpairs:
     """Return k extreme eigenpairs by block Lanczos with full reorthogonalisation and thick restarts.
 
@@ -62,15 +59,10 @@ def eigenpairs(
         k: how many.
         which: "largest", "smallest" or "magnitude".
         generator: for the start vectors.
-        tolerance: a pair counts as converged when ‖Av − λv‖ is below this times the largest ‖Av‖ met;
-            default ε^(2/3) of `dtype`. The eigenvalue's own error is then of second order.
-        block: vectors multiplied together; default min(k, 16). Below k the work doubles, because missed copies of
-            multiple eigenvalues are then looked for.
-        max_basis: vectors kept at most; default all up to size 1,024, then 2k + 8 blocks. More need fewer products.
-        max_products: default 1,000 + 50k.
         dtype: of the vectors.
         device: of the vectors.
         chunk_size: how many vectors go through `matvec` together.
+        options: see `KrylovOptions`; the residual is ‖Av − λv‖.
 
     Raises:
         ArgumentError: k beyond the size, or an unknown `which`.
@@ -85,10 +77,10 @@ def eigenpairs(
     """
     if which not in ("largest", "smallest", "magnitude"):
         raise ArgumentError(f"which={which!r}: expected 'largest', 'smallest' or 'magnitude'")
-    options = Options.of(size, k, dtype, block, max_basis, max_products, tolerance)
+    chosen = Options.of(size, k, dtype, **options)
     start = torch.zeros(size, 0, dtype=dtype, device=device)
-    process = _Lanczos(matvec, which, start, options.block, generator, chunk_size)
-    solved = extreme(process, options)
+    process = _Lanczos(matvec, which, start, chosen.block, generator, chunk_size)
+    solved = extreme(process, chosen)
     vectors = (process.basis @ process.vectors[:, :k].to(dtype)).contiguous()
     return Eigenpairs(process.values[:k], vectors, solved.residuals, solved.converged, solved.products)
 

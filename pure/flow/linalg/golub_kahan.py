@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from pure.flow.linalg.krylov_loop import Options, extreme
+from pure.flow.linalg.krylov_loop import KrylovOptions, Options, extreme
 from pure.flow.linalg.operator_products import Matvec, products
 from pure.flow.linalg.orthonormal import extend, gaussian
 
@@ -43,13 +44,10 @@ def singular_triplets(
     k: int,
     *,
     generator: torch.Generator,
-    tolerance: float | None = None,
-    block: int | None = None,
-    max_basis: int | None = None,
-    max_products: int | None = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
     chunk_size: int | None = None,
+    **options: Unpack[KrylovOptions],
 ) -> SingularTriplets:
     """Return the k largest singular triplets by block Golub–Kahan bidiagonalisation, without ever forming JᵀJ.
 
@@ -63,15 +61,10 @@ def singular_triplets(
         inputs: columns of J.
         k: how many.
         generator: for the start vectors.
-        tolerance: a triplet has converged when its residual is below this times the largest ‖Jᵀu‖ or ‖Jv‖ met;
-            default ε^(2/3) of `dtype`. The error of the value itself is then of second order.
-        block: vectors multiplied together; default min(k, 16). Below k the work doubles, because missed copies of
-            multiple singular values are then looked for.
-        max_basis: vectors kept at most on either side; default all up to size 1,024, then 2k + 8 blocks.
-        max_products: products with J at most; default 1,000 + 50k.
         dtype: of the vectors.
         device: of the vectors.
         chunk_size: how many vectors go through the products together.
+        options: see `KrylovOptions`; `max_basis` holds on either side, `max_products` for J and for Jᵀ.
 
     Raises:
         ArgumentError: k beyond the smaller side.
@@ -85,9 +78,9 @@ def singular_triplets(
         >>> round(float(found.values), 9), found.converged
         (3.0, tensor([True]))
     """
-    options = Options.of(min(outputs, inputs), k, dtype, block, max_basis, max_products, tolerance)
-    process = _GolubKahan(forward, backward, (outputs, inputs), options.block, generator, chunk_size, dtype, device)
-    solved = extreme(process, options)
+    chosen = Options.of(min(outputs, inputs), k, dtype, **options)
+    process = _GolubKahan(forward, backward, (outputs, inputs), chosen.block, generator, chunk_size, dtype, device)
+    solved = extreme(process, chosen)
     left, right = process.ritz(k)
     return SingularTriplets(process.values[:k], left, right, solved.residuals, solved.converged, solved.products)
 

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError
 
-__all__ = ["Options", "Process", "Solved", "extreme"]
+__all__ = ["KrylovOptions", "Options", "Process", "Solved", "extreme"]
 
-BLOCK = 16
-SMALL = 1024
-"""Up to this size the whole space is kept, without restarts."""
+DEFAULT_BLOCK_VECTORS = 16
+MAX_SIZE_WITHOUT_RESTARTS = 1_024
+
+
+class KrylovOptions(TypedDict, total=False):
+    """Options of a block Krylov method, each of which may be left out.
+
+    Attributes:
+        tolerance: a value has converged when its residual is below this times the largest norm of a product met;
+            default ε^(2/3) of the vectors' dtype. The value's own error is then of second order.
+        block: vectors multiplied together; default min(k, 16). Below k the work doubles, because missed copies of
+            multiple values are then looked for.
+        max_basis: vectors kept at most; default all up to size 1,024, then 2k + 8 blocks. More need fewer products.
+        max_products: default 1,000 + 50k.
+    """
+
+    tolerance: float | None
+    block: int | None
+    max_basis: int | None
+    max_products: int | None
 
 
 class Process(Protocol):
@@ -64,10 +81,11 @@ class Options:
         size: int,
         k: int,
         dtype: torch.dtype,
-        block: int | None,
-        max_basis: int | None,
-        max_products: int | None,
-        tolerance: float | None,
+        *,
+        tolerance: float | None = None,
+        block: int | None = None,
+        max_basis: int | None = None,
+        max_products: int | None = None,
     ) -> Options:
         """Fill in the defaults.
 
@@ -78,8 +96,8 @@ class Options:
             raise ArgumentError(f"k={k} of an operator of size {size}: expected 1 to {size}")
         if block is not None and block < 1:
             raise ArgumentError(f"block={block}: expected at least 1")
-        width = min(size, min(k, BLOCK) if block is None else block)
-        roomy = size if size <= SMALL else 2 * k + 8 * width
+        width = min(size, min(k, DEFAULT_BLOCK_VECTORS) if block is None else block)
+        roomy = size if size <= MAX_SIZE_WITHOUT_RESTARTS else 2 * k + 8 * width
         columns = max(roomy if max_basis is None else max_basis, k + 2 * width)
         limit = 1_000 + 50 * k if max_products is None else max_products
         tolerance = torch.finfo(dtype).eps ** (2 / 3) if tolerance is None else tolerance

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.flow.per_sample.outer_products import WIDE_COST, gram, row_norms, row_slices, scaled, widened
+from pure.flow.per_sample.outer_products import FLOAT64_COST, gram, row_norms, row_slices, scaled, widened
 from pure.flow.per_sample.weight_use import Call, Parameters, Run, WeightUse
 
 __all__ = ["CONVOLUTIONS", "Convolution", "Geometry", "convolution", "convolution_norm", "unfolded", "weight_gradient"]
@@ -99,14 +99,14 @@ def convolution_norm(x: Tensor, g: Tensor, weight: Tensor, geometry: Geometry, b
         g: gradient w.r.t. the outputs (batch, images, channels, *space).
         weight: of the shape that is wanted.
         geometry: the convolution's.
-        budget: memory for Gram matrices in bytes, where there is no processor cache to fit.
+        budget: memory for Gram matrices in bytes, away from the CPU.
 
     Source: Rochette et al. 2019 (1912.06015) for the gradients; Bu et al. 2022 (2205.10683) for the choice.
     """
     padded = math.prod(size + sum(pad) for size, pad in zip(x.shape[3:], geometry.pads, strict=True))
     pixels, positions = math.prod(x.shape[3:]), math.prod(g.shape[3:])
     direct = positions * weight.numel()
-    by_gram = WIDE_COST * (pixels**2 * x.shape[2] + positions**2 * g.shape[2])
+    by_gram = FLOAT64_COST * (pixels**2 * x.shape[2] + positions**2 * g.shape[2])
     by_gram += 4 * padded**2 * geometry.groups * sum(geometry.kernel)
     norms = x.new_zeros(len(x), dtype=torch.float64)
     if geometry.transposed or x.shape[1] != 1 or direct <= by_gram:

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["WIDE_COST", "crossed", "gram", "outer_norm", "outer_sum", "row_norms", "row_slices", "scaled", "widened"]
+__all__ = ["FLOAT64_COST", "crossed", "gram", "outer_norm", "outer_sum", "row_norms", "row_slices", "scaled", "widened"]
 
 # Shapes: a is (batch, time, groups, inputs), g is (batch, time, groups, outputs).
 
-WIDE_COST = 3
-"""How many single-precision products one in float64 takes the time of; it only chooses between exact methods."""
+FLOAT64_COST = 3
+"""Time of a product in float64, in products in float32; it only chooses between exact methods."""
 
-CACHED = 2**17
-"""Values that are widened together on a processor: they stay in its cache, and their memory is used again."""
+MAX_CACHED_VALUES = 2**17
+"""Values converted to float64 together on a CPU: they stay in its cache, and their memory is used again."""
 
 
 def row_slices(rows: int, values_each: int, device: torch.device, budget: float = 2.0**28) -> Iterator[slice]:
@@ -24,14 +24,14 @@ def row_slices(rows: int, values_each: int, device: torch.device, budget: float 
     Args:
         rows: how many samples there are.
         values_each: what one of them takes, in float64 values.
-        device: on a processor the slices fit its cache, elsewhere the budget.
+        device: on a CPU the slices fit its cache, elsewhere the budget.
         budget: in bytes.
 
     Example:
         >>> [(part.start, part.stop) for part in row_slices(5, 2**16, torch.device("cpu"))]
         [(0, 2), (2, 4), (4, 5)]
     """
-    room = budget / 8 if device.type != "cpu" else min(budget / 8, CACHED)
+    room = budget / 8 if device.type != "cpu" else min(budget / 8, MAX_CACHED_VALUES)
     step = max(1, int(room // max(1, values_each)))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
@@ -52,7 +52,7 @@ def row_norms(v: Tensor) -> Tensor:
             scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
             norms = torch.linalg.vector_norm(flat / scale[:, None], dim=1) * scale
         return norms
-    if flat.numel() <= CACHED or flat.device.type != "cpu":
+    if flat.numel() <= MAX_CACHED_VALUES or flat.device.type != "cpu":
         return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
     slices = row_slices(len(flat), flat.shape[1], flat.device)
     return torch.cat([torch.linalg.vector_norm(flat[rows], dim=1, dtype=torch.float64) for rows in slices])
@@ -73,7 +73,7 @@ def outer_norm(a: Tensor, g: Tensor, budget: float = 2.0**28) -> Tensor:
     Args:
         a: (batch, time, groups, inputs).
         g: (batch, time, groups, outputs).
-        budget: memory for what is formed in bytes, where there is no processor cache to fit.
+        budget: memory for what is formed in bytes, away from the CPU, where slices fit the cache.
 
     Source: Goodfellow 2015 (1510.01799), equation 3, for one step; Bu et al. 2022 (2205.10683), section 3, for the
     choice between the two.
@@ -87,7 +87,7 @@ def outer_norm(a: Tensor, g: Tensor, budget: float = 2.0**28) -> Tensor:
     outputs = g.shape[3]
     if time == 1 and groups == 1:
         return row_norms(a) * row_norms(g)
-    by_gram = WIDE_COST * time * (inputs + outputs) < inputs * outputs
+    by_gram = FLOAT64_COST * time * (inputs + outputs) < inputs * outputs
     each = groups * (time * (inputs + outputs) + (2 * time * time if by_gram else inputs * outputs))
     norms = a.new_zeros(batch, dtype=torch.float64)
     for rows in row_slices(batch, each, a.device, budget):
