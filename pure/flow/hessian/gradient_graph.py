@@ -23,14 +23,14 @@ from pure.flow.per_sample.convolution import CONVOLUTIONS
 from pure.flow.per_sample.linear import PRODUCTS
 from pure.flow.per_sample.weight_use import Call, Parameters, WeightUse
 
-__all__ = ["GradientRecorder", "Recorded"]
+__all__ = ["GradientRecorder", "MatrixCall"]
 
 MATRIX_CALLS = {function: RECOGNISED[function] for function in (*PRODUCTS, *CONVOLUTIONS)}
 UNSAFE = frozenset(
     (
         *(torch.autograd.grad, torch.autograd.backward, Tensor.backward),
         *(Tensor.register_hook, Tensor.register_post_accumulate_grad_hook, Tensor.retain_grad),
-        Tensor.grad_fn.__get__,  # type: ignore[union-attr]
+        *(Tensor.grad_fn.__get__, Tensor.grad.__get__),  # type: ignore[union-attr]
     )
 )
 """By which a loss can have a gradient's values read: gradients of its own, and hooks on a tensor or a node."""
@@ -69,7 +69,7 @@ SECOND_DERIVATIVES: dict[Any, Callable[..., Tensor | None]] = {F.gelu: _gelu, F.
 
 
 @dataclass(frozen=True, eq=False)
-class Recorded:
+class MatrixCall:
     """A matrix product or convolution that has run.
 
     Attributes:
@@ -94,7 +94,7 @@ class Recorded:
         v, c = directions.value(self.use.weight), directions.value(self.use.bias)
         if not self.x.requires_grad:
             return [(g, self.use.run(self.x.detach(), v, c))]
-        y, pull = torch.func.vjp(lambda x: self.use.run(x, v, c), self.x.detach())
+        y, pull = torch.func.vjp(lambda x: self.use.run(x, v, c), self.x.detach())[:2]
         return [(g, y), (self.x, pull(g.detach())[0])]
 
 
@@ -113,7 +113,7 @@ class GradientRecorder(CallRecorder):
     def __init__(self, leaves: Mapping[str, Tensor]) -> None:
         self.copies = {name: leaf.detach().requires_grad_() for name, leaf in leaves.items()}
         super().__init__(self.copies, leaves, recognised=MATRIX_CALLS, per_sample=False)
-        self.found: list[Recorded] = []
+        self.found: list[MatrixCall] = []
         self.unsafe = False
 
     def __torch_function__(
@@ -135,7 +135,7 @@ class GradientRecorder(CallRecorder):
             return None
         y = use.run(x, weight, bias)
         y = y.clone() if y._is_view() else y  # what works on a view in place would cut it out of the graph
-        self.found.append(Recorded(use, x, x._version, get_gradient_edge(y)))
+        self.found.append(MatrixCall(use, x, x._version, get_gradient_edge(y)))
         return y
 
     def changed(self) -> bool:

@@ -126,7 +126,7 @@ def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Produ
     constants = _constants(batch)
 
     def value(copies: Mapping[str, Tensor], around: AbstractContextManager[Any]) -> Tensor:
-        with _twice("hvp", params, batch), around:
+        with _pure_call("hvp", params, batch), around:
             out = loss(tree.tree_unflatten(list(copies.values()), spec), *constants)
         value = scalar(out, "the batch's")
         finite(value)
@@ -193,7 +193,7 @@ def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tre
     leaves, spec = _leaves(model, params)
     inputs, constants = list(leaves.values()), _constants(batch)
     with torch.enable_grad():
-        with _twice("ggn_product", params, batch):
+        with _pure_call("ggn_product", params, batch):
             found = model(tree.tree_unflatten(inputs, spec), *constants)
         flat, out_spec = tree.tree_flatten(found)
         chosen = [at for at, leaf in enumerate(flat) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
@@ -203,7 +203,7 @@ def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tre
         cut = [output.detach().requires_grad_() for output in outputs]
         given = dict(zip(chosen, cut, strict=True))
         seen = tree.tree_unflatten([given.get(at, leaf) for at, leaf in enumerate(flat)], out_spec)
-        with _twice("ggn_product", {}, batch):
+        with _pure_call("ggn_product", {}, batch):
             value = scalar(loss(seen, *constants), "the batch's")
         finite(value)
         slope = _pulled([value], cut, [torch.ones_like(value)], keep=True)
@@ -211,16 +211,16 @@ def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tre
         pulled = _pulled(outputs, inputs, dummies, keep=True)  # linear in the dummies: its derivative is J itself
 
     def apply(vectors: list[Tensor]) -> list[Tensor]:
-        pushed = _filled(_pulled(pulled, dummies, vectors), dummies)
-        bent = _filled(_pulled(slope, cut, pushed), cut)
-        return _filled(_pulled(outputs, inputs, bent), inputs)
+        output_tangents = _filled(_pulled(pulled, dummies, vectors), dummies)
+        output_products = _filled(_pulled(slope, cut, output_tangents), cut)
+        return _filled(_pulled(outputs, inputs, output_products), inputs)
 
     return _product("ggn", value, leaves, spec, apply)
 
 
 @contextmanager
-def _twice(what: str, params: tree.Tree, batch: Sequence[tree.Tree]) -> Iterator[None]:
-    """Check that the function run inside is pure; attention takes its one form that has second derivatives."""
+def _pure_call(what: str, params: tree.Tree, batch: Sequence[tree.Tree]) -> Iterator[None]:
+    """Check that the function run inside is pure, and run attention in the form that has second derivatives."""
     finite_values(tuple(batch), "batch")
     with composed_attention(), purely(what, params=params, batch=tuple(batch)):
         yield

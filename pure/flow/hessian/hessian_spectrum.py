@@ -23,8 +23,8 @@ from pure.flow.shared.text_table import table
 __all__ = ["Curvature", "curvature"]
 
 Kind = Literal["hessian", "ggn"]
-DENSE = 512
-"""The number of parameters up to which the whole matrix is formed, if nothing else is asked for."""
+MAX_DENSE_PARAMETERS = 512
+"""Up to this many parameters the whole matrix is formed by default."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +173,7 @@ def curvature(
         raise ArgumentError(
             f"trace_probes={trace_probes}, density_probes={density_probes}: expected at least 2, for an interval"
         )
-    full = matrix.size <= DENSE if full is None else full
+    full = matrix.size <= MAX_DENSE_PARAMETERS if full is None else full
     if full:
         return _dense(matrix, kind, chunk_size)
     if k > matrix.size:

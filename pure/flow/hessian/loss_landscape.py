@@ -179,7 +179,9 @@ def _directions(
     return drawn
 
 
-def filter_normalised(direction: tree.Tree, params: tree.Tree, stacked: Mapping[str, int] | None = None) -> tree.Tree:
+def filter_normalised(
+    direction: tree.Tree, params: tree.Tree, *, stacked: Mapping[str, int] | None = None
+) -> tree.Tree:
     """Return the direction with every filter scaled to the norm of the parameters' own, and the other leaves at 0.
 
     Args:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError
-from pure.flow.linalg.eigenpairs import Eigenpairs, eigenpairs
+from pure.flow.linalg.block_lanczos import Eigenpairs, eigenpairs
 from pure.flow.linalg.hutchinson import trace
 from pure.flow.linalg.operator_products import Matvec, products
 from pure.flow.linalg.orthonormal import gaussian

@@ -15,7 +15,7 @@ from torch import Tensor
 from pure.flow.per_sample.outer_products import FLOAT64_COST, gram, row_norms, row_slices, scaled, widened
 from pure.flow.per_sample.weight_use import Call, Parameters, Run, WeightUse
 
-__all__ = ["CONVOLUTIONS", "Convolution", "Geometry", "convolution", "convolution_norm", "unfolded", "weight_gradient"]
+__all__ = ["CONVOLUTIONS", "Convolution", "Geometry", "convolution_norm", "unfolded", "weight_gradient"]
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ class Convolution(WeightUse):
         return convolution_norm(self.images(x), g, self.constant, self.geometry, budget)
 
 
-def convolution(
+def _convolution(
     parameters: Parameters,
     input: Tensor,
     weight: Tensor,
@@ -226,7 +226,7 @@ def convolution(
     return _convolved(parameters, input, weight, bias, dims, geometry, run)
 
 
-def transposed_convolution(
+def _transposed_convolution(
     parameters: Parameters,
     input: Tensor,
     weight: Tensor,
@@ -271,9 +271,9 @@ def _convolved(
 
 
 CONVOLUTIONS: dict[Any, Callable[..., Call | None]] = {
-    **{conv: partial(convolution, dims=n, conv=conv) for n, conv in enumerate((F.conv1d, F.conv2d, F.conv3d), 1)},
+    **{conv: partial(_convolution, dims=n, conv=conv) for n, conv in enumerate((F.conv1d, F.conv2d, F.conv3d), 1)},
     **{
-        conv: partial(transposed_convolution, dims=n, conv=conv)
+        conv: partial(_transposed_convolution, dims=n, conv=conv)
         for n, conv in enumerate((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), 1)
     },
 }

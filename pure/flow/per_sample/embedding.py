@@ -61,7 +61,7 @@ def lookup_norm(index: Tensor, signals: Tensor) -> Tensor:
     return squares.sqrt() * scale
 
 
-def lookup(parameters: Parameters, index: Tensor, table: Tensor, padding: int | None) -> Call | None:
+def _lookup(parameters: Parameters, index: Tensor, table: Tensor, padding: int | None) -> Call | None:
     """Rows of a table by integer index."""
     origin = parameters.origin(table)
     if origin is None or table.ndim == 0 or index.dtype not in (torch.int64, torch.int32):
@@ -75,7 +75,7 @@ def lookup(parameters: Parameters, index: Tensor, table: Tensor, padding: int | 
     return Call(Lookup(weight=origin, bias=None, shape=shape, run=run, rank=0, channels=-1, padding=padding), index)
 
 
-def embedding(
+def _embedding(
     parameters: Parameters,
     input: Tensor,
     weight: Tensor,
@@ -89,22 +89,22 @@ def embedding(
     if max_norm is not None or scale_grad_by_freq or sparse:
         return None
     padding = padding_idx + len(weight) if padding_idx is not None and padding_idx < 0 else padding_idx
-    return lookup(parameters, input, weight, padding)
+    return _lookup(parameters, input, weight, padding)
 
 
-def indexed(parameters: Parameters, table: Tensor, index: object) -> Call | None:
+def _indexed(parameters: Parameters, table: Tensor, index: object) -> Call | None:
     """table[index] with one tensor of integers."""
-    return lookup(parameters, index, table, None) if isinstance(index, Tensor) else None
+    return _lookup(parameters, index, table, None) if isinstance(index, Tensor) else None
 
 
-def index_select(parameters: Parameters, table: Tensor, dim: int, index: Tensor) -> Call | None:
+def _index_select(parameters: Parameters, table: Tensor, dim: int, index: Tensor) -> Call | None:
     """torch.index_select along axis 0."""
-    return lookup(parameters, index, table, None) if dim == 0 and index.ndim == 1 else None
+    return _lookup(parameters, index, table, None) if dim == 0 and index.ndim == 1 else None
 
 
 LOOKUPS: dict[Any, Callable[..., Call | None]] = {
-    F.embedding: embedding,
-    Tensor.__getitem__: indexed,
-    **dict.fromkeys((torch.index_select, Tensor.index_select), index_select),
+    F.embedding: _embedding,
+    Tensor.__getitem__: _indexed,
+    **dict.fromkeys((torch.index_select, Tensor.index_select), _index_select),
 }
 """Function → what reads its arguments; None from it means that this use is not known."""

@@ -16,7 +16,7 @@ from pure.flow.per_sample.outer_products import outer_norm, outer_sum
 from pure.flow.per_sample.weight_use import Call, Parameters, WeightUse
 from pure.flow.shared.leaf_provenance import Origin
 
-__all__ = ["PRODUCTS", "Product", "linear"]
+__all__ = ["PRODUCTS", "Product"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,7 +42,7 @@ class Product(WeightUse):
         return outer_norm(right[:, :, None], left[:, :, None], budget)
 
 
-def product(
+def _product(
     parameters: Parameters,
     input: Tensor,
     origin: Origin,
@@ -68,7 +68,7 @@ def product(
     return Call(use, input) if finish is None else Call(use, input, finish)
 
 
-def linear(parameters: Parameters, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
+def _linear(parameters: Parameters, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
     """F.linear."""
     found = parameters.matrix(weight)
     if found is None or input.ndim == 0:
@@ -76,25 +76,25 @@ def linear(parameters: Parameters, input: Tensor, weight: Tensor, bias: Tensor |
     origin, transposed = found
     if bias is not None and bias.shape != weight.shape[:1]:
         return None
-    return product(parameters, input, origin, transposed=transposed, bias=bias)
+    return _product(parameters, input, origin, transposed=transposed, bias=bias)
 
 
-def matmul(parameters: Parameters, left: Tensor, right: Tensor, **options: Any) -> Call | None:
+def _matmul(parameters: Parameters, left: Tensor, right: Tensor, **options: Any) -> Call | None:
     """x @ W, x @ Wᵀ, W @ x and Wᵀ @ x."""
     if options or not isinstance(left, Tensor) or not isinstance(right, Tensor):
         return None
     found = parameters.matrix(right)
     if found is not None and left.ndim:
-        return product(parameters, left, found[0], transposed=not found[1])
+        return _product(parameters, left, found[0], transposed=not found[1])
     found = parameters.matrix(left)
     if found is None or not right.ndim:
         return None
     if right.ndim == 1:
-        return product(parameters, right, found[0], transposed=found[1])
-    return product(parameters, right.mT, found[0], transposed=found[1], finish=lambda y: y.mT)
+        return _product(parameters, right, found[0], transposed=found[1])
+    return _product(parameters, right.mT, found[0], transposed=found[1], finish=lambda y: y.mT)
 
 
-def einsum(parameters: Parameters, equation: object, *operands: Any) -> Call | None:
+def _einsum(parameters: Parameters, equation: object, *operands: Any) -> Call | None:
     """An einsum of an input and a parameter, where it is one product with a matrix."""
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = tuple(operands[0])
@@ -110,7 +110,7 @@ def einsum(parameters: Parameters, equation: object, *operands: Any) -> Call | N
         return None
     free = copy.shape[plan.contracted :] if plan.leading else copy.shape[: copy.ndim - plan.contracted]
     flat = x.permute(plan.before).flatten(x.ndim - plan.contracted)
-    return product(
+    return _product(
         parameters,
         flat,
         origin,
@@ -121,8 +121,10 @@ def einsum(parameters: Parameters, equation: object, *operands: Any) -> Call | N
 
 
 PRODUCTS: dict[Any, Callable[..., Call | None]] = {
-    F.linear: linear,
-    torch.einsum: einsum,
-    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.mv, Tensor.mv), matmul),
+    F.linear: _linear,
+    torch.einsum: _einsum,
+    **dict.fromkeys(
+        (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.mv, Tensor.mv), _matmul
+    ),
 }
 """Function → what reads its arguments; None from it means that this use is not known."""

@@ -45,7 +45,7 @@ class Affine(WeightUse):
         return self.summed(g)
 
 
-def affine(
+def _affine(
     parameters: Parameters,
     input: Tensor,
     weight: Tensor | None,
@@ -66,23 +66,23 @@ def affine(
         trailing: whether weight and bias run along the trailing axes, not along the first of one input.
     """
     gain, shift = parameters.origin(weight), parameters.origin(bias)
-    if weight is bias is None or input.ndim < rank:
+    given = bias if weight is None else weight
+    if given is None or input.ndim < rank:
         return None
     if (weight is not None and gain is None) or (bias is not None and shift is None):
         return None
-    shape = tuple((bias if weight is None else weight).shape)
-    use = Affine(weight=gain, bias=shift, shape=shape, run=norm, rank=rank, channels=-1, trailing=trailing)
+    use = Affine(weight=gain, bias=shift, shape=tuple(given.shape), run=norm, rank=rank, channels=-1, trailing=trailing)
     return Call(use, input)
 
 
-def along_channels(
+def _along_channels(
     parameters: Parameters, input: Tensor, weight: Tensor | None, bias: Tensor | None, norm: Run
 ) -> Call | None:
     """Return a normalisation of each sample by itself, (batch, channels, …), weight and bias along the channels."""
-    return affine(parameters, input, weight, bias, norm, input.ndim - 1, trailing=False)
+    return _affine(parameters, input, weight, bias, norm, input.ndim - 1, trailing=False)
 
 
-def layer_norm(
+def _layer_norm(
     parameters: Parameters,
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -92,12 +92,12 @@ def layer_norm(
 ) -> Call | None:
     """F.layer_norm."""
     shape = list(normalized_shape)
-    return affine(
+    return _affine(
         parameters, input, weight, bias, lambda x, w, b: F.layer_norm(x, shape, w, b, eps), len(shape), trailing=True
     )
 
 
-def rms_norm(
+def _rms_norm(
     parameters: Parameters,
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -106,12 +106,12 @@ def rms_norm(
 ) -> Call | None:
     """F.rms_norm."""
     shape = list(normalized_shape)
-    return affine(
+    return _affine(
         parameters, input, weight, None, lambda x, w, _: F.rms_norm(x, shape, w, eps), len(shape), trailing=True
     )
 
 
-def group_norm(
+def _group_norm(
     parameters: Parameters,
     input: Tensor,
     num_groups: int,
@@ -120,10 +120,10 @@ def group_norm(
     eps: float = 1e-5,
 ) -> Call | None:
     """F.group_norm."""
-    return along_channels(parameters, input, weight, bias, lambda x, w, b: F.group_norm(x, num_groups, w, b, eps))
+    return _along_channels(parameters, input, weight, bias, lambda x, w, b: F.group_norm(x, num_groups, w, b, eps))
 
 
-def instance_norm(
+def _instance_norm(
     parameters: Parameters,
     input: Tensor,
     running_mean: Tensor | None = None,
@@ -137,12 +137,12 @@ def instance_norm(
     """F.instance_norm by the input's own statistics."""
     if running_mean is not None or running_var is not None or not use_input_stats or input.ndim < 3:
         return None
-    return along_channels(
+    return _along_channels(
         parameters, input, weight, bias, lambda x, w, b: F.instance_norm(x, None, None, w, b, True, momentum, eps)
     )
 
 
-def batch_norm(
+def _batch_norm(
     parameters: Parameters,
     input: Tensor,
     running_mean: Tensor | None,
@@ -158,16 +158,16 @@ def batch_norm(
     mean, var = running_mean, running_var
     if mean is None or var is None or mapped(mean) or mapped(var) or mean.requires_grad or var.requires_grad:
         return None
-    return along_channels(
+    return _along_channels(
         parameters, input, weight, bias, lambda x, w, b: F.batch_norm(x, mean, var, w, b, False, momentum, eps)
     )
 
 
 NORMS: dict[Any, Callable[..., Call | None]] = {
-    F.layer_norm: layer_norm,
-    F.rms_norm: rms_norm,
-    F.group_norm: group_norm,
-    F.instance_norm: instance_norm,
-    F.batch_norm: batch_norm,
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.group_norm: _group_norm,
+    F.instance_norm: _instance_norm,
+    F.batch_norm: _batch_norm,
 }
 """Function → what reads its arguments; None from it means that this use is not known."""

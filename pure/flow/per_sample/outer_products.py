@@ -7,7 +7,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["FLOAT64_COST", "crossed", "gram", "outer_norm", "outer_sum", "row_norms", "row_slices", "scaled", "widened"]
+__all__ = [
+    "FLOAT64_COST",
+    "cross_term",
+    "gram",
+    "outer_norm",
+    "outer_sum",
+    "row_norms",
+    "row_slices",
+    "scaled",
+    "widened",
+]
 
 # Shapes: a is (batch, time, groups, inputs), g is (batch, time, groups, outputs).
 
@@ -108,7 +118,7 @@ def gram(v: Tensor) -> Tensor:
     return wide @ wide.mT
 
 
-def crossed(a: Tensor, g: Tensor, h: Tensor, index: Tensor) -> Tensor:
+def cross_term(a: Tensor, g: Tensor, h: Tensor, index: Tensor) -> Tensor:
     """Return ⟨Σ_t g_t ⊗ a_t, Σ_s e(index_s) ⊗ h_s⟩ in float64: (batch,).
 
     Args:

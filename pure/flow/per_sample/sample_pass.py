@@ -17,8 +17,8 @@ from pure.errors import PureError
 from pure.flow.per_sample.linear import Product
 from pure.flow.per_sample.norm_layers import Affine
 from pure.flow.per_sample.outer_products import row_norms
-from pure.flow.per_sample.sample_recorder import Recorded, SampleRecorder, TooLargeError
-from pure.flow.per_sample.tied_weights import alike, together
+from pure.flow.per_sample.sample_recorder import RecordedUse, SampleRecorder, TooLargeError
+from pure.flow.per_sample.tied_weights import combined_norm, compatible
 from pure.flow.per_sample.weight_use import WeightUse
 from pure.flow.shared.input_checks import batch_size, explained, in_place_error, scalar
 from pure.flow.shared.leaf_provenance import Origin
@@ -59,7 +59,7 @@ class ForwardPass:
     losses: Tensor
     anchor: Tensor
     copies: dict[str, Tensor]
-    uses: list[Recorded]
+    uses: list[RecordedUse]
     parts: dict[Origin, str]
     methods: dict[str, Method]
     alone: set[Origin]
@@ -163,7 +163,7 @@ class Pass:
     def _with(found: Tensor | None, rest: Tensor) -> Tensor:
         return rest if found is None else found.add_(rest)
 
-    def _receive(self, run: ForwardPass, recorded: Recorded, gradients: tuple[Tensor | None, ...]) -> None:
+    def _receive(self, run: ForwardPass, recorded: RecordedUse, gradients: tuple[Tensor | None, ...]) -> None:
         """Take the gradient w.r.t. one use's output, and let go of its inputs."""
         use, g, x, recorded.inputs = recorded.use, gradients[recorded.number], recorded.inputs, None
         if g is None or x is None:
@@ -218,7 +218,7 @@ class Pass:
         norms = run.norms
         none = torch.zeros(len(run.losses), dtype=torch.float64, device=run.losses.device)
         for origin, group in run.kept.items():
-            norms[origin] = together(group, self.budget)
+            norms[origin] = combined_norm(group, self.budget)
         run.kept.clear()
         for origin in list(run.formed):
             gradient = run.formed.pop(origin)
@@ -294,7 +294,7 @@ def _method(found: list[tuple[Origin, WeightUse, bool]], rest: bool, form: bool)
             matrices.setdefault(origin, []).append(use)
     if rest or form or vectors & matrices.keys() or not _apart([*vectors, *matrices]):
         return "materialised"
-    return "ghost" if all(alike(group) for group in matrices.values()) else "materialised"
+    return "ghost" if all(compatible(group) for group in matrices.values()) else "materialised"
 
 
 def _apart(origins: Sequence[Origin]) -> bool:

@@ -20,7 +20,7 @@ from torch.autograd.graph import Node
 from pure.flow.per_sample.call_recorder import RECOGNISED, CallRecorder
 from pure.flow.per_sample.weight_use import Call, WeightUse
 
-__all__ = ["Recorded", "SampleRecorder", "TooLargeError"]
+__all__ = ["RecordedUse", "SampleRecorder", "TooLargeError"]
 
 
 class TooLargeError(Exception):
@@ -28,7 +28,7 @@ class TooLargeError(Exception):
 
 
 @dataclass(eq=False)
-class Recorded:
+class RecordedUse:
     """What is known of a use once it has run.
 
     Attributes:
@@ -86,7 +86,7 @@ class SampleRecorder(CallRecorder):
         room: float = torch.inf,
     ) -> None:
         super().__init__(copies, leaves, recognised=RECOGNISED if ghost else {})
-        self.found: list[Recorded] = []
+        self.found: list[RecordedUse] = []
         self._anchor = anchor
         self._batch = batch
         self._room = room
@@ -107,7 +107,7 @@ class SampleRecorder(CallRecorder):
                 y = _Start.apply(self._anchor, flat, partial(_with, use, values))
             if y._is_view():
                 y = y.clone()  # what follows may work on it in place, which would cut a view out of the graph
-            self.found.append(Recorded(use, x.detach(), x._version, y.grad_fn, y.output_nr))
+            self.found.append(RecordedUse(use, x.detach(), x._version, y.grad_fn, y.output_nr))
             y = y if len(lead) == 1 else y.reshape(*lead, *y.shape[1:])
         finally:
             push_dynamic_layer_stack(mapping)

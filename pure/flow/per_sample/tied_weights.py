@@ -11,20 +11,20 @@ from torch import Tensor
 from pure.flow.per_sample.convolution import Convolution
 from pure.flow.per_sample.embedding import Lookup, lookup_norm
 from pure.flow.per_sample.linear import Product
-from pure.flow.per_sample.outer_products import crossed, outer_norm, row_norms
+from pure.flow.per_sample.outer_products import cross_term, outer_norm, row_norms
 from pure.flow.per_sample.weight_use import WeightUse
 
-__all__ = ["alike", "together"]
+__all__ = ["combined_norm", "compatible"]
 
 
-def alike(uses: Sequence[WeightUse]) -> bool:
+def compatible(uses: Sequence[WeightUse]) -> bool:
     """Whether the uses of one weight fit together: convolutions of one number of groups, or products and lookups."""
     if all(isinstance(use, Convolution) for use in uses):
         return len({use.geometry.groups for use in uses if isinstance(use, Convolution)}) == 1
     return not any(isinstance(use, Convolution) for use in uses)
 
 
-def together(group: Sequence[tuple[WeightUse, Tensor, Tensor]], budget: float) -> Tensor:
+def combined_norm(group: Sequence[tuple[WeightUse, Tensor, Tensor]], budget: float) -> Tensor:
     """Return the norm of the sum of the gradients that several uses give one weight: (batch,), float64.
 
     Products are one product of more positions. A lookup is the product with a unit vector: ‖P + L‖² is
@@ -32,7 +32,7 @@ def together(group: Sequence[tuple[WeightUse, Tensor, Tensor]], budget: float) -
     samples at a time.
 
     Args:
-        group: uses that are `alike`, each with its inputs and the gradient w.r.t. its outputs.
+        group: uses that are `compatible`, each with its inputs and the gradient w.r.t. its outputs.
         budget: memory for what is formed, in bytes.
     """
     products = [use.factors(x, g) for use, x, g in group if isinstance(use, Product)]
@@ -53,7 +53,7 @@ def together(group: Sequence[tuple[WeightUse, Tensor, Tensor]], budget: float) -
     signals = torch.cat([s for _, s in lookups], 1)
     rows = lookup_norm(index, signals)
     scale = torch.where(norms * rows > 0, norms * rows, 1.0).sqrt()
-    cross = crossed(right, left, signals, index)
+    cross = cross_term(right, left, signals, index)
     return ((norms / scale) ** 2 + (rows / scale) ** 2 + 2 * cross / scale**2).clamp_min(0).sqrt() * scale
 
 
