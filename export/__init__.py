@@ -1,6 +1,6 @@
 """Pure functions to ONNX files, run by ONNX Runtime, judged against float64.
 
-Importing this package imports nothing heavy: each name is fetched at its first use, and ``load`` needs numpy and
+Importing this package imports nothing heavy: each name is fetched at its first use, and `load` needs numpy and
 onnxruntime only.
 """
 
@@ -9,15 +9,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # fetched at the first use, by `__getattr__`
     from export import errors, runtime
     from export.compiler.jitted import Jitted, jit
     from export.files.checkpoint import replace_weights, weights
     from export.graph.onnx_export import Exported, to_onnx
-    from export.quantization.degradation import QuantizationVerdict
-    from export.quantization.degradation_check import verify_quantized
+    from export.quantization.quantization_verdict import QuantizationVerdict
+    from export.quantization.quantized_verification import verify_quantized
     from export.quantization.quantizing import Quantized, quantize
-    from export.runtime.loading import Loaded, load
+    from export.runtime.loaded_file import Loaded
+    from export.runtime.loading import load
     from export.verdict.verdict_result import Verdict
     from export.verdict.verification import verify
 
@@ -25,13 +26,13 @@ _HOMES = {
     "to_onnx": "export.graph.onnx_export",
     "Exported": "export.graph.onnx_export",
     "load": "export.runtime.loading",
-    "Loaded": "export.runtime.loading",
+    "Loaded": "export.runtime.loaded_file",
     "verify": "export.verdict.verification",
     "Verdict": "export.verdict.verdict_result",
     "quantize": "export.quantization.quantizing",
     "Quantized": "export.quantization.quantizing",
-    "verify_quantized": "export.quantization.degradation_check",
-    "QuantizationVerdict": "export.quantization.degradation",
+    "verify_quantized": "export.quantization.quantized_verification",
+    "QuantizationVerdict": "export.quantization.quantization_verdict",
     "jit": "export.compiler.jitted",
     "Jitted": "export.compiler.jitted",
     "weights": "export.files.checkpoint",

@@ -1,5 +1,6 @@
 """Every command of `pure-export`: its output, its JSON, its exit code, and errors as one clean message."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from export.app import command_line
+from parity_tests.sources import ROOT, parse, python_files
 from pure.catalogue import CASES
 
 ROWS = {case.name: case for case in CASES}
@@ -42,14 +44,35 @@ def refused(*words: object) -> str:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; from export.app import command_line; print(*{m.partition('.')[0] for m in sys.modules})"
+    code = "import sys; from export.app import command_line; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert not {"torch", "pure", "onnx", "onnxruntime", "sklearn", "matplotlib"}.intersection(done.stdout.split())
+    loaded = done.stdout.split()
+    heavy = {"torch", "pure", "onnx", "onnxruntime", "numpy", "sklearn", "matplotlib"}
+    assert not heavy.intersection(name.partition(".")[0] for name in loaded)
+    assert not [name for name in loaded if name.startswith(("export.app.report", "export.app.reference"))]
     shown = run("--help")
     assert shown.exit_code == 0
     for command in ("list", "reference", "flow", "audit", "onnx", "verify", "weights", "quantize", "report", "doctor"):
         assert f"\n  {command} " in shown.stdout
         assert "--json" in run(command, "--help").stdout
+
+
+def test_nothing_else_imports_the_application() -> None:
+    """The report and the reference page are loaded by their commands alone."""
+    for path in python_files():
+        top, *inner = path.relative_to(ROOT).parts
+        if top in ("pure", "export") and inner[0] != "app":
+            assert "export.app" not in {
+                ".".join(module.split(".")[:2]) for node in ast.walk(parse(path)) for module in imported(node)
+            }, path
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
 
 
 def test_list_shows_every_row() -> None:

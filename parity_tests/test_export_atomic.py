@@ -123,7 +123,7 @@ def test_a_path_that_cannot_be_written_fails_before_the_function_runs(name: str,
 
 
 def test_a_file_above_the_limit_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protobuf_wire, "LARGEST_FILE", 2**24 + 1000)
+    monkeypatch.setattr(protobuf_wire, "MAX_FILE_BYTES", 2**24 + 1000)
     args = (torch.ones(20, 20), torch.ones(2, 20))
     with pytest.raises(export.errors.WriteError, match="exceed 2 GB"):
         export.to_onnx(lambda w, x: x @ w, args, tmp_path / "f.onnx", bake=(0,), external=False)

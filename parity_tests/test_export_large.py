@@ -101,7 +101,7 @@ def test_another_threshold_is_refused_before_the_function_runs(external: Any, tm
 
 
 def test_a_model_above_the_limit_gets_a_data_file_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protobuf_wire, "LARGEST_FILE", 2**24 + 20_000)
+    monkeypatch.setattr(protobuf_wire, "MAX_FILE_BYTES", 2**24 + 20_000)
     exported = write(tmp_path / "f.onnx")
     assert exported.data is not None
     assert right(exported.path)
@@ -126,7 +126,7 @@ def test_values_that_go_straight_to_the_file_give_the_bytes_that_protobuf_writes
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def content(least: int) -> bytes:
-        monkeypatch.setattr(saving, "LARGE", least)
+        monkeypatch.setattr(saving, "MIN_ASIDE_BYTES", least)
         write(tmp_path / "f.onnx", external=False)
         return (tmp_path / "f.onnx").read_bytes()
 

@@ -13,11 +13,11 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from export.app import command_line, showing
-from export.app.reference import checked, page
+from export.app import command_line, printing
+from export.app.reference import catalogue_page, checked
+from export.app.reference.checked import findings
 from export.app.reference.drawing import drawn, size_of
 from export.app.reference.facts import facts, listed, shape_text
-from export.app.reference.findings import findings
 from export.app.reference.flow import flow_of
 from export.app.reference.snippet import snippet
 from export.app.reference.structure import Box, Column, Fork, Frame, Gate, Skip, Wire, drawing_of, sizes
@@ -82,7 +82,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return page.render()
+    return catalogue_page.render()
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def parsed(html: str) -> Page:
 
 def test_the_kept_page_is_what_the_command_makes_now(html: str) -> None:
     same = KEPT.exists() and KEPT.read_text(encoding="utf-8") == html
-    assert same, f"{KEPT.relative_to(ROOT)} is not up to date; renew it: {page.COMMAND}"
+    assert same, f"{KEPT.relative_to(ROOT)} is not up to date; renew it: {catalogue_page.COMMAND}"
 
 
 def test_the_page_is_whole(parsed: Page) -> None:
@@ -120,9 +120,11 @@ def test_the_contents_count_and_reach_every_row(html: str, parsed: Page) -> None
 
 
 def test_sources_link_to_the_papers_they_name() -> None:
-    assert page.linked("section 3, 1512.03385 and 1608.06993.").count("<a ") == 2
-    assert 'href="https://arxiv.org/abs/1512.03385">1512.03385</a>' in page.linked("He et al. 2015 (1512.03385)")
-    assert page.linked("torch.nn.Linear <x>") == "torch.nn.Linear &lt;x&gt;"
+    assert catalogue_page.linked("section 3, 1512.03385 and 1608.06993.").count("<a ") == 2
+    assert 'href="https://arxiv.org/abs/1512.03385">1512.03385</a>' in catalogue_page.linked(
+        "He et al. 2015 (1512.03385)"
+    )
+    assert catalogue_page.linked("torch.nn.Linear <x>") == "torch.nn.Linear &lt;x&gt;"
 
 
 def test_everything_is_escaped() -> None:
@@ -131,7 +133,7 @@ def test_everything_is_escaped() -> None:
 
     row = Case("<i>&", "layer", make, (1, 2), "a < b & c", "<script>1</script>", init="<u>", oracle="<s>")
     measured = {"float32": {"status": "<em>", "reason": "<q>"}}
-    html = page.render([row], {"rows": {"<i>&": measured}, "environment": "<p>"})
+    html = catalogue_page.render([row], {"rows": {"<i>&": measured}, "environment": "<p>"})
     parsed = Page(html)
     assert parsed.open == []
     assert not {"b", "i", "u", "s", "em", "q"} & set(parsed.tags)
@@ -141,7 +143,7 @@ def test_everything_is_escaped() -> None:
 
 def test_the_page_is_deterministic(html: str) -> None:
     rows = [case for case in CASES if case.family in ("gated", "dynamic", "composition")]
-    assert page.render(rows) == page.render(rows)
+    assert catalogue_page.render(rows) == catalogue_page.render(rows)
     assert not re.search(r"0x[0-9a-f]{6,}", html)
 
 
@@ -150,11 +152,11 @@ def test_what_was_checked_is_shown_if_it_is_of_this_row() -> None:
     found: dict[str, Any] = {"oracle": "torch.nn.Linear", "difference": 3e-16, "fingerprint": checked.fingerprint(row)}
     found["float32"] = {"status": "pass", "ratio": 0.25}
     found["float16"] = {"status": "unsupported", "reason": "no float16 Gemm"}
-    html = page.render([row], {"rows": {"linear": found}, "environment": {"torch": "2.15"}})
+    html = catalogue_page.render([row], {"rows": {"linear": found}, "environment": {"torch": "2.15"}})
     for said in ("3.0e-16", "its error is 0.25 ×", "unsupported</span> no float16 Gemm", "2.15"):
         assert said in html
     for record in ({"rows": {}}, {"rows": {"linear": {**found, "fingerprint": "of another block"}}}):
-        assert "oracle and files: not recorded" in page.render([row], record)
+        assert "oracle and files: not recorded" in catalogue_page.render([row], record)
     assert findings({"difference": 0.0})[0][2] == "none"
     assert findings({"difference": 0.0})[1][2] == "not recorded"
 
@@ -300,7 +302,7 @@ def test_boxes_of_a_column_do_not_overlap() -> None:
 
 
 def test_the_command_writes_the_page(html: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "render", partial(str, html))
+    monkeypatch.setattr(catalogue_page, "render", partial(str, html))
     path = tmp_path / "page.html"
     result = CliRunner().invoke(command_line.app, ["reference", "--out", str(path)])
     assert result.exit_code == 0, result.output
@@ -332,10 +334,10 @@ def test_the_list_shows_one_family() -> None:
 def test_the_list_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     console = Console(markup=False, highlight=False, width=width)
     monkeypatch.setattr("export.app.console.stdout", lambda: console)
-    monkeypatch.setattr(showing, "stdout", lambda: console)
+    monkeypatch.setattr(printing, "stdout", lambda: console)
     row = {"name": "n" * 30, "family": "transformer", "formula": "x + f(x)", "parameters": 1234567}
     measured = {"difference": 1e-16, "float32": {"status": "pass", "ratio": 0.5}, "oracle": "torch.nn." + "M" * 30}
-    showing.catalogue([{**row, "checked": measured}, row])
+    printing.catalogue([{**row, "checked": measured}, row])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= width
     assert lines[1].split()[0] == "n" * 30, "a name is not folded"

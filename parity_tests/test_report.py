@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 import export
 import pure
-from export.app import command_line, report_command
-from export.app.report import digits, enhancer, photographs
-from export.app.report.page import wording
+from export.app import command_line
+from export.app.pages import numbers
+from export.app.report import digits, enhancer, photographs, pipeline
 from export.app.report.settings import Settings
 
 NETWORKS = ("plain", "residual", "gated", "dense")
@@ -111,13 +111,13 @@ def test_the_page_tells_the_numbers_of_the_json(page: str, found: dict[str, Any]
     for network in found["networks"].values():
         assert network["title"] in text
         for run in network["trainings"]:
-            assert wording.percent(run["held_out_accuracy"][-1]) in text
-        assert wording.number(network["onnx"]["verdict"]["worst"], 3) in text
+            assert numbers.percent(run["held_out_accuracy"][-1]) in text
+        assert numbers.number(network["onnx"]["verdict"]["worst"], 3) in text
         start = network["gradient_flow"]["at_initialisation"]
-        assert wording.number(start["fall_from_last_to_first_layer"]) in text
+        assert numbers.number(start["fall_from_last_to_first_layer"]) in text
     for shot in found["photographs"]["shots"]:
         assert shot["title"] in text
-        assert wording.number(shot["luminance"]) in text
+        assert numbers.number(shot["luminance"]) in text
     for name in ("torch", "onnxruntime-gpu", "onnxruntime"):
         version = found["environment"]["packages"].get(name)
         assert version is None or f"{name} {version}" in text
@@ -231,7 +231,7 @@ def test_the_same_seed_gives_the_same_training(found: dict[str, Any]) -> None:
 
     data = digits.load(QUICK)
     (residual,) = [network for network in digits.networks(QUICK) if network.name == "residual"]
-    with report_command._one_thread():
+    with pipeline._one_thread():
         again = training.train(residual, 0, data, QUICK)
         other = training.train(residual, 1, data, QUICK)
     first, second = found["networks"]["residual"]["trainings"]

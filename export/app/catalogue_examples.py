@@ -13,6 +13,8 @@ from pure import tree
 from pure.block import Block
 from pure.catalogue import Case
 
+__all__ = ["batch_loss", "call", "sample_loss"]
+
 BATCH = {0: "batch"}
 
 
@@ -21,11 +23,11 @@ class Call:
     """A pure function and example arguments; arguments that a block does not have are left out.
 
     Attributes:
-        names: The arguments' names: ``params``, ``x``, then ``state`` and ``extras`` where there are any.
-        fn: The function.
-        args: Its arguments.
-        dynamic: The batch of ``x`` and of the extras that have one, in the style of vmap's ``in_dims``.
-        own_extras: The names of the extras that have one entry a sample.
+        names: the arguments' names: `params`, `x`, then `state` and `extras` where there are any.
+        fn: the function.
+        args: its arguments.
+        dynamic: the batch of `x` and of the extras that have one, in the style of vmap's `in_dims`.
+        own_extras: the names of the extras that have one entry a sample.
     """
 
     names: tuple[str, ...]
@@ -39,7 +41,7 @@ class Call:
         return tuple(self.names.index(name) for name in names if name in self.names)
 
     def mapped(self) -> tuple[Any, ...]:
-        """Return what has a batch axis: ``x`` and, if there are any, the extras that have one."""
+        """Return what has a batch axis: `x` and, if there are any, the extras that have one."""
         if not self.own_extras:
             return (self.args[1],)
         return self.args[1], {name: self.args[-1][name] for name in self.own_extras}
@@ -78,7 +80,7 @@ def _function(block: Block, has_state: bool, has_extras: bool) -> Callable[..., 
 
 
 def batch_loss(ready: Call) -> Callable[..., Tensor]:
-    """Return half the mean square of the output, a loss that any block has: ``loss(params, x, …)``."""
+    """Return half the mean square of the output, a loss that any block has: `loss(params, x, …)`."""
 
     def half_mean_square(*args: Any) -> Tensor:
         return torch.stack([leaf.square().mean() for leaf in tree.leaves(ready.fn(*args))]).mean() / 2
@@ -87,7 +89,7 @@ def batch_loss(ready: Call) -> Callable[..., Tensor]:
 
 
 def sample_loss(ready: Call) -> Callable[..., Tensor]:
-    """Return the same loss of one sample: ``loss(params, *mapped)``, without the batch axis."""
+    """Return the same loss of one sample: `loss(params, *mapped)`, without the batch axis."""
     loss = batch_loss(ready)
 
     def half_mean_square(params: Any, x: Tensor, own: Any = None) -> Tensor:

@@ -18,6 +18,8 @@ from typer.core import TyperGroup
 from export.errors import PureExportError
 from pure_export_shared import json_ready
 
+__all__ = ["FAILED", "REFUSED", "Commands", "emit", "progress", "remember", "status", "stderr", "stdout", "table"]
+
 FAILED, REFUSED = 1, 2
 """Exit codes: a verdict failed (or the installation is not healthy); a typed error."""
 
@@ -41,7 +43,7 @@ def emit(data: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, right: Sequence[str] = ()) -> None:
-    """Print a table on stdout; ``right`` names the columns that are aligned right."""
+    """Print a table on stdout; `right` names the columns that are aligned right."""
     drawn = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
         drawn.add_column(column, justify="right" if column in right else "left", overflow="fold")

@@ -19,11 +19,11 @@ def walk(tree: Any, place: torch.device, baked: Collection[int], tensors: list[T
     """Collect a pytree's tensors in tree order, and all that a compilation depends on.
 
     Args:
-        tree: The arguments.
-        place: Where the compiled function runs.
-        baked: Identities of the tensors that are compiled in.
-        tensors: The tensors are appended to it.
-        key: What two calls of one kind have in common is appended to it.
+        tree: the arguments.
+        place: where the compiled function runs.
+        baked: identities of the tensors that are compiled in.
+        tensors: the tensors are appended to it.
+        key: what two calls of one kind have in common is appended to it.
     """
     container = type(tree)
     if container is Tensor:

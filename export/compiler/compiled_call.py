@@ -43,13 +43,13 @@ class Compilation:
     """What was compiled for one kind of arguments.
 
     Attributes:
-        arguments: Dtypes and shapes of the tensors that are given, by dotted name.
-        baked: Names of the tensors that are compiled in, captured ones included.
+        arguments: dtypes and shapes of the tensors that are given, by dotted name.
+        baked: names of the tensors that are compiled in, captured ones included.
         nodes: ONNX nodes, before ONNX Runtime's own optimisation.
-        trace_seconds: Time for recording and translating.
-        session_seconds: Time for ONNX Runtime's optimisation.
+        trace_seconds: time for recording and translating.
+        session_seconds: time for ONNX Runtime's optimisation.
         device: "cpu" or "cuda".
-        replayed: Whether a call replays one CUDA graph.
+        replayed: whether a call replays one CUDA graph.
     """
 
     arguments: dict[str, str]
@@ -65,14 +65,14 @@ class Program:
     """A session with all that a call needs to know.
 
     Args:
-        session: The session.
-        inputs: Position among the arguments' tensors, and name, of each that the session takes.
-        leaves: The example tensors, for their dtypes and shapes.
-        outputs: Name and dtype of each result.
-        structure: The containers of the results.
-        captured: Tensors that are compiled in without being arguments.
-        baked: Identities of the arguments that are compiled in.
-        compilation: What to tell the user.
+        session: the session.
+        inputs: position among the arguments' tensors, and name, of each that the session takes.
+        leaves: the example tensors, for their dtypes and shapes.
+        outputs: name and dtype of each result.
+        structure: the containers of the results.
+        captured: tensors that are compiled in without being arguments.
+        baked: identities of the arguments that are compiled in.
+        compilation: what to tell the user.
     """
 
     def __init__(
@@ -92,12 +92,13 @@ class Program:
         self._names = [name for _, name in inputs]
         given = [leaves[position] for position in self._positions]
         self._shapes = [tuple(leaf.shape) for leaf in given]
-        self._dtypes = [_NUMPY.get(leaf.dtype) for leaf in given]
+        self._dtypes = [leaf.dtype for leaf in given]
+        self._numpy_dtypes = [_NUMPY.get(dtype) for dtype in self._dtypes]
         self._outputs = [name for name, _ in outputs]
-        self._truths = [i for i, (_, dtype) in enumerate(outputs) if dtype == torch.bool]
+        self._booleans = [i for i, (_, dtype) in enumerate(outputs) if dtype == torch.bool]
         device = onnxruntime.OrtDevice.make(compilation.device, 0)._get_c_device()
         self._feeds, self._fetches = [device] * len(inputs), [device] * len(outputs)
-        self._somewhere = torch.empty(1, device=compilation.device)  # an address for tensors without values
+        self._placeholder = torch.empty(1, device=compilation.device)  # an address for tensors without values
 
     def stale(self) -> bool:
         """Tell whether a tensor that the function captured was changed in place since, or got other memory."""
@@ -114,34 +115,34 @@ class Program:
             if not leaf.is_contiguous() or leaf.is_neg():
                 given[i] = leaf.detach().resolve_neg().contiguous()
         if self.compilation.device == "cuda":  # what PyTorch has queued comes first: ONNX Runtime has its own stream
-            torch.cuda.current_stream(self._somewhere.device).synchronize()
+            torch.cuda.current_stream(self._placeholder.device).synchronize()
         results = OrtValueVector()
         try:
             self.session.run_with_ortvaluevector(
                 _OPTIONS, self._names, self._fed(given), self._outputs, results, self._fetches
             )
-        except sessions._ERRORS as error:
+        except sessions.ERRORS as error:
             raise sessions.translated(error, None) from error
         made = results.to_dlpacks(torch._C._from_dlpack)
-        for i in self._truths:
+        for i in self._booleans:
             made[i] = made[i].view(torch.bool)
         return self._assemble(made)
 
     def _fed(self, given: Sequence[Tensor]) -> OrtValueVector:
         feed = OrtValueVector()
-        if None not in self._dtypes:
-            somewhere = self._somewhere.data_ptr()
-            addresses = [leaf.data_ptr() or somewhere for leaf in given]
-            feed.push_back_batch(given, addresses, self._dtypes, self._shapes, self._feeds)
+        if None not in self._numpy_dtypes:
+            placeholder = self._placeholder.data_ptr()
+            addresses = [leaf.data_ptr() or placeholder for leaf in given]
+            feed.push_back_batch(given, addresses, self._numpy_dtypes, self._shapes, self._feeds)
             return feed
         for leaf in given:
-            truth = leaf.dtype == torch.bool
-            feed.push_back(to_dlpack(leaf.detach().view(torch.uint8) if truth else leaf.detach()), truth)
+            boolean = leaf.dtype == torch.bool
+            feed.push_back(to_dlpack(leaf.detach().view(torch.uint8) if boolean else leaf.detach()), boolean)
         return feed
 
 
 def assembler(structure: Structure) -> Callable[[Sequence[Any]], Any]:
-    """Return what ``rebuild`` does for one structure, as a function of the leaves, for calls that are many."""
+    """Return what `rebuild` does for one structure, as a function of the leaves, for calls that are many."""
     (kind, content), *_ = structure.items()
     if kind == "leaf":
         return operator.itemgetter(content)

@@ -11,46 +11,33 @@ from collections.abc import Sequence
 from typing import Any
 
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 
-from export.compiler.compiled_call import Compilation, Program, Watched
-from export.errors import UnsupportedOpError
-from export.files.pytree_structure import Structure
+from export.compiler.compiled_call import Program
+from export.graph.node_notes import read_notes, unsupported
 from export.graph.onnx_types import ONNX_TYPES
 from export.runtime import sessions
 
-__all__ = ["Replay", "check"]
+__all__ = ["CudaGraphProgram", "check_is_fixed"]
 
-_CONTROL = frozenset({"If", "Loop", "Scan"})
+_CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
 
-class Replay(Program):
+class CudaGraphProgram(Program):
     """A program whose arguments and results lie at fixed addresses; calls from several threads wait for each other.
 
     Args:
-        examples: Results of the traced function, for their dtypes and shapes.
-        session, inputs, leaves, outputs, structure, captured, baked, compilation: As for ``Program``.
+        *known: as for `Program`.
+        examples: results of the traced function, for their dtypes and shapes.
     """
 
-    def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        inputs: Sequence[tuple[int, str]],
-        leaves: Sequence[Tensor],
-        outputs: Sequence[tuple[str, torch.dtype]],
-        structure: Structure,
-        captured: list[Watched],
-        baked: frozenset[int],
-        compilation: Compilation,
-        examples: Sequence[Tensor],
-    ) -> None:
-        super().__init__(session, inputs, leaves, outputs, structure, captured, baked, compilation)
-        device = compilation.device
-        self._given = [torch.empty(leaves[i].shape, dtype=leaves[i].dtype, device=device) for i in self._positions]
+    def __init__(self, *known: Any, examples: Sequence[Tensor]) -> None:
+        super().__init__(*known)
+        device = self.compilation.device
+        self._given = [torch.empty(s, dtype=d, device=device) for s, d in zip(self._shapes, self._dtypes, strict=True)]
         self._made = [torch.empty(tuple(map(int, x.shape)), dtype=x.dtype, device=device) for x in examples]
-        self._binding = session.io_binding()
+        self._binding = self.session.io_binding()
         for name, tensor in zip(self._names, self._given, strict=True):
             self._binding.bind_input(name, *self._place(tensor))
         for name, tensor in zip(self._outputs, self._made, strict=True):
@@ -58,7 +45,7 @@ class Replay(Program):
         self._one_at_a_time = threading.Lock()
 
     def _place(self, tensor: Tensor) -> tuple[str, int, int, list[int], int]:
-        address = tensor.data_ptr() or self._somewhere.data_ptr()
+        address = tensor.data_ptr() or self._placeholder.data_ptr()
         return self.compilation.device, 0, ONNX_TYPES[tensor.dtype].value, list(tensor.shape), address
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
@@ -69,7 +56,7 @@ class Replay(Program):
             self._wait()
             try:
                 self.session.run_with_iobinding(self._binding)
-            except sessions._ERRORS as error:
+            except sessions.ERRORS as error:
                 raise sessions.translated(error, None) from error
             made = [fixed.clone() for fixed in self._made]
             self._wait()  # another thread's call may write there next, and is queued elsewhere
@@ -77,22 +64,21 @@ class Replay(Program):
 
     def _wait(self) -> None:
         if self.compilation.device == "cuda":
-            torch.cuda.current_stream(self._somewhere.device).synchronize()
+            torch.cuda.current_stream(self._placeholder.device).synchronize()
 
 
-def check(graph: onnx.GraphProto) -> None:
+def check_is_fixed(graph: onnx.GraphProto) -> None:
     """Check that a graph is a fixed list of launches.
 
     Raises:
-        UnsupportedOpError: If it has a branch or a loop, which the host decides on in every call.
+        UnsupportedOpError: if it has a branch or a loop, which the host decides on in every call.
     """
     for node in graph.node:
-        if node.op_type in _CONTROL:
-            about = {entry.key: entry.value for entry in node.metadata_props}
-            raise UnsupportedOpError(
+        if node.op_type in _CONTROL_FLOW:
+            raise unsupported(
                 f"a CUDA graph cannot hold {node.op_type} (node {node.name!r}), which the host decides on in every "
                 "call; compile without cuda_graph=True, or write it without control flow, for example by torch.where",
-                op=node.op_type,
-                source=about.get("source", ""),
-                path=about.get("path", ""),
+                node.op_type,
+                read_notes(node),
+                dtype="",
             )

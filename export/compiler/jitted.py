@@ -1,4 +1,4 @@
-"""``jit``: a pure torch function, compiled by ONNX Runtime, called on torch tensors without a copy in or out.
+"""`jit`: a pure torch function, compiled by ONNX Runtime, called on torch tensors without a copy in or out.
 
 A call is recognised by the structure of its arguments, the dtypes, shapes and devices of their tensors, and what else
 is a plain value. The first call of a kind traces and compiles; later ones hand the tensors' memory to the session, and
@@ -20,9 +20,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from export.compiler import cuda_graph as replay
 from export.compiler.call_kinds import ambient, walk
 from export.compiler.compiled_call import Compilation, Program, Watched
+from export.compiler.cuda_graph import CudaGraphProgram, check_is_fixed
 from export.errors import ArgumentError
 from export.graph.onnx_export import DEFAULT_OPSET, baked_positions, count_nodes, translate
 from export.graph.onnx_types import dtype_name
@@ -54,24 +54,24 @@ def jit(
     compiled function has no gradient and is opaque to transforms and tracers, which belong inside of it.
 
     Args:
-        fn: Any pure function over pytrees of tensors, transforms of ``torch.func`` included:
-            ``jit(vmap(grad(loss), (None, 0)))``.
-        bake: Positions of arguments whose tensors are compiled in, such as the weights in inference. They are
+        fn: any pure function over pytrees of tensors, transforms of `torch.func` included:
+            `jit(vmap(grad(loss), (None, 0)))`.
+        bake: positions of arguments whose tensors are compiled in, such as the weights in inference. They are
             recognised by identity and version: another tensor, or one that was changed in place, compiles again.
         device: "cpu", "cuda", or "auto", which takes the GPU where ONNX Runtime can; the tensors should be there.
-        cache_size: How many compilations are kept; the one unused for longest goes first.
-        tf32: Whether a GPU may round the factors of float32 products to TF32, as ``torch.backends.cuda.matmul`` and
-            ``torch.backends.cudnn`` may for eager.
-        cuda_graph: Whether a GPU replays each compilation as one CUDA graph, which saves the time of launching kernels
+        cache_size: how many compilations are kept; the one unused for longest goes first.
+        tf32: whether a GPU may round the factors of float32 products to TF32, as `torch.backends.cuda.matmul` and
+            `torch.backends.cudnn` may for eager.
+        cuda_graph: whether a GPU replays each compilation as one CUDA graph, which saves the time of launching kernels
             one by one: for small networks. Arguments and results are copied on the GPU then, and threads take turns;
             branches and loops are refused. A CPU has no such thing and takes no notice.
 
     Returns:
-        The function of the same arguments. ``.report()`` says what was compiled and where it runs.
+        The function of the same arguments. `.report()` says what was compiled and where it runs.
 
     Raises:
-        ArgumentError: If ``bake`` or ``cache_size`` do not fit.
-        ProviderError: If CUDA was asked for and something is missing.
+        ArgumentError: if `bake` or `cache_size` do not fit.
+        ProviderError: if CUDA was asked for and something is missing.
 
     Example:
         >>> from torch.func import grad
@@ -85,7 +85,7 @@ def jit(
 
 
 class Jitted:
-    """A compiled function; see ``jit``."""
+    """A compiled function; see `jit`."""
 
     def __init__(
         self,
@@ -120,8 +120,8 @@ class Jitted:
         """Return the function's value; tensors are used where they lie, results are new tensors.
 
         Raises:
-            ArgumentError: If a tensor requires grad, is inside a ``torch.func`` transform, or lies on another device.
-            ExportError: At a first call, if the function cannot be compiled; see ``to_onnx``.
+            ArgumentError: if a tensor requires grad, is inside a `torch.func` transform, or lies on another device.
+            ExportError: at a first call, if the function cannot be compiled; see `to_onnx`.
         """
         baked = self._baked(args) if self._bake else frozenset()
         tensors: list[Tensor] = []
@@ -230,7 +230,7 @@ class Jitted:
         baked = baked_positions(self._bake, len(args))
         proto, inside = translate(traced, baked, DEFAULT_OPSET, check=False, tuned=self.device == "cpu")
         if self._replayed:
-            replay.check(proto.graph)
+            check_is_fixed(proto.graph)
         traced_at = time.perf_counter()
         session = sessions.open_session(proto.SerializeToString(), self._choice, cuda_graph=self._replayed)
         done = time.perf_counter()
@@ -242,7 +242,7 @@ class Jitted:
         spent = traced_at - start, done - traced_at
         report = Compilation(kinds, inside, count_nodes(proto.graph), *spent, self.device, self._replayed)
         known = session, inputs, leaves, outputs, traced.out_structure, captured, identities, report
-        return replay.Replay(*known, traced.outputs) if self._replayed else Program(*known)
+        return CudaGraphProgram(*known, examples=traced.outputs) if self._replayed else Program(*known)
 
     def _captured(self, traced: Traced) -> list[Watched]:
         """Return the tensors that the function captured, as they are now."""

@@ -21,6 +21,8 @@ from export.files.stored_tensors import Stored
 from export.files.tensor_values import Kind, from_memory, is_torch
 from pure_export_shared import replacing
 
+__all__ = ["complete", "matched", "replace_weights", "weights"]
+
 Inside = dict[str, Any]
 """{argument: tree} for baked arguments, and {"closure": {name: tensor}} for what the function captured."""
 
@@ -29,7 +31,7 @@ def weights(path: str | os.PathLike[str], kind: Literal["numpy", "torch"] = "num
     """Read the tensors inside a file back, bit for bit.
 
     Args:
-        path: A file that ``to_onnx`` wrote, or any other ONNX file.
+        path: a file that `to_onnx` wrote, or any other ONNX file.
         kind: "numpy" or "torch". bfloat16 in numpy is ml_dtypes', or its 16 bits as uint16 where that is missing.
 
     Returns:
@@ -37,8 +39,8 @@ def weights(path: str | os.PathLike[str], kind: Literal["numpy", "torch"] = "num
         the function captured; {name: tensor} for a file from elsewhere.
 
     Raises:
-        LoadError: If there is no such file, or a tensor is stored in a way that cannot be read.
-        DataFileError: If the file that holds the large tensors is missing or cut short.
+        LoadError: if there is no such file, or a tensor is stored in a way that cannot be read.
+        DataFileError: if the file that holds the large tensors is missing or cut short.
 
     Example:
         >>> import tempfile, torch, export
@@ -94,20 +96,20 @@ def replace_weights(
     """Write a file again with other tensors inside; nothing is traced, and nothing else changes.
 
     Args:
-        path: A file that ``to_onnx`` wrote with ``bake``, or any other ONNX file.
+        path: a file that `to_onnx` wrote with `bake`, or any other ONNX file.
         weights: {argument: tree} for some or all baked arguments, numpy or torch, with the names, shapes and dtypes
-            of the export; or single tensors by their dotted name, ``params.fc1.weight``. For a file from elsewhere
+            of the export; or single tensors by their dotted name, `params.fc1.weight`. For a file from elsewhere
             {tensor name: tensor}. What is left out stays.
-        out: The file to write, ``path`` itself by default. It appears whole or not at all, and so does the data file
-            beside it, which it has if ``path`` has one.
+        out: the file to write, `path` itself by default. It appears whole or not at all, and so does the data file
+            beside it, which it has if `path` has one.
 
     Returns:
         The file that was written.
 
     Raises:
-        ArgumentError: If anything does not fit; the message lists everything that does not.
-        LoadError: If there is no such file.
-        WriteError: If ``out`` cannot be written.
+        ArgumentError: if anything does not fit; the message lists everything that does not.
+        LoadError: if there is no such file.
+        WriteError: if `out` cannot be written.
 
     Example:
         >>> import tempfile, torch, export
@@ -151,11 +153,11 @@ def complete(path: str | os.PathLike[str], found: Mapping[str, Any]) -> dict[str
     """Return a checkpoint's tensors under the names that they have in a file, all of which must be there.
 
     Args:
-        path: The file.
+        path: the file.
         found: {dotted name: tensor}; the argument's name in front may be missing where one argument is inside.
 
     Raises:
-        ArgumentError: If names are missing, or not in the file.
+        ArgumentError: if names are missing, or not in the file.
     """
     header = protobuf_wire.read_header(path)
     call = protobuf_wire.read_call(header, path)
@@ -190,7 +192,7 @@ def matched(
     """Return {name in the file: tensor} for given weights.
 
     Raises:
-        ArgumentError: If anything does not fit; the message lists everything that does not.
+        ArgumentError: if anything does not fit; the message lists everything that does not.
     """
     if not isinstance(given, Mapping) or not given:
         raise ArgumentError(

@@ -1,6 +1,6 @@
 """The data file beside a model: tensors that are too large for the model file itself.
 
-A model ``net.onnx`` keeps them in ``net.onnx.<digest>.data``, named after its own content. A new export therefore never
+A model `net.onnx` keeps them in `net.onnx.<digest>.data`, named after its own content. A new export therefore never
 touches the data that an older model reads: the new data file is written first, the model that names it takes the
 older one's place in one step, and the older data file goes last. Whoever reads at any moment finds a model and the
 data that belongs to it.
@@ -20,7 +20,9 @@ from export.errors import LoadError, WriteError
 from export.files import protobuf_wire, stored_tensors
 from pure_export_shared import move, settle, temporary
 
-PAGE, SECTION, LARGE = 4096, 65536, 2**20
+__all__ = ["DataFile", "beside"]
+
+PAGE_BYTES, SECTION_BYTES, MIN_SECTION_ALIGNED_BYTES = 4096, 65536, 2**20
 """Tensors begin at multiples of a page, large ones at multiples of what Windows maps, so that none has to be copied."""
 
 
@@ -28,8 +30,8 @@ class DataFile:
     """Collects tensors in a file without its final name; empty until the first one comes.
 
     Attributes:
-        size: Bytes written.
-        path: The file after ``finish``, None if nothing was written.
+        size: bytes written.
+        path: the file after `finish`, None if nothing was written.
     """
 
     def __init__(self, model: Path) -> None:
@@ -45,7 +47,7 @@ class DataFile:
         if self._file is None:
             self._name = temporary(self._model, WriteError)
             self._file = open(self._name, "wb")  # noqa: SIM115
-        self._write(bytes(-self.size % (SECTION if nbytes >= LARGE else PAGE)))
+        self._write(bytes(-self.size % (SECTION_BYTES if nbytes >= MIN_SECTION_ALIGNED_BYTES else PAGE_BYTES)))
         offset = self.size
         for chunk in chunks:
             self._write(chunk)
@@ -83,7 +85,7 @@ class DataFile:
 
 @contextlib.contextmanager
 def beside(path: str | os.PathLike[str]) -> Iterator[DataFile]:
-    """Give a data file for a model that the body writes to ``path``; if the body fails, no data file is left.
+    """Give a data file for a model that the body writes to `path`; if the body fails, no data file is left.
 
     When it ends well, the data file of the model that stood there before is removed.
     """
@@ -101,7 +103,7 @@ def beside(path: str | os.PathLike[str]) -> Iterator[DataFile]:
 
 
 def _named(model: Path) -> set[str]:
-    """Names of the data files that the model at a path reads, as far as they are called like its own."""
+    """Return the names of the data files that the model at a path reads, as far as they are called like its own."""
     own = re.compile(re.escape(model.name) + r"\.[0-9a-f]{16}\.data")
     try:
         tensors = stored_tensors.find(model, protobuf_wire.read_header(model))

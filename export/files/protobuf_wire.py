@@ -1,7 +1,7 @@
 """Just enough of the protobuf wire format to look into an ONNX file without the onnx package.
 
-``load`` needs a file's metadata even where ONNX Runtime refuses it, and has to tell an ONNX file from any other.
-``export.files.stored_tensors`` reads the tensors with it, and ``export.splicing`` replaces them.
+`load` needs a file's metadata even where ONNX Runtime refuses it, and has to tell an ONNX file from any other.
+`export.files.stored_tensors` reads the tensors with it, and `export.splicing` replaces them.
 Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
@@ -17,10 +17,29 @@ from typing import Any
 
 from export.errors import LoadError, NotAnOnnxFileError
 
+__all__ = [
+    "CALL_KEY",
+    "GRAPH",
+    "BrokenError",
+    "Buffer",
+    "Header",
+    "Node",
+    "entry",
+    "fields",
+    "find",
+    "find_node",
+    "mapped",
+    "nodes",
+    "parse_header",
+    "read_call",
+    "read_header",
+    "varint",
+]
+
 CALL_KEY = "pure_export.call"
 FORMAT = 1
 
-LARGEST_FILE = 2**31 - 1
+MAX_FILE_BYTES = 2**31 - 1
 """Bytes that one ONNX file may have: the limit of its protobuf encoding."""
 
 _IR_VERSION, _PRODUCER, GRAPH, _METADATA = 1, 2, 7, 14
@@ -49,9 +68,9 @@ class Header:
     """What a model file says about itself.
 
     Attributes:
-        producer: The program that wrote it.
-        metadata: Its metadata entries.
-        graph: Where its graph begins and ends in the file.
+        producer: the program that wrote it.
+        metadata: its metadata entries.
+        graph: where its graph begins and ends in the file.
     """
 
     producer: str
@@ -74,7 +93,7 @@ def varint(data: Buffer, at: int) -> tuple[int, int]:
 
 
 def fields(data: Buffer, begin: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (field number, wire type, start, end) of each field; a number field's value is in ``start``."""
+    """Yield (field number, wire type, start, end) of each field; a number field's value is in `start`."""
     at = begin
     while at < end:
         key, at = varint(data, at)
@@ -109,8 +128,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Read a model file's metadata.
 
     Raises:
-        LoadError: If there is no such file.
-        NotAnOnnxFileError: If it is not an ONNX model.
+        LoadError: if there is no such file.
+        NotAnOnnxFileError: if it is not an ONNX model.
     """
     if not os.path.exists(path):
         raise LoadError(f"{os.fspath(path)}: no such file; export.to_onnx writes one")
@@ -125,7 +144,7 @@ def mapped(path: str | os.PathLike[str]) -> Iterator[mmap.mmap]:
     """Map a model file into memory; bytes that turn out to be no model become a typed error.
 
     Raises:
-        NotAnOnnxFileError: If the file is empty, or the body finds that it is not a model.
+        NotAnOnnxFileError: if the file is empty, or the body finds that it is not a model.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -164,7 +183,7 @@ def parse_header(data: Buffer) -> Header:
 
 
 def read_call(header: Header, path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the metadata that ``to_onnx`` wrote, or None for a file from elsewhere."""
+    """Return the metadata that `to_onnx` wrote, or None for a file from elsewhere."""
     text = header.metadata.get(CALL_KEY)
     if text is None:
         return None
@@ -185,7 +204,7 @@ def find_node(path: str | os.PathLike[str], name: str) -> Node | None:
 
 
 def find(data: Buffer, begin: int, end: int, name: str, place: int = 1) -> Node | None:
-    """Find a node of a graph, or of a function with ``place=7``, by its name, in branches as well."""
+    """Find a node of a graph, or of a function with `place=7`, by its name, in branches as well."""
     for node, branches in nodes(data, begin, end, place):
         if node.name == name:
             return node
@@ -197,7 +216,7 @@ def find(data: Buffer, begin: int, end: int, name: str, place: int = 1) -> Node 
 
 
 def nodes(data: Buffer, begin: int, end: int, place: int = 1) -> Iterator[tuple[Node, list[tuple[int, int]]]]:
-    """Yield the nodes of a graph, or of a function with ``place=7``, and where the graphs inside them lie."""
+    """Yield the nodes of a graph, or of a function with `place=7`, and where the graphs inside them lie."""
     for number, kind, a, b in fields(data, begin, end):
         if number != place or kind != 2:
             continue

@@ -1,8 +1,8 @@
 """Pytree structure as JSON: the file alone rebuilds the call.
 
-A structure is a nested JSON value. Containers are ``{"dict": {key: structure}}``, ``{"list": [...]}``,
-``{"tuple": [...]}``, ``{"namedtuple": {"type": "module:Name", "fields": [...], "items": [...]}}``, ``{"none": true}``;
-a tensor is ``{"leaf": i}`` with i its position in tree order; a static number or string is ``{"static": value}``.
+A structure is a nested JSON value. Containers are `{"dict": {key: structure}}`, `{"list": [...]}`,
+`{"tuple": [...]}`, `{"namedtuple": {"type": "module:Name", "fields": [...], "items": [...]}}`, `{"none": true}`;
+a tensor is `{"leaf": i}` with i its position in tree order; a static number or string is `{"static": value}`.
 Needs neither torch nor numpy, because a file is loaded where neither has to be there.
 """
 
@@ -15,6 +15,8 @@ from typing import Any
 
 from export.errors import ArgumentError, nearest
 
+__all__ = ["Structure", "describe", "leaf_names", "match", "rebuild", "walk"]
+
 Structure = dict[str, Any]
 
 
@@ -22,15 +24,15 @@ def describe(tree: object, is_leaf: Callable[[object], bool], root: str) -> tupl
     """Split a pytree into structure, leaves and dotted names.
 
     Args:
-        tree: Nested dict, list, tuple, namedtuple or None, with tensors or static Python values at the ends.
-        is_leaf: Tells a tensor leaf from everything else.
-        root: The name in front, for example ``params``.
+        tree: nested dict, list, tuple, namedtuple or None, with tensors or static Python values at the ends.
+        is_leaf: tells a tensor leaf from everything else.
+        root: the name in front, for example `params`.
 
     Returns:
-        The JSON structure, the tensor leaves in tree order and their names, such as ``params.fc1.weight``.
+        The JSON structure, the tensor leaves in tree order and their names, such as `params.fc1.weight`.
 
     Raises:
-        ArgumentError: For a value that is neither a container, a tensor nor a static value, with its path.
+        ArgumentError: for a value that is neither a container, a tensor nor a static value, with its path.
     """
     leaves: list[Any] = []
     names: list[str] = []
@@ -68,7 +70,7 @@ def describe(tree: object, is_leaf: Callable[[object], bool], root: str) -> tupl
 
 
 def rebuild(structure: Structure, leaves: Sequence[Any]) -> Any:
-    """Put leaves back into the containers that ``describe`` saw."""
+    """Put leaves back into the containers that `describe` saw."""
     (kind, content), *_ = structure.items()
     if kind == "leaf":
         return leaves[content]
@@ -132,11 +134,11 @@ def match(structure: Structure, tree: object, path: str, found: dict[int, Any], 
     """Collect a tree's leaves by position, and every way in which it differs from the structure.
 
     Args:
-        structure: What is expected.
-        tree: What was given.
-        path: The dotted name of this place.
-        found: Filled with {leaf position: value}.
-        problems: Filled with one line a problem.
+        structure: what is expected.
+        tree: what was given.
+        path: the dotted name of this place.
+        found: filled with {leaf position: value}.
+        problems: filled with one line a problem.
     """
     (kind, content), *_ = structure.items()
     if kind == "leaf":

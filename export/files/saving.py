@@ -11,16 +11,18 @@ from export.errors import ArgumentError, WriteError
 from export.files import protobuf_wire, splicing, stored_tensors
 from export.files.data_file import DataFile
 
-SMALLEST = 1024
+__all__ = ["MIN_ASIDE_BYTES", "check_size", "move_out", "set_aside", "threshold", "written"]
+
+MIN_EXTERNAL_BYTES = 1024
 """Bytes from which a tensor goes into the data file, unless another number is asked for."""
 
-LARGE = 2**16
+MIN_ASIDE_BYTES = 2**16
 """Bytes from which a tensor is kept out of the model while it is built: protobuf would copy it at every step."""
 
 ASIDE = "kept aside"
 """What stands for the place of such a tensor until the model is written."""
 
-MARGIN = 2**24
+RESERVED_BYTES = 2**24
 """Bytes left in a model file for everything that is no tensor."""
 
 
@@ -28,21 +30,21 @@ def move_out(model: ir.Model, data: DataFile, external: bool | int | None) -> No
     """Move a model's large tensors into the data file if that is asked for, or needed.
 
     Args:
-        model: The model, whose moved tensors are replaced by their places.
-        data: The data file, which stays empty if nothing is moved.
-        external: As for ``to_onnx``.
+        model: the model, whose moved tensors are replaced by their places.
+        data: the data file, which stays empty if nothing is moved.
+        external: as for `to_onnx`.
 
     Raises:
-        ArgumentError: If ``external`` is no number of bytes.
+        ArgumentError: if `external` is no number of bytes.
     """
     least = threshold(external)
-    if least is None or (external is None and total(model) <= protobuf_wire.LARGEST_FILE - MARGIN):
+    if least is None or (external is None and total(model) <= protobuf_wire.MAX_FILE_BYTES - RESERVED_BYTES):
         return
     moved = []
     for value in model.graph.initializers.values():
         tensor = value.const_value
         own = (value.name or "").startswith(stored_tensors.CONSTANT)  # a small one always stays
-        if tensor is None or tensor.nbytes < (max(least, SMALLEST) if own else least):
+        if tensor is None or tensor.nbytes < (max(least, MIN_EXTERNAL_BYTES) if own else least):
             continue
         moved.append((value, tensor, data.put(_chunks(tensor), tensor.nbytes)))
     name = data.finish()
@@ -53,11 +55,11 @@ def move_out(model: ir.Model, data: DataFile, external: bool | int | None) -> No
 
 
 def set_aside(model: ir.Model) -> dict[str, ir.TensorProtocol]:
-    """Take the large tensors that go into the model's own file out of it; ``written`` puts them back."""
+    """Take the large tensors that go into the model's own file out of it; `written` puts them back."""
     aside = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < LARGE:
+        if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < MIN_ASIDE_BYTES:
             continue
         aside[name] = tensor
         value.const_value = ir.ExternalTensor(
@@ -82,10 +84,10 @@ def threshold(external: bool | int | None) -> int | None:
     """Return from how many bytes on tensors go into the data file, None if none may.
 
     Raises:
-        ArgumentError: If ``external`` is neither a truth value, None nor a number of bytes above 0.
+        ArgumentError: if `external` is neither a boolean, None nor a number of bytes above 0.
     """
     if external is None or external is True:
-        return SMALLEST
+        return MIN_EXTERNAL_BYTES
     if external is False:
         return None
     if not isinstance(external, int) or external < 1:
@@ -97,7 +99,7 @@ def threshold(external: bool | int | None) -> int | None:
 
 
 def total(model: ir.Model) -> int:
-    """Bytes of the tensors that lie in the model file itself."""
+    """Return the bytes of the tensors that lie in the model file itself."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sum(t.nbytes for t in tensors if t is not None and not isinstance(t, ir.ExternalTensor))
 
@@ -106,9 +108,9 @@ def check_size(model: ir.Model) -> None:
     """Check that the model file can be written.
 
     Raises:
-        WriteError: If it would exceed 2 GB.
+        WriteError: if it would exceed 2 GB.
     """
-    if total(model) > protobuf_wire.LARGEST_FILE - MARGIN:
+    if total(model) > protobuf_wire.MAX_FILE_BYTES - RESERVED_BYTES:
         raise WriteError(
             "the tensors inside the file exceed 2 GB, the most that one ONNX file can hold; bake fewer arguments, or "
             "leave out external=False, so that to_onnx puts them into a data file beside it"

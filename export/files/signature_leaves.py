@@ -8,6 +8,8 @@ from typing import Any
 
 from export.files.tensor_values import Kind, kind_of
 
+__all__ = ["Leaf", "check_leaves", "element", "sizes"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
@@ -33,12 +35,12 @@ def check_leaves(
     """Check dtypes and shapes of given tensors; dynamic sizes of one name must agree.
 
     Args:
-        leaves: The signature.
-        found: The given tensors by position.
-        bound: Tensors given earlier, whose sizes count as well.
-        kind: What those were.
-        problems: Filled with one line a problem.
-        strict: Whether sizes of one name must agree (in a file from elsewhere, a name may mean nothing).
+        leaves: the signature.
+        found: the given tensors by position.
+        bound: tensors given earlier, whose sizes count as well.
+        kind: what those were.
+        problems: filled with one line a problem.
+        strict: whether sizes of one name must agree (in a file from elsewhere, a name may mean nothing).
 
     Returns:
         What the tensors are, torch or numpy.
@@ -78,7 +80,7 @@ ELEMENTS = {"float": "float32", "double": "float64"}
 
 
 def element(kind: str) -> str:
-    """Return ``float32`` for ONNX Runtime's ``tensor(float)``."""
+    """Return `float32` for ONNX Runtime's `tensor(float)`."""
     inner = kind.removeprefix("tensor(").removesuffix(")")
     return ELEMENTS.get(inner, inner)
 

@@ -17,6 +17,8 @@ from export.files import protobuf_wire
 from export.files.stored_tensors import EXTERNAL, INITIALIZER, LOCATION, RAW, VALUES, Stored
 from export.files.tensor_values import as_array
 
+__all__ = ["Piece", "inside", "memory", "message", "outside", "plain", "spliced", "total", "values"]
+
 CHUNK = 2**24
 """Bytes that are copied from file to file at once."""
 
@@ -75,7 +77,7 @@ def lead(field: int, size: int) -> bytes:
 
 
 def message(data: protobuf_wire.Buffer, tensor: Stored, held: Sequence[Piece]) -> list[Piece]:
-    """Return a tensor's description with its values replaced by ``held``: ``inside(…)`` or ``outside(…)``."""
+    """Return a tensor's description with its values replaced by `held`: `inside(…)` or `outside(…)`."""
     kept = []
     at = tensor.message[0]
     for field, _, _, end in protobuf_wire.fields(data, *tensor.message):
@@ -105,9 +107,9 @@ def spliced(
     """Return a model file whose named tensors have other descriptions.
 
     Args:
-        data: The model file.
-        found: Its tensors.
-        replaced: {name: what ``message`` returned}.
+        data: the model file.
+        found: its tensors.
+        replaced: {name: what `message` returned}.
     """
     at = 0
     for field, _, begin, end in protobuf_wire.fields(data, 0, len(data)):

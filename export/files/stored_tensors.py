@@ -1,6 +1,6 @@
 """The tensors stored in a model file or in a data file beside it: found and read without the onnx package.
 
-Field numbers of ``TensorProto`` are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+Field numbers of `TensorProto` are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
@@ -17,6 +17,22 @@ import numpy as np
 from export.errors import DataFileError, LoadError, NotAnOnnxFileError
 from export.files import protobuf_wire
 from export.files.protobuf_wire import Buffer
+
+__all__ = [
+    "CONSTANT",
+    "EXTERNAL",
+    "INITIALIZER",
+    "LOCATION",
+    "RAW",
+    "VALUES",
+    "Stored",
+    "check",
+    "data_files",
+    "find",
+    "read",
+    "read_by_nodes",
+    "within",
+]
 
 INITIALIZER = 5
 """GraphProto's field of a tensor."""
@@ -55,13 +71,13 @@ class Stored:
     """A tensor stored with a model.
 
     Attributes:
-        name: Its name in the graph.
-        dtype: Its dtype's name.
-        shape: Its sizes.
-        location: The data file beside the model that holds its values, empty if the model file does.
-        begin: Where its values begin in that file.
-        end: Where they end.
-        message: Where its own description begins and ends in the model file.
+        name: its name in the graph.
+        dtype: its dtype's name.
+        shape: its sizes.
+        location: the data file beside the model that holds its values, empty if the model file does.
+        begin: where its values begin in that file.
+        end: where they end.
+        message: where its own description begins and ends in the model file.
     """
 
     name: str
@@ -142,7 +158,7 @@ def data_path(path: str | os.PathLike[str], location: str) -> Path:
     """Return the data file that a model names.
 
     Raises:
-        DataFileError: If it lies outside of the model's folder: a model may not reach for other files.
+        DataFileError: if it lies outside of the model's folder: a model may not reach for other files.
     """
     if os.path.isabs(location) or ".." in Path(location).parts:
         raise DataFileError(
@@ -156,7 +172,7 @@ def check(path: str | os.PathLike[str], tensors: Iterable[Stored]) -> None:
     """Check that the data files which the tensors need are there and long enough.
 
     Raises:
-        DataFileError: If one is missing or too short.
+        DataFileError: if one is missing or too short.
     """
     furthest: dict[str, Stored] = {}
     count: dict[str, int] = {}
@@ -210,8 +226,8 @@ def read(path: str | os.PathLike[str], tensor: Stored) -> np.ndarray[Any, Any]:
     """Return a tensor's values in memory of their own; bfloat16 as its 16 bits.
 
     Raises:
-        LoadError: If they are stored in a way that cannot be read.
-        DataFileError: If their data file is missing or too short.
+        LoadError: if they are stored in a way that cannot be read.
+        DataFileError: if their data file is missing or too short.
     """
     if tensor.dtype not in DTYPES.values() or tensor.begin == _SEPARATE:
         raise LoadError(

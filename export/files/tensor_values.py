@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+__all__ = ["Kind", "as_array", "from_array", "from_memory", "is_torch", "kind_of", "to_ortvalue"]
+
 BFLOAT16 = 16
 """ONNX's number for bfloat16, which numpy does not know."""
 
@@ -21,10 +23,10 @@ class Kind:
     """What the given tensors are: torch or numpy, and where.
 
     Attributes:
-        torch: Whether any is a torch tensor; then the results are.
-        device: The torch device of the first of them.
-        dtype: The dtype's name, of a single tensor.
-        shape: The shape, of a single tensor.
+        torch: whether any is a torch tensor; then the results are.
+        device: the torch device of the first of them.
+        dtype: the dtype's name, of a single tensor.
+        shape: the shape, of a single tensor.
     """
 
     torch: bool = False
@@ -102,7 +104,7 @@ def from_array(result: Any, kind: Kind, dtype: str) -> Any:
 
 
 def from_memory(array: np.ndarray[Any, Any], kind: Kind, dtype: str) -> Any:
-    """Return a tensor's memory as numpy or torch; see ``from_array``."""
+    """Return a tensor's memory as numpy or torch; see `from_array`."""
     if dtype == "bfloat16":
         return _from_bfloat16(array, kind)
     if not kind.torch:

@@ -1,1 +1,1 @@
-"""Repeated blocks as ONNX functions: found, written, flattened and named again."""
+"""A recorded function as an ONNX model: built, checked, with repeated blocks as ONNX functions."""

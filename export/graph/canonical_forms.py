@@ -1,7 +1,7 @@
-"""What a block computes, in a form that is equal for blocks that compute the same.
+"""Canonical, hashable forms of blocks: blocks that compute the same have equal forms.
 
-It holds the nodes one by one, in order: operators, attributes, where each value comes from, dtypes, shapes, constants,
-branches, and what the metadata says, paths as seen from the block. It holds no names.
+A form holds the nodes one by one, in order: operators, attributes, where each value comes from, dtypes, shapes,
+constants, branches, and what the metadata says, paths relative to the block. It holds no names.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from typing import Any
 
 import onnx
 
-from export.graph.function_bodies import Occurrence, notes, relative
+from export.graph.function_bodies import Occurrence, relative
+from export.graph.node_notes import read_notes
+
+__all__ = ["Form", "canonical_form"]
 
 Form = Any
 """Nested tuples, which can be compared and hashed."""
 
 
-def form(block: Occurrence, constants: Mapping[str, onnx.TensorProto], types: Mapping[str, onnx.TypeProto]) -> Form:
-    """Return what a block computes, and note in it the values that it is given.
+def canonical_form(
+    block: Occurrence, constants: Mapping[str, onnx.TensorProto], types: Mapping[str, onnx.TypeProto]
+) -> Form:
+    """Return a block's canonical form, and note in the block the values that it takes from outside.
 
     Args:
-        block: The block, with its nodes.
-        constants: Constants, without their names, that are part of what it computes.
-        types: Dtypes and shapes of values.
+        block: the block, with its nodes.
+        constants: constants, without their names, that are part of what it computes.
+        types: dtypes and shapes of values.
     """
     known: dict[str, Form] = {"": None}
     count = itertools.count()
@@ -49,7 +54,7 @@ def form(block: Occurrence, constants: Mapping[str, onnx.TensorProto], types: Ma
         attributes = tuple(attribute(a) for a in sorted(node.attribute, key=lambda a: a.name))
         make(node.output)
         kinds = tuple((bool(name), own.get(name) or kind(name)) for name in node.output)
-        about = {**notes(node), "path": relative(notes(node).get("path", ""), block.path)}
+        about = {**read_notes(node), "path": relative(read_notes(node).get("path", ""), block.path)}
         about.pop("fx", None)
         return node.domain, node.op_type, inputs, attributes, kinds, tuple(sorted(about.items()))
 

@@ -10,8 +10,11 @@ from collections.abc import Iterator
 import onnx
 
 from export.errors import UnsupportedOpError
+from export.graph.node_notes import CAST_HINT, read_notes, unsupported
 
-_LARGE = 2**10
+__all__ = ["check", "skeleton"]
+
+_MIN_OMITTED_BYTES = 2**10
 """Bytes from which a tensor's values are of no use to shape inference: it reads axes, sizes and the like."""
 
 _MISTYPED = re.compile(
@@ -25,7 +28,7 @@ def check(model: onnx.ModelProto, path: str | os.PathLike[str] | None = None) ->
     The values of large tensors are left out of what is checked, because the checker copies all that it is given.
 
     Raises:
-        UnsupportedOpError: If an operator does not exist for the dtype that it gets in the model's opset, or the
+        UnsupportedOpError: if an operator does not exist for the dtype that it gets in the model's opset, or the
             model's dtypes or shapes contradict each other.
     """
     try:
@@ -38,29 +41,19 @@ def check(model: onnx.ModelProto, path: str | os.PathLike[str] | None = None) ->
         opset = next(entry.version for entry in model.opset_import if not entry.domain)
         later = _first_opset(kind, parameter, dtype, opset)
         way = f"opset {later} has it (to_onnx(…, opset={later})), or " if later else ""
-        about = _about(model, name)
-        raise UnsupportedOpError(
-            f"ONNX opset {opset} has no {kind} for {dtype} (node {name!r}); {way}"
-            "cast the arguments, pure.cast(tree, torch.float32): float32 has every operator",
-            op=kind,
-            dtype=dtype,
-            source=about.get("source", ""),
-            path=about.get("path", ""),
-        ) from error
+        message = f"ONNX opset {opset} has no {kind} for {dtype} (node {name!r}); {way}{CAST_HINT}"
+        raise unsupported(message, kind, _notes_of(model, name), dtype) from error
 
 
 def _refused(model: onnx.ModelProto, error: Exception) -> UnsupportedOpError:
     """Return the error for a model whose dtypes or shapes contradict each other."""
     named = re.search(r"op_type:(\w+)(?:, node name: ([^)]*))?\)", str(error))
     kind, name = named.groups("") if named else ("", "")
-    about = _about(model, name) if name else {}
-    return UnsupportedOpError(
+    return unsupported(
         f"the translation is no valid ONNX at node {name!r} ({kind}), a fault of this package or of onnxscript: report "
         f"it with the function, or write the operation with others. onnx says: {error}".rstrip(),
-        op=kind,
-        dtype=about.get("dtype", ""),
-        source=about.get("source", ""),
-        path=about.get("path", ""),
+        kind,
+        _notes_of(model, name) if name else {},
     )
 
 
@@ -68,10 +61,10 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with its large tensors, and those not in it, as inputs of the same name, dtype and shape.
 
     Raises:
-        onnx.checker.ValidationError: If a large tensor holds more or fewer bytes than its shape takes.
+        onnx.checker.ValidationError: if a large tensor holds more or fewer bytes than its shape takes.
     """
     graph = model.graph
-    inside = [tensor for tensor in graph.initializer if len(tensor.raw_data) >= _LARGE]
+    inside = [tensor for tensor in graph.initializer if len(tensor.raw_data) >= _MIN_OMITTED_BYTES]
     large = [*inside, *(tensor for tensor in graph.initializer if tensor.external_data)]
     if not large:
         return model
@@ -101,10 +94,10 @@ def skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def _about(model: onnx.ModelProto, name: str) -> dict[str, str]:
+def _notes_of(model: onnx.ModelProto, name: str) -> dict[str, str]:
     """Return the notes of the node of that name, none if there is no such node."""
     node = next((node for node in _nodes(model) if node.name == name), onnx.NodeProto())
-    return {entry.key: entry.value for entry in node.metadata_props}
+    return read_notes(node)
 
 
 def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -10,6 +10,9 @@ import onnx
 from onnx import helper
 
 from export.graph.function_calls import DOMAIN
+from export.graph.node_notes import read_notes
+
+__all__ = ["Occurrence", "call_of", "fresh", "function_of", "inside", "reads", "relative", "renamed"]
 
 BACKWARD = "backward"
 """What is added to a block's path in the name of the call of its gradient."""
@@ -20,10 +23,10 @@ class Occurrence:
     """One occurrence of a block.
 
     Attributes:
-        path: Its dotted path.
+        path: its dotted path.
         order: "" for the block itself, "1" for its gradient, "2" for the gradient of that.
-        nodes: Its nodes, in order.
-        given: Names of the values from outside, in the order of their use.
+        nodes: its nodes, in order.
+        given: names of the values from outside, in the order of their use.
     """
 
     path: str
@@ -42,11 +45,6 @@ class Occurrence:
         return f"{self.path}.{BACKWARD}{self.order.removeprefix('1')}" if self.order else self.path
 
 
-def notes(node: onnx.NodeProto) -> dict[str, str]:
-    """Return a node's metadata."""
-    return {entry.key: entry.value for entry in node.metadata_props}
-
-
 def branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """Return the graphs inside a node."""
     return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
@@ -63,7 +61,7 @@ def reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def renamed(node: onnx.NodeProto, values: Mapping[str, str], change: Callable[[onnx.NodeProto], None]) -> None:
-    """Rename a node's values in place, those of its branches too; ``change`` does the rest, on each node."""
+    """Rename a node's values in place, those of its branches too; `change` does the rest, on each node."""
     node.input[:] = [values.get(name, name) for name in node.input]
     node.output[:] = [values.get(name, name) for name in node.output]
     change(node)
@@ -98,11 +96,11 @@ def function_of(
     """Return the function of blocks that compute the same.
 
     Args:
-        blocks: The blocks; the body is the first one's.
-        ports: Positions among the values made of those that are used outside.
-        constants: Constants that become part of the body.
-        types: Dtypes and shapes of values.
-        taken: Names that other functions have.
+        blocks: the blocks; the body is the first one's.
+        ports: positions among the values made of those that are used outside.
+        constants: constants that become part of the body.
+        types: dtypes and shapes of values.
+        taken: names that other functions have.
     """
     block = blocks[0]
     function = onnx.FunctionProto(domain=DOMAIN, name=fresh(_name(blocks), taken))
@@ -120,7 +118,7 @@ def function_of(
     function.output.extend(values[block.made[i]] for i in ports)
 
     def change(node: onnx.NodeProto) -> None:
-        about = notes(node)
+        about = read_notes(node)
         about.pop("fx", None)
         about["path"] = relative(about.get("path", ""), block.path)
         node.name = relative(node.name, block.path)
@@ -144,7 +142,7 @@ def call_of(block: Occurrence, function: onnx.FunctionProto, ports: Sequence[int
         function.name, block.given, [made[i] for i in ports], name=block.label, domain=function.domain
     )
     about = {"path": block.path, "derivative": block.order}
-    about["fx"] = " ".join(notes(node).get("fx", "-") for node in block.nodes)
+    about["fx"] = " ".join(read_notes(node).get("fx", "-") for node in block.nodes)
     helper.set_metadata_props(call, {key: text for key, text in about.items() if text})
     return call
 
@@ -159,13 +157,13 @@ def fresh(name: str, taken: Collection[str]) -> str:
 
 
 def _outside(name: str, path: str) -> str:
-    """Name a value from outside: what follows the block's path in its name, as for weights, or else ``x``."""
+    """Name a value from outside: what follows the block's path in its name, as for weights, or else `x`."""
     _, found, rest = f".{name}".partition(f".{path}.")
     return rest if found else "x"
 
 
 def _name(blocks: Sequence[Occurrence]) -> str:
-    """Name a function after what the blocks' paths have in common: ``layer1_block`` for ``layer1.1``, ``layer1.2``."""
+    """Name a function after what the blocks' paths have in common: `layer1_block` for `layer1.1`, `layer1.2`."""
     parts = []
     for own in zip(*(block.path.split(".") for block in blocks), strict=False):
         stems = {part if len(set(own)) == 1 else part.rstrip("0123456789") for part in own}

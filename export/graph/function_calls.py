@@ -1,8 +1,8 @@
 """Nodes of functions, as ONNX Runtime names them after it has put the bodies in the place of the calls.
 
-A node ``conv1.Conv`` of the function ``layer1_block`` is ``_inlfunc_layer1_block_conv1.Conv`` for the first call, and
-``_inlfunc_layer1_block_token_0_conv1.Conv`` for a later one; the number counts the later calls of all functions, in
-the order of the graph. What a person should read is the call's name and the node's: ``layer1.1.conv1.Conv``.
+A node `conv1.Conv` of the function `layer1_block` is `_inlfunc_layer1_block_conv1.Conv` for the first call, and
+`_inlfunc_layer1_block_token_0_conv1.Conv` for a later one; the number counts the later calls of all functions, in
+the order of the graph. What a person should read is the call's name and the node's: `layer1.1.conv1.Conv`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import os
 
 from export.files import protobuf_wire
 from export.files.protobuf_wire import Node
+
+__all__ = ["DOMAIN", "read_calls"]
 
 DOMAIN = "pure_export"
 """The domain of the functions in a file."""
@@ -27,7 +29,7 @@ class Calls:
     Attributes:
         calls: {what ONNX Runtime puts in front of the names of a call's nodes: the node that calls}.
         bodies: {function: where it begins and ends in the file}.
-        path: The file.
+        path: the file.
     """
 
     calls: dict[str, Node]
@@ -35,7 +37,7 @@ class Calls:
     path: str | os.PathLike[str]
 
     def readable(self, name: str) -> str:
-        """Return ``layer1.1.conv1.Conv`` for the name that ONNX Runtime gives; other names as they are."""
+        """Return `layer1.1.conv1.Conv` for the name that ONNX Runtime gives; other names as they are."""
         start = name.find("_inlfunc_")  # behind a word such as "fused"
         call, inner = self._split(name[start:]) if start >= 0 else (None, name)
         return name if call is None else f"{name[:start]}{call.name}.{inner}"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from export.graph.function_bodies import inside, notes, renamed
+from export.graph.function_bodies import inside, renamed
 from export.graph.function_calls import DOMAIN
+from export.graph.node_notes import read_notes
+
+__all__ = ["inline", "is_constant"]
 
 
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
     """Put the body of each repeated block in the place of its calls; the model is changed, and returned.
 
-    A node's name is the call's and its own, as in ``layer1.1.conv1.Conv``; so is its path. Its operation is the one
+    A node's name is the call's and its own, as in `layer1.1.conv1.Conv`; so is its path. Its operation is the one
     that the call's metadata names.
 
     Example:
@@ -47,8 +50,8 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _put(graph: onnx.GraphProto, call: onnx.NodeProto, function: onnx.FunctionProto, names: set[str]) -> None:
-    """Add the nodes of one call, and the constants of the body that are not among the tensors ``names`` yet."""
-    about = notes(call)
+    """Add the nodes of one call, and the constants of the body that are not among the tensors `names` yet."""
+    about = read_notes(call)
     values = {name: f"{call.name}.{name}" for node in function.node for name in inside(node)}
     values.update(zip(function.input, call.input, strict=True))
     values.update(zip(function.output, call.output, strict=True))
@@ -62,7 +65,7 @@ def _put(graph: onnx.GraphProto, call: onnx.NodeProto, function: onnx.FunctionPr
 
     def change(node: onnx.NodeProto) -> None:
         node.name = f"{call.name}.{node.name}"
-        own = notes(node)
+        own = read_notes(node)
         own["path"] = f"{about['path']}.{own['path']}" if "path" in own else about["path"]
         del node.metadata_props[:]
         helper.set_metadata_props(node, own)

@@ -4,7 +4,7 @@ The nodes of a block are those whose path begins with the block's; the nodes of 
 blocks compute the same if their nodes agree one by one, in order, in all but names: operators, attributes, which value
 goes where, dtypes, shapes, small constants, paths inside the block and source lines. The outermost such blocks become
 functions of the values that come from outside, weights among them. A block stays as it is where a path leaves and
-enters it again. ONNX Runtime puts the bodies back at load, and so does ``export.graph.function_inlining``.
+enters it again. ONNX Runtime puts the bodies back at load, and so does `export.graph.function_inlining`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from collections.abc import Collection, Sequence
 import onnx
 from onnx import helper
 
-from export.graph.canonical_forms import Form, form
-from export.graph.function_bodies import Occurrence, call_of, fresh, function_of, notes, reads
+from export.graph.canonical_forms import Form, canonical_form
+from export.graph.function_bodies import Occurrence, call_of, fresh, function_of, reads
 from export.graph.function_calls import DOMAIN
+from export.graph.node_notes import read_notes
 
-LEAST = 4
+__all__ = ["outline"]
+
+MIN_FUNCTION_NODES = 4
 """A block of fewer nodes is not worth a function."""
 
 CONSTANT_BYTES = 1024
@@ -32,10 +35,10 @@ class Unit:
     """A node of the graph in its present state, which may be the call of a block.
 
     Attributes:
-        node: The node.
-        reads: Names of the values it uses, those used in its branches included.
-        writes: Names of the values it makes, those that stay inside a block included.
-        path: Its block's dotted path; empty for a call.
+        node: the node.
+        reads: names of the values it uses, those used in its branches included.
+        writes: names of the values it makes, those that stay inside a block included.
+        path: its block's dotted path; empty for a call.
         order: "" for the function itself, "1" for its gradient, "2" for the gradient of that.
     """
 
@@ -57,8 +60,8 @@ def outline(model: onnx.ModelProto, leaves: Collection[str] = ()) -> None:
     """Replace repeated blocks of a model by calls of functions, in place.
 
     Args:
-        model: A model whose nodes say in their metadata which block they belong to.
-        leaves: Names that stay visible from outside, and so are never put into a body: those of baked leaves.
+        model: a model whose nodes say in their metadata which block they belong to.
+        leaves: names that stay visible from outside, and so are never put into a body: those of baked leaves.
 
     Example:
         >>> from onnx import parser
@@ -87,7 +90,7 @@ class _Outliner:
         self.model, graph = model, model.graph
         self.line: list[Unit] = []
         for node in graph.node:
-            about = notes(node)
+            about = read_notes(node)
             place = about.get("path", ""), about.get("derivative", "")
             self.line.append(Unit(node, set(reads(node)), set(node.output) - {""}, *place))
         self.outputs = {value.name for value in graph.output}
@@ -119,8 +122,8 @@ class _Outliner:
         for block in found.values():
             block.units = self.without_shared(block.units, users)
             block.nodes = [unit.node for unit in block.units]
-            if len(block.units) >= LEAST:
-                alike.setdefault(form(block, self.small, self.types), []).append(block)
+            if len(block.units) >= MIN_FUNCTION_NODES:
+                alike.setdefault(canonical_form(block, self.small, self.types), []).append(block)
         return [blocks for blocks in alike.values() if len(blocks) > 1]
 
     def without_shared(self, units: list[Unit], users: Counter[str]) -> list[Unit]:

@@ -1,4 +1,4 @@
-"""``to_onnx``: an ONNX file that is a pure function, with its names and pytree structure inside."""
+"""`to_onnx`: an ONNX file that is a pure function, with its names and pytree structure inside."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,9 @@ import onnx_ir as ir
 from export.errors import ArgumentError, UnsupportedOpError, WriteError
 from export.files import data_file, saving, splicing
 from export.files.data_file import DataFile
+from export.files.protobuf_wire import CALL_KEY
 from export.graph.builder import Builder
+from export.graph.call_metadata import describe_call, version
 from export.graph.checking import check as check_model
 from export.graph.function_calls import DOMAIN
 from export.graph.function_inlining import is_constant
@@ -28,15 +29,14 @@ from export.trace import isolation
 from export.trace.aten_graph import Traced, trace
 from pure_export_shared import replacing
 
-if TYPE_CHECKING:
-    from export.runtime.loading import Loaded
+if TYPE_CHECKING:  # as in `Exported.load`
+    from export.runtime.loaded_file import Loaded
 
-FORMAT = 1
-"""Version of the metadata written into files."""
+__all__ = ["DEFAULT_OPSET", "OPSETS", "Exported", "build", "count_nodes", "to_onnx", "translate"]
 
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
-CALL_KEY = "pure_export.call"
+"""The opsets that a file may have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Exported:
     """What an export wrote.
 
     Attributes:
-        path: The file.
-        inputs: Names of the graph's inputs, in order.
-        outputs: Names of its outputs, in order.
-        fixed: Names of the tensors that are inside the file: baked arguments and captured tensors.
-        nodes: Number of ONNX nodes, those of branches included, and those of a function for each of its calls.
-        opset: The ONNX opset.
-        size: Bytes of the file, and of the data file if there is one.
-        data: The data file beside it that holds its large tensors, None if there is none.
-        functions: Names of the ONNX functions that stand for repeated blocks.
+        path: the file.
+        inputs: names of the graph's inputs, in order.
+        outputs: names of its outputs, in order.
+        fixed: names of the tensors that are inside the file: baked arguments and captured tensors.
+        nodes: number of ONNX nodes, those of branches included, and those of a function for each of its calls.
+        opset: the ONNX opset.
+        size: bytes of the file, and of the data file if there is one.
+        data: the data file beside it that holds its large tensors, None if there is none.
+        functions: names of the ONNX functions that stand for repeated blocks.
     """
 
     path: Path
@@ -66,8 +66,8 @@ class Exported:
     functions: tuple[str, ...] = ()
 
     def load(self, device: str = "auto") -> Loaded:
-        """Load the file; see ``export.load``."""
-        from export.runtime.loading import load
+        """Load the file; see `export.load`."""
+        from export.runtime.loading import load  # an export needs no ONNX Runtime
 
         return load(self.path, device=device)
 
@@ -92,16 +92,16 @@ def to_onnx(
     """Write a pure function as an ONNX file.
 
     Args:
-        fn: Any pure function over pytrees of tensors: a block, a loss, a lambda.
-        args: Its positional arguments, as examples. Tensors become inputs named by their dotted path
-            (``params.fc1.weight``); static Python numbers and strings are fixed at their value.
-        path: The file to write. It appears whole or not at all.
-        bake: Positions of arguments whose tensors are fixed in the file; the loaded function takes the others.
-        dynamic: One entry an argument in the style of vmap's ``in_dims``: None, ``{axis: name}`` for all of its leaves,
+        fn: any pure function over pytrees of tensors: a block, a loss, a lambda.
+        args: its positional arguments, as examples. Tensors become inputs named by their dotted path
+            (`params.fc1.weight`); static Python numbers and strings are fixed at their value.
+        path: the file to write. It appears whole or not at all.
+        bake: positions of arguments whose tensors are fixed in the file; the loaded function takes the others.
+        dynamic: one entry an argument in the style of vmap's `in_dims`: None, `{axis: name}` for all of its leaves,
             or a pytree prefix of such. The same name means the same size.
-        opset: The ONNX opset, 18 to 23; 20 by default.
-        functions: Whether repeated blocks become ONNX functions, each called once a block.
-        external: Whether large tensors go into a data file beside the model, ``model.onnx.<digest>.data``: None where
+        opset: the ONNX opset, 18 to 23; 20 by default.
+        functions: whether repeated blocks become ONNX functions, each called once a block.
+        external: whether large tensors go into a data file beside the model, `model.onnx.<digest>.data`: None where
             the model would exceed 2 GB, which no ONNX file may; True for tensors from 1 KiB on; a number for tensors
             of at least so many bytes; False never. Both files belong together; move them together.
 
@@ -109,13 +109,13 @@ def to_onnx(
         What was written.
 
     Raises:
-        ArgumentError: If ``args``, ``bake``, ``dynamic``, ``opset`` or ``external`` do not fit.
-        WriteError: If the path cannot be written, or the file would exceed 2 GB with ``external=False``.
-        TracingError: If the function depends on tensor values in Python.
-        SpecialisedSizeError: If it works for one value of a dynamic size only.
-        MutationError: If it changes an argument.
-        RandomOpError: If it draws random numbers.
-        UnsupportedOpError: If an operation has no ONNX form.
+        ArgumentError: if `args`, `bake`, `dynamic`, `opset` or `external` do not fit.
+        WriteError: if the path cannot be written, or the file would exceed 2 GB with `external=False`.
+        TracingError: if the function depends on tensor values in Python.
+        SpecialisedSizeError: if it works for one value of a dynamic size only.
+        MutationError: if it changes an argument.
+        RandomOpError: if it draws random numbers.
+        UnsupportedOpError: if an operation has no ONNX form.
 
     Example:
         >>> import tempfile, torch
@@ -185,7 +185,7 @@ def build(
 
 
 def baked_positions(bake: Sequence[int], count: int) -> frozenset[int]:
-    """Check ``bake`` and return its positions counted from the front."""
+    """Check `bake` and return its positions counted from the front."""
     if isinstance(bake, int) or any(not isinstance(i, int) or not -count <= i < count for i in bake):
         raise ArgumentError(
             f"bake must be a tuple of argument positions from 0 to {count - 1}, got {bake!r}; write bake=(0,)"
@@ -207,7 +207,7 @@ def translate(
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Turn a recorded function into an ONNX model, which the checker accepts.
 
-    Where ``aside`` is given, large tensors go there by their names, and the model holds their descriptions alone.
+    Where `aside` is given, large tensors go there by their names, and the model holds their descriptions alone.
     """
     arguments = traced.arguments
     g = Builder(traced.sizes, opset, lowering, tuned)
@@ -245,8 +245,8 @@ def translate(
     graph = ir.Graph(
         inputs, outputs, nodes=nodes, initializers=initializers, opset_imports={"": opset}, name=traced.name
     )
-    model = ir.Model(graph, ir_version=10, producer_name="pure-export", producer_version=_version("pure-export"))
-    call = _call(traced, baked, examples, g)
+    model = ir.Model(graph, ir_version=10, producer_name="pure-export", producer_version=version("pure-export"))
+    call = describe_call(traced, baked)
     model.metadata_props[CALL_KEY] = json.dumps(call, separators=(",", ":"))
     if data is not None:
         saving.move_out(model, data, external)
@@ -280,7 +280,7 @@ def _name_outputs(
 
 
 def _reads(node: ir.Node) -> set[ir.Value]:
-    """Values that a node uses, those used inside its branches included."""
+    """Return the values that a node uses, those used inside its branches included."""
     found = {value for value in node.inputs if value is not None}
     for attribute in node.attributes.values():
         if isinstance(attribute.value, ir.Graph):
@@ -303,43 +303,6 @@ def swept(nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> list[ir.Node
             kept.append(node)
             needed |= _reads(node)
     return kept[::-1]
-
-
-def _call(traced: Traced, baked: frozenset[int], examples: Sequence[Any], g: Builder) -> dict[str, Any]:
-    """Everything that rebuilds the call from the file alone."""
-    arguments = traced.arguments
-    leaves = [
-        {
-            "name": name,
-            "dtype": dtype_name(leaf.dtype),
-            "shape": [arguments.axes[i].get(axis, int(size)) for axis, size in enumerate(leaf.shape)],
-            "baked": arguments.owner[i] in baked,
-        }
-        for i, (name, leaf) in enumerate(zip(arguments.leaf_names, arguments.leaves, strict=True))
-    ]
-    outputs = [
-        {"name": name, "dtype": dtype_name(x.dtype), "shape": [g.sizes.dimension(size) for size in x.shape]}
-        for name, x in zip(traced.out_names, examples, strict=True)
-    ]
-    return {
-        "format": FORMAT,
-        "function": traced.name,
-        "arguments": [
-            {"name": name, "structure": structure, "baked": i in baked}
-            for i, (name, structure) in enumerate(zip(arguments.names, arguments.structures, strict=True))
-        ],
-        "leaves": leaves,
-        "out": {"structure": traced.out_structure, "leaves": outputs},
-        "dynamic": sorted(traced.sizes.named),
-        "versions": {name: _version(name) for name in ("pure-export", "torch", "onnx", "onnx-ir")},
-    }
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def count_nodes(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = ()) -> int:

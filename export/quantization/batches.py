@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from export.errors import ArgumentError
-from export.runtime.loading import Loaded
+from export.runtime.loaded_file import Loaded
+
+__all__ = ["Feed", "fed"]
 
 Feed = dict[str, np.ndarray[Any, Any]]
 """The tensors of one batch by the names of the file's inputs."""

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from export.errors import ArgumentError
-from export.quantization.degradation import Accuracy, Agreement, Leaf
 from export.quantization.intervals import mcnemar, wilson
+from export.quantization.quantization_verdict import Accuracy, Agreement, Leaf
+
+__all__ = ["agreement", "classes", "joined", "judged"]
 
 Array = np.ndarray[Any, Any]
 

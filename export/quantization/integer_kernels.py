@@ -17,15 +17,10 @@ import onnxruntime
 
 from export.runtime import sessions
 
+__all__ = ["Kernels", "kernels", "optimised"]
+
 INTEGER = frozenset(
-    {
-        "QGemm",
-        "QAttention",
-        "ConvInteger",
-        "MatMulInteger",
-        "MatMulIntegerToFloat",
-        "DynamicQuantizeMatMul",
-    }
+    {"QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 )
 """Operators that multiply integers although their results may be float; others of the kind begin with QLinear."""
 
@@ -106,7 +101,7 @@ def optimised(
         onnxruntime.InferenceSession(
             os.fspath(path), options, providers=[sessions.CPU], disabled_optimizers=list(without)
         )
-    except sessions._ERRORS as error:
+    except sessions.ERRORS as error:
         raise sessions.translated(error, path) from error
     return onnx.load(target)
 

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+__all__ = ["McNemar", "clopper_pearson", "mcnemar", "wilson"]
+
 CONFIDENCE = 0.95
 _NORMAL = 1.959963984540054
 """The 97.5 % point of the normal distribution."""

@@ -13,6 +13,8 @@ from export.errors import ArgumentError, listed, nearest
 from export.files import protobuf_wire
 from export.files.pytree_structure import rebuild
 
+__all__ = ["read"]
+
 LABELS = "labels"
 """The array of right classes, if there is one."""
 

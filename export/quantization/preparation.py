@@ -15,31 +15,34 @@ from export.errors import ArgumentError, UnsupportedOpError, WriteError, nearest
 from export.files import protobuf_wire
 from export.quantization.integer_kernels import optimised
 
+__all__ = ["QUANTIZED_KEY", "WEIGHTS", "check_weights", "excluded", "prepared", "restore"]
+
 QUANTIZED_KEY = "pure_export.quantized"
 """The metadata entry that says how a file was quantised."""
 
 WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 """Operators with weights, and which input those are."""
 
-HARMFUL = ("MatMulAddFusion",)
+DISABLED_FUSIONS = ("MatMulAddFusion",)
 """Makes x + h W one Gemm, which ONNX Runtime computes on floats, as it has no 8-bit one whose bias is no constant."""
 
 
 def prepared(original: onnx.ModelProto, source: Path, folder: Path) -> onnx.ModelProto:
     """Let ONNX Runtime fold constants and normalisation, as the quantiser's own pre-processing does."""
-    if sum(len(tensor.raw_data) for tensor in original.graph.initializer) > protobuf_wire.LARGEST_FILE - 2**24:
+    if sum(len(tensor.raw_data) for tensor in original.graph.initializer) > protobuf_wire.MAX_FILE_BYTES - 2**24:
         raise WriteError(f"the tensors inside {source} exceed 2 GB, more than one ONNX file can hold: quantise a part")
     onnx.save(original, folder / "plain.onnx")
     level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    model = optimised(folder / "plain.onnx", folder / "prepared.onnx", level, without=HARMFUL)
+    model = optimised(folder / "plain.onnx", folder / "prepared.onnx", level, without=DISABLED_FUSIONS)
     del model.graph.value_info[:]  # the quantiser infers shapes itself, and contradicts these where it moves weights
     _unshare(model)
     return model
 
 
 def _unshare(model: onnx.ModelProto) -> None:
-    """Give each kind of operator its own copy of a weight: the quantiser would quantise it once, and not fit the other.
+    """Give each kind of operator its own copy of a weight.
 
+    The quantiser would quantise a shared one once, and not fit the other operator.
     A token embedding that is also the head's weight is such a one: the head wants a scale for each row.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -20,11 +20,14 @@ import onnxruntime
 from export.errors import ArgumentError, WriteError
 from export.files import protobuf_wire
 from export.graph.function_inlining import inline
-from export.quantization import preparation, quantiser
+from export.quantization import onnxruntime_quantizer, preparation
 from export.quantization.batches import Feed, fed
 from export.quantization.integer_kernels import Kernels, kernels
 from export.runtime import loading, sessions
+from export.runtime.loaded_file import Loaded
 from pure_export_shared import replacing
+
+__all__ = ["Quantized", "file_size", "quantize"]
 
 STATIC = (
     *preparation.WEIGHTS,
@@ -59,7 +62,7 @@ class Quantized:
     size: int
     source_size: int
 
-    def load(self, device: str = "cpu") -> loading.Loaded:
+    def load(self, device: str = "cpu") -> Loaded:
         """Load the file; see `export.load`. The 8-bit kernels are those of the CPU."""
         return loading.load(self.path, device=device)
 
@@ -120,7 +123,7 @@ def quantize(
         ...     print(small.kernels, small.load()(x).shape)
         8-bit: 1 QLinearMatMul; float: none torch.Size([32, 8])
     """
-    quantiser.check(method, activations)
+    onnxruntime_quantizer.check(method, activations)
     source, target = Path(path), Path(out)
     header = protobuf_wire.read_header(source)
     call = protobuf_wire.read_call(header, source)
@@ -138,10 +141,10 @@ def quantize(
         original = inline(onnx.load(source))
         model = preparation.prepared(original, source, Path(folder))
         preparation.check_weights(model, source, call)
-        options = quantiser.Options(
+        options = onnxruntime_quantizer.Options(
             method, activations, per_channel, reduce_range, preparation.excluded(model, original, exclude)
         )
-        model = quantiser.run(model, feeds, options, DYNAMIC if feeds is None else STATIC, Path(folder))
+        model = onnxruntime_quantizer.run(model, feeds, options, DYNAMIC if feeds is None else STATIC, Path(folder))
         used = {"method": method if feeds is not None else "dynamic", "batches": len(feeds or ())}
         preparation.restore(model, original, {**used, "onnxruntime": onnxruntime.__version__})
         content = model.SerializeToString()
@@ -173,7 +176,7 @@ def _try(path: Path, feed: Feed) -> None:
     session = sessions.open_session(path, sessions.Choice("cpu", "to try it"), spinning=False)
     try:
         session.run(None, feed)
-    except sessions._ERRORS as error:
+    except sessions.ERRORS as error:
         raise sessions.translated(error, path) from error
 
 

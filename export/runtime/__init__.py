@@ -2,6 +2,7 @@
 
 from export.files.protobuf_wire import CALL_KEY, read_call
 from export.files.signature_leaves import Leaf
-from export.runtime.loading import Loaded, load
+from export.runtime.loaded_file import Loaded
+from export.runtime.loading import load
 
 __all__ = ["CALL_KEY", "Leaf", "Loaded", "load", "read_call"]

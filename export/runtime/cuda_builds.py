@@ -18,6 +18,8 @@ import onnxruntime
 
 from export.runtime import shared_libraries
 
+__all__ = ["Builds", "asked_for", "builds", "preload"]
+
 CUDNN = "libcudnn.so.9"
 """ONNX Runtime asks for it by itself, when it first needs it: its file does not name it."""
 
@@ -90,7 +92,7 @@ def _folder() -> Path:
 
 def _own() -> str | None:
     """Return ONNX Runtime's CUDA as it says it, otherwise the major version of the library that it asks for."""
-    from onnxruntime.capi import build_and_package_info as info
+    from onnxruntime.capi import build_and_package_info as info  # a module that the build writes
 
     said = getattr(info, "cuda_version", "") or ""
     if said:

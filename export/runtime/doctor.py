@@ -1,4 +1,7 @@
-"""What is installed, which execution providers really load, and what to install where one does not."""
+"""What is installed, which execution providers really load, and what to install where one does not.
+
+A package that is broken or missing must not keep the doctor from saying so: each is imported where it is looked at.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from export.runtime import shared_libraries as libraries
+from export.runtime import shared_libraries
 from export.runtime.environment import cores, processor, version_of
+
+__all__ = ["DRIVER", "FLAVOURS", "Diagnosis", "Library", "diagnose", "folder_of"]
 
 REQUIRED = ("torch", "safetensors", "numpy", "onnx", "onnx-ir", "onnxscript", "typer", "rich")
 REPORT = ("matplotlib", "scikit-learn", "pillow")
@@ -28,11 +33,11 @@ class Package:
     """One distribution.
 
     Attributes:
-        name: Its name.
-        version: The installed version, None if it is missing.
-        problem: Why it cannot be used, or an empty string.
-        fix: The command that helps, or an empty string.
-        needed: Whether everything needs it; the others are for the report alone.
+        name: its name.
+        version: the installed version, None if it is missing.
+        problem: why it cannot be used, or an empty string.
+        fix: the command that helps, or an empty string.
+        needed: whether everything needs it; the others are for the report alone.
     """
 
     name: str
@@ -47,10 +52,10 @@ class Provider:
     """One execution provider that ONNX Runtime was built with.
 
     Attributes:
-        name: Its name.
-        loads: Whether a session really started on it here.
-        problem: Why it did not, or an empty string.
-        fix: What to install, or an empty string.
+        name: its name.
+        loads: whether a session really started on it here.
+        problem: why it did not, or an empty string.
+        fix: what to install, or an empty string.
     """
 
     name: str
@@ -64,8 +69,8 @@ class Library:
     """One shared library that ONNX Runtime's GPU providers ask for.
 
     Attributes:
-        name: Its file name, version included.
-        path: Where it was found, None if nowhere.
+        name: its file name, version included.
+        path: where it was found, None if nowhere.
     """
 
     name: str
@@ -78,12 +83,12 @@ class Diagnosis:
 
     Attributes:
         system: {"python", "platform", "processor", "cores"}.
-        packages: Every distribution that the project uses.
-        providers: Every provider that is compiled in.
-        libraries: What the GPU providers need.
-        builds: Which CUDA ONNX Runtime and PyTorch were built for, and what does not match.
-        torch_cuda: What PyTorch says about CUDA.
-        auto: What ``device="auto"`` chooses here, and why.
+        packages: every distribution that the project uses.
+        providers: every provider that is compiled in.
+        libraries: what the GPU providers need.
+        builds: which CUDA ONNX Runtime and PyTorch were built for, and what does not match.
+        torch_cuda: what PyTorch says about CUDA.
+        auto: what `device="auto"` chooses here, and why.
     """
 
     system: dict[str, Any]
@@ -166,9 +171,9 @@ def _import_problem(module: str) -> str:
 
 def _providers() -> Iterator[Provider]:
     """Start a session on each provider that is compiled in: what is listed need not load."""
-    import onnxruntime
+    import onnxruntime  # may be missing or broken
 
-    from export.runtime import sessions
+    from export.runtime import sessions  # imports onnxruntime
 
     for name in onnxruntime.get_available_providers():
         problem, fix = "", ""
@@ -184,7 +189,7 @@ def _providers() -> Iterator[Provider]:
 
 def _shared_library_problem(provider: str) -> str:
     """Load a provider's own library, whose failure names what is missing."""
-    import onnxruntime
+    import onnxruntime  # may be missing or broken
 
     short = provider.removesuffix("ExecutionProvider").lower()
     for path in (Path(onnxruntime.__file__).parent / "capi").glob(f"*onnxruntime_providers_{short}.*"):
@@ -197,8 +202,8 @@ def _shared_library_problem(provider: str) -> str:
 
 def _session_problem(provider: str) -> str:
     """Run a model of one node on the provider, and say what went wrong."""
-    import numpy as np
-    import onnxruntime
+    import numpy as np  # may be missing or broken
+    import onnxruntime  # may be missing or broken
     from onnx import TensorProto, helper
 
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
@@ -218,14 +223,14 @@ def _session_problem(provider: str) -> str:
 
 def _libraries() -> Iterator[Library]:
     """Name what ONNX Runtime's CUDA provider asks for beyond the C library, and where each lies."""
-    from export.runtime import cuda_builds
+    from export.runtime import cuda_builds  # imports onnxruntime
 
-    for name, found in libraries.locate(cuda_builds.asked_for()).items():
+    for name, found in shared_libraries.locate(cuda_builds.asked_for()).items():
         yield Library(name, found)
 
 
 def _builds() -> dict[str, str | None]:
-    from export.runtime import cuda_builds
+    from export.runtime import cuda_builds  # imports onnxruntime
 
     found = cuda_builds.builds()
     return {**dataclasses.asdict(found), "mismatch": found.mismatch or None}
@@ -234,7 +239,7 @@ def _builds() -> dict[str, str | None]:
 def _torch_cuda() -> str:
     if version_of("torch") is None:
         return "PyTorch is not installed"
-    import torch
+    import torch  # may be missing or broken
 
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
@@ -243,7 +248,7 @@ def _torch_cuda() -> str:
 
 
 def _auto() -> str:
-    from export.runtime import sessions
+    from export.runtime import sessions  # imports onnxruntime
 
     choice = sessions.choose("auto")
     return f"{choice.device} ({choice.why})"

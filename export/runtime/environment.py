@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+__all__ = ["cores", "environment", "processor", "version_of"]
+
 PACKAGES = (
     "pure-export",
     "torch",
@@ -54,7 +56,7 @@ def cores() -> int:
 
 def environment() -> dict[str, Any]:
     """Describe the machine, the interpreter and the libraries, as plain data."""
-    import torch
+    import torch  # what else stands here does not need it
 
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -1,11 +1,7 @@
-"""``load``: an ONNX file as a Python function, in a process that needs neither torch nor the function's source.
-
-numpy in, numpy out; torch in, torch out (recognised without importing it).
-"""
+"""`load`: an ONNX file as a Python function, in a process that needs neither torch nor the function's source."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,23 +10,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from export.errors import ArgumentError, listed, nearest
 from export.files import protobuf_wire, splicing, stored_tensors
-from export.files import pytree_structure as structure
 from export.files.checkpoint import matched
-from export.files.protobuf_wire import CALL_KEY, read_call
-from export.files.signature_leaves import Leaf, check_leaves, element, sizes
-from export.files.tensor_values import Kind, as_array, from_array, to_ortvalue
+from export.files.tensor_values import as_array, to_ortvalue
 from export.runtime import sessions
+from export.runtime.loaded_file import Loaded
 
-
-@dataclasses.dataclass(frozen=True)
-class _Argument:
-    """One argument of the call that is left to be given."""
-
-    name: str
-    structure: structure.Structure
-    leaves: tuple[int, ...]
+__all__ = ["load", "open_file"]
 
 
 def load(
@@ -43,23 +29,23 @@ def load(
     """Load an ONNX file as a function.
 
     Args:
-        path: A file that ``to_onnx`` wrote, or any other ONNX file (which takes and gives tensors by name).
-        device: "cpu", "cuda" (raises if it cannot be had) or "auto" (CUDA where it loads; ``f.describe()`` says why).
-        weights: Other tensors in place of those inside the file, which itself stays: {argument: tree} for baked
-            arguments, as for ``replace_weights``. They are copied.
-        tf32: Whether a GPU may round the factors of float32 products to TF32: faster, with errors of 1e-3 instead of
-            1e-6. ``f.numerics.tf32`` says whether it does.
+        path: a file that `to_onnx` wrote, or any other ONNX file (which takes and gives tensors by name).
+        device: "cpu", "cuda" (raises if it cannot be had) or "auto" (CUDA where it loads; `f.describe()` says why).
+        weights: other tensors in place of those inside the file, which itself stays: {argument: tree} for baked
+            arguments, as for `replace_weights`. They are copied.
+        tf32: whether a GPU may round the factors of float32 products to TF32: faster, with errors of 1e-3 instead of
+            1e-6. `f.numerics.tf32` says whether it does.
 
     Returns:
-        The function: ``f(*args)`` with the pytrees of the export, baked arguments left out.
+        The function: `f(*args)` with the pytrees of the export, baked arguments left out.
 
     Raises:
-        ArgumentError: If ``weights`` do not fit.
-        LoadError: If there is no such file, or ONNX Runtime refuses it.
-        DataFileError: If the file that holds its large tensors is missing or cut short.
-        NotAnOnnxFileError: If it is not an ONNX model.
-        ProviderError: If CUDA was asked for and something is missing.
-        UnsupportedOpError: If ONNX Runtime lacks an operator in the file's dtype on that device.
+        ArgumentError: if `weights` do not fit.
+        LoadError: if there is no such file, or ONNX Runtime refuses it.
+        DataFileError: if the file that holds its large tensors is missing or cut short.
+        NotAnOnnxFileError: if it is not an ONNX model.
+        ProviderError: if CUDA was asked for and something is missing.
+        UnsupportedOpError: if ONNX Runtime lacks an operator in the file's dtype on that device.
     """
     return open_file(path, device, weights=weights, tf32=tf32)
 
@@ -73,26 +59,25 @@ def open_file(
     variant: bytes | None = None,
     tf32: bool = False,
 ) -> Loaded:
-    """Load a file as ``load`` does.
+    """Load a file as `load` does.
 
     Args:
-        path: The file.
-        device: As for ``load``.
-        spinning: Whether its threads wait actively; without it they leave the processor to others between calls.
-        weights: As for ``load``.
-        variant: A changed model, serialised, to run in the file's place with the file's data beside it.
-        tf32: As for ``load``.
+        path: the file.
+        device: as for `load`.
+        spinning: whether its threads wait actively; without it they leave the processor to others between calls.
+        weights: as for `load`.
+        variant: a changed model, serialised, to run in the file's place with the file's data beside it.
+        tf32: as for `load`.
     """
     header = protobuf_wire.read_header(path)
-    call = read_call(header, path)
+    call = protobuf_wire.read_call(header, path)
     tensors = stored_tensors.find(path, header)
     stored_tensors.check(path, tensors.values())
     choice = sessions.choose(device, tf32)
     if weights is not None:
         new = matched(path, call, tensors, weights)
-        read = stored_tensors.read_by_nodes(
-            path, header
-        )  # ONNX Runtime drops the others at once, and would not find them
+        # ONNX Runtime drops the others at once, and would not find them.
+        read = stored_tensors.read_by_nodes(path, header)
         values = {name: value for name, value in new.items() if name in read}
         session = _with_weights(path, tensors, values, choice, spinning)
     elif variant is not None:
@@ -123,244 +108,3 @@ def _with_weights(
     session = sessions.open_session(model, choice, spinning=spinning, path=path, weights=values)
     session.given_weights = values  # ONNX Runtime does not keep them alive
     return session
-
-
-class Loaded:
-    """A file as a function.
-
-    Attributes:
-        path: The file.
-        device: "cpu" or "cuda".
-        inputs: The tensors still to be given, in order.
-        outputs: The tensors that come back, in order.
-        placement: {node name: execution provider}, for the nodes as ONNX Runtime optimised them.
-        numerics: What decides the last bits.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        session: onnxruntime.InferenceSession,
-        choice: sessions.Choice,
-        call: dict[str, Any] | None,
-        bound: Mapping[int, Any] | None = None,
-        taken: int = 0,
-        kind: Kind | None = None,
-    ) -> None:
-        self.path = path
-        self.device = choice.device
-        self._session, self._choice, self._call = session, choice, call
-        self._bound: dict[int, Any] = dict(bound or {})
-        self._taken = taken
-        self._kind = kind or Kind()
-        if call is None:
-            self._leaves = [Leaf(i.name, element(i.type), sizes(i.shape)) for i in session.get_inputs()]
-            self._baked = [False] * len(self._leaves)
-            self._arguments: list[_Argument] = []
-            self.outputs = tuple(Leaf(o.name, element(o.type), sizes(o.shape)) for o in session.get_outputs())
-        else:
-            self._leaves = [Leaf(x["name"], x["dtype"], tuple(x["shape"])) for x in call["leaves"]]
-            self._baked = [bool(x["baked"]) for x in call["leaves"]]
-            self._arguments = [
-                _Argument(a["name"], a["structure"], tuple(i for i, _ in structure.leaf_names(a["structure"], "")))
-                for a in call["arguments"]
-                if not a["baked"]
-            ][taken:]
-            self.outputs = tuple(Leaf(x["name"], x["dtype"], tuple(x["shape"])) for x in call["out"]["leaves"])
-        self._names = [leaf.name for leaf in self._leaves]
-        self._out_names = [leaf.name for leaf in self.outputs]
-        self.inputs = tuple(leaf for i, leaf in enumerate(self._leaves) if not self._baked[i] and i not in self._bound)
-        half = {"bfloat16"} & {leaf.dtype for leaf in (*self._leaves, *self.outputs)}
-        self._plain = self.device == "cpu" and not half
-
-    def __call__(self, *args: Any, **tensors: Any) -> Any:
-        """Run the file.
-
-        Args:
-            *args: The export's arguments without the baked and bound ones; for a file from elsewhere one
-                ``{name: tensor}``, or the tensors in the order of ``inputs``.
-            **tensors: For a file from elsewhere: tensors by name.
-
-        Returns:
-            The pytree that the exported function returns; ``{name: tensor}`` for a file from elsewhere.
-
-        Raises:
-            ArgumentError: If anything does not fit; the message lists everything that does not.
-        """
-        if self._call is None:
-            found = self._flat(args, tensors)
-        elif tensors:
-            raise ArgumentError(
-                f"{self.path.name} takes positional arguments only ({self.signature}), got {', '.join(tensors)} by name"
-            )
-        else:
-            found = self._trees(args)
-        kind = self._check(found)
-        results = self._run(found, kind)
-        if self._call is None:
-            return dict(zip(self._out_names, results, strict=True))
-        return structure.rebuild(self._call["out"]["structure"], results)
-
-    def feed(self, *args: Any) -> dict[str, np.ndarray[Any, Any]]:
-        """Return what ``f(*args)`` would hand to ONNX Runtime, {input name: array}, checked as the call checks it.
-
-        Raises:
-            ArgumentError: If anything does not fit, as for the call.
-        """
-        found = self._trees(args)
-        self._check(found)
-        return {self._names[i]: as_array(value, self._leaves[i].dtype) for i, value in found.items()}
-
-    def inner_values(self, names: list[str], *args: Any) -> list[np.ndarray[Any, Any]]:
-        """Return values of the graph by name, which must be among its outputs (see ``forcing.with_outputs``)."""
-        found = self._trees(args)
-        self._check(found)
-        feed = {
-            self._names[i]: to_ortvalue(as_array(v, self._leaves[i].dtype), self._leaves[i].dtype, self.device)
-            for i, v in found.items()
-        }
-        values = self._session.run_with_ort_values(names, feed) if names else []  # ONNX Runtime takes none for all
-        return [value.numpy() for value in values]
-
-    @property
-    def signature(self) -> str:
-        """The call as text, such as ``f(params, x)``."""
-        names = [a.name for a in self._arguments] if self._call is not None else [leaf.name for leaf in self.inputs]
-        return f"f({', '.join(names)})"
-
-    def bind(self, *args: Any) -> Loaded:
-        """Fix the leading arguments, which are copied to the device once; return the function of the rest.
-
-        Args:
-            *args: Arguments from the left, for example the parameters.
-
-        Raises:
-            ArgumentError: If they do not fit, or the file came from elsewhere.
-        """
-        if self._call is None:
-            raise ArgumentError(
-                f"{self.path.name} was not written by pure-export, so it has no arguments to bind; pass tensors by name"
-            )
-        if len(args) > len(self._arguments):
-            raise ArgumentError(
-                f"bind takes at most {len(self._arguments)} arguments ({self.signature}), got {len(args)}"
-            )
-        found = self._match(self._arguments[: len(args)], args)
-        kind = self._check(found)
-        bound = {i: self._resident(i, value) for i, value in found.items()}
-        return Loaded(
-            self.path, self._session, self._choice, self._call, {**self._bound, **bound}, self._taken + len(args), kind
-        )
-
-    def _resident(self, position: int, value: Any) -> Any:
-        leaf = self._leaves[position]
-        array = np.array(as_array(value, leaf.dtype), copy=True)
-        return array if self._plain else to_ortvalue(array, leaf.dtype, self.device)
-
-    def _trees(self, args: tuple[Any, ...]) -> dict[int, Any]:
-        if len(args) != len(self._arguments):
-            baked = [a["name"] for a in self._call["arguments"] if a["baked"]] if self._call else []
-            fixed = f" ({', '.join(baked)} is inside the file)" if baked else ""
-            raise ArgumentError(
-                f"{self.path.name} takes {len(self._arguments)} arguments, {self.signature}{fixed}, got {len(args)}"
-                + listed([str(leaf) for leaf in self.inputs[:20]])
-            )
-        return self._match(self._arguments, args)
-
-    def _match(self, arguments: list[_Argument], args: tuple[Any, ...]) -> dict[int, Any]:
-        found: dict[int, Any] = {}
-        problems: list[str] = []
-        for argument, value in zip(arguments, args, strict=False):
-            structure.match(argument.structure, value, argument.name, found, problems)
-        if problems:
-            check_leaves(self._leaves, found, self._bound, self._kind, problems, strict=self._call is not None)
-            raise ArgumentError(f"the arguments do not fit {self.path.name}:" + listed(problems))
-        return found
-
-    def _flat(self, args: tuple[Any, ...], tensors: dict[str, Any]) -> dict[int, Any]:
-        given = dict(tensors)
-        if len(args) == 1 and isinstance(args[0], Mapping):
-            given.update(args[0])
-        elif len(args) > len(self._names):
-            raise ArgumentError(f"{self.path.name} takes {len(self._names)} tensors, {self.signature}, got {len(args)}")
-        else:
-            given.update(zip(self._names, args, strict=False))
-        extra = [name for name in given if name not in self._names]
-        problems = [f"{name}: missing{nearest(name, extra)}" for name in self._names if name not in given]
-        problems += [f"{name}: not expected{nearest(name, self._names)}" for name in extra]
-        found = {self._names.index(name): value for name, value in given.items() if name in self._names}
-        if problems:
-            raise ArgumentError(f"the arguments do not fit {self.path.name}:" + listed(problems))
-        return found
-
-    def _check(self, found: dict[int, Any]) -> Kind:
-        problems: list[str] = []
-        kind = check_leaves(self._leaves, found, self._bound, self._kind, problems, strict=self._call is not None)
-        if problems:
-            raise ArgumentError(f"the arguments do not fit {self.path.name}:" + listed(problems))
-        return kind
-
-    def _run(self, found: dict[int, Any], kind: Kind) -> list[Any]:
-        try:
-            if self._plain:
-                feed = {self._names[i]: as_array(value, self._leaves[i].dtype) for i, value in found.items()}
-                feed.update((self._names[i], value) for i, value in self._bound.items())
-                arrays = self._session.run(self._out_names, feed)
-                return [
-                    from_array(np.asarray(a), kind, leaf.dtype) for a, leaf in zip(arrays, self.outputs, strict=True)
-                ]
-            values = {
-                self._names[i]: to_ortvalue(as_array(value, self._leaves[i].dtype), self._leaves[i].dtype, self.device)
-                for i, value in found.items()
-            }
-            values.update((self._names[i], value) for i, value in self._bound.items())
-            binding = self._session.io_binding()
-            for name, value in values.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in self._out_names:
-                binding.bind_output(name, "cpu")
-            self._session.run_with_iobinding(binding)
-            results = binding.get_outputs()
-            return [from_array(result, kind, leaf.dtype) for result, leaf in zip(results, self.outputs, strict=True)]
-        except sessions._ERRORS as error:
-            raise sessions.translated(error, self.path) from error
-
-    @property
-    def placement(self) -> dict[str, str]:
-        """{node name: execution provider}."""
-        return sessions.placement(self._session)
-
-    @property
-    def numerics(self) -> sessions.Numerics:
-        """TF32, optimisation level, determinism, versions."""
-        return sessions.Numerics(
-            tf32=self._choice.tf32,
-            optimisation="all",
-            deterministic=True,
-            onnxruntime=onnxruntime.__version__,
-            producer=dict(self._call["versions"]) if self._call else {},
-        )
-
-    def describe(self) -> str:
-        """Say what the function takes and returns, where it runs and why there."""
-        placed: dict[str, int] = {}
-        for provider in self.placement.values():
-            placed[provider] = placed.get(provider, 0) + 1
-        where = (
-            ", ".join(f"{count} nodes on {provider}" for provider, count in placed.items()) or "no nodes left to run"
-        )
-        lines = [
-            f"{self.path.name}: {self.signature}",
-            f"  runs on {self.device} ({self._choice.why}); {where}",
-            f"  numerics: TF32 {'on' if self._choice.tf32 else 'off'}, optimisation {self.numerics.optimisation}, "
-            "deterministic, "
-            f"onnxruntime {onnxruntime.__version__}",
-        ]
-        lines += [f"  in   {leaf}" for leaf in self.inputs] + [f"  out  {leaf}" for leaf in self.outputs]
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return f"<{self.path.name}: {self.signature} on {self.device}>"
-
-
-__all__ = ["CALL_KEY", "Leaf", "Loaded", "load", "read_call"]

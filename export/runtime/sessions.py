@@ -17,46 +17,35 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from export.errors import ArgumentError, LoadError, ProviderError, UnsupportedOpError
 from export.graph.function_calls import read_calls
+from export.graph.node_notes import CAST_HINT, unsupported
 from export.runtime import cuda_builds
+
+__all__ = [
+    "CPU",
+    "CUDA",
+    "DEVICES",
+    "ERRORS",
+    "SHAPE_OPS",
+    "Choice",
+    "Numerics",
+    "choose",
+    "cuda_problem",
+    "open_session",
+    "placement",
+    "translated",
+]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 DEVICES = ("auto", "cpu", "cuda")
 
 SHAPE_OPS = frozenset(
-    {
-        "Shape",
-        "Size",
-        "Gather",
-        "Concat",
-        "Squeeze",
-        "Unsqueeze",
-        "Slice",
-        "Cast",
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Mod",
-        "Max",
-        "Min",
-    }
-    | {
-        "Range",
-        "Reshape",
-        "Constant",
-        "ConstantOfShape",
-        "ReduceProd",
-        "Equal",
-        "Where",
-        "If",
-        "Identity",
-        "Floor",
-        "Ceil",
-    }
+    {"Shape", "Size", "Gather", "Concat", "Squeeze", "Unsqueeze", "Slice", "Cast", "Range", "Reshape"}
+    | {"Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Floor", "Ceil", "ReduceProd"}
+    | {"Constant", "ConstantOfShape", "Equal", "Where", "If", "Identity"}
 )
 """Operators that may run on the CPU in a session on the GPU, because ONNX Runtime computes sizes there by design."""
 
-_ERRORS = (
+ERRORS = (
     state.Fail,
     state.InvalidArgument,
     state.InvalidGraph,
@@ -66,6 +55,7 @@ _ERRORS = (
     state.NoSuchFile,
     state.EPFail,
 )
+"""What ONNX Runtime raises."""
 
 onnxruntime.set_default_logger_severity(3)
 
@@ -84,11 +74,11 @@ class Numerics:
     """What decides the last bits of a session's results.
 
     Attributes:
-        tf32: Whether CUDA may round float32 products to TF32.
+        tf32: whether CUDA may round float32 products to TF32.
         optimisation: ONNX Runtime's graph optimisation level.
-        deterministic: Whether only deterministic kernels are chosen.
-        onnxruntime: Its version.
-        producer: Versions that the file was written with.
+        deterministic: whether only deterministic kernels are chosen.
+        onnxruntime: its version.
+        producer: versions that the file was written with.
     """
 
     tf32: bool
@@ -138,12 +128,12 @@ def choose(device: str, tf32: bool = False) -> Choice:
     """Turn "auto", "cpu" or "cuda" into a device.
 
     Args:
-        device: The word.
-        tf32: Whether the GPU may round float32 products to TF32; a CPU has no such thing.
+        device: the word.
+        tf32: whether the GPU may round float32 products to TF32; a CPU has no such thing.
 
     Raises:
-        ArgumentError: For another word.
-        ProviderError: If CUDA was asked for and cannot be had, naming what is missing.
+        ArgumentError: for another word.
+        ProviderError: if CUDA was asked for and cannot be had, naming what is missing.
     """
     if device not in DEVICES:
         raise ArgumentError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
@@ -175,18 +165,18 @@ def open_session(
     """Create a session.
 
     Args:
-        model: A file, or a serialised model.
-        choice: The device.
-        optimise: Whether ONNX Runtime may rewrite the graph.
-        spinning: Whether idle threads wait actively: faster calls, but in the way of other threads.
-        path: The file that a serialised model comes from, with its data file beside it.
-        weights: Values, which have to live as long as the session, for tensors that the model says are in a data file.
-        cuda_graph: Whether a GPU records the first run and replays it; inputs and outputs must lie at fixed addresses.
+        model: a file, or a serialised model.
+        choice: the device.
+        optimise: whether ONNX Runtime may rewrite the graph.
+        spinning: whether idle threads wait actively: faster calls, but in the way of other threads.
+        path: the file that a serialised model comes from, with its data file beside it.
+        weights: values, which have to live as long as the session, for tensors that the model says are in a data file.
+        cuda_graph: whether a GPU records the first run and replays it; inputs and outputs must lie at fixed addresses.
 
     Raises:
-        UnsupportedOpError: If the provider lacks an operator in the dtype that the file uses.
-        ProviderError: If CUDA was chosen and a compute node would run on the CPU.
-        LoadError: If ONNX Runtime refuses the file for another reason.
+        UnsupportedOpError: if the provider lacks an operator in the dtype that the file uses.
+        ProviderError: if CUDA was chosen and a compute node would run on the CPU.
+        LoadError: if ONNX Runtime refuses the file for another reason.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -207,7 +197,7 @@ def open_session(
     source = model if isinstance(model, bytes) else os.fspath(model)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)
-    except _ERRORS as error:
+    except ERRORS as error:
         raise translated(error, path if isinstance(model, bytes) else model) from error
     file = path if isinstance(model, bytes) else model
     session.readable = read_calls(file).readable if file is not None else str
@@ -253,18 +243,17 @@ def translated(
         node = read_calls(path).find(name) if path is not None else None
         name, metadata = (node.name, node.metadata) if node else (name, {})
         dtype = metadata.get("dtype", "an unknown dtype")
-        return UnsupportedOpError(
+        return unsupported(
             f"ONNX Runtime {onnxruntime.__version__} has no {kind} for {dtype} on this device (node {name!r}); "
-            "cast the arguments, pure.cast(tree, torch.float32): float32 has every operator; or choose another device",
-            op=kind,
-            dtype=dtype,
-            source=metadata.get("source", ""),
-            path=metadata.get("path", ""),
+            f"{CAST_HINT}; or choose another device",
+            kind,
+            metadata,
+            dtype,
         )
     typed = re.search(
         r"Type '([^']*)' of input parameter \(([^)]*)\) of operator \((\w+)\) in node \(([^)]*)\) is invalid", text
     )
     if typed:
         dtype, _, kind, name = typed.groups()
-        return UnsupportedOpError(f"ONNX has no {kind} for {dtype} (node {name!r})", op=kind, dtype=dtype)
+        return unsupported(f"ONNX has no {kind} for {dtype} (node {name!r})", kind, {}, dtype)
     return LoadError(f"ONNX Runtime refused {'the model' if path is None else os.fspath(path)}: {text}")

@@ -9,6 +9,8 @@ import onnx
 import torch
 from torch.fx import Graph, Node
 
+from export.graph.node_notes import read_notes
+
 __all__ = [
     "COMPARISONS",
     "JUMPS",
@@ -76,7 +78,7 @@ def decision_values(model: onnx.ModelProto, graph: Graph) -> dict[str, str]:
     deciding = {node.name: node.target for node in graph.nodes if _decides(node)}
     found: dict[str, str] = {}
     for node in model.graph.node:
-        origin = next((entry.value for entry in node.metadata_props if entry.key == "fx"), "")
+        origin = read_notes(node).get("fx", "")
         if origin not in deciding:
             continue
         picks = deciding[origin] in PICKS or deciding[origin] in POOLS

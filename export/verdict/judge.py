@@ -12,7 +12,7 @@ import torch
 from export.errors import ExportError
 from export.files.pytree_structure import describe
 from export.graph.onnx_types import dtype_name
-from export.runtime.loading import Loaded
+from export.runtime.loaded_file import Loaded
 from export.trace.arguments import is_tensor, resized
 from export.trace.symbolic_sizes import sizes_of
 from export.verdict import branch_forcing

@@ -20,7 +20,7 @@ import onnx
 import torch
 
 from export.ops.registry import LOWERINGS
-from export.runtime.loading import Loaded
+from export.runtime.loaded_file import Loaded
 from export.trace import isolation
 from export.trace.arguments import Arguments
 from export.trace.aten_graph import Traced, record

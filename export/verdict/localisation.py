@@ -21,6 +21,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from export.errors import ExportError
 from export.files import protobuf_wire, stored_tensors
+from export.graph.node_notes import read_notes
 from export.ops.registry import LOWERINGS
 from export.ops.scan.operator import looped, scan_op
 from export.trace import isolation
@@ -118,7 +119,7 @@ def _probes(model: onnx.ModelProto, traced: Traced) -> list[tuple[onnx.NodeProto
     picked = {(node.args[0].name, node.args[1]): node.name for node in nodes if node.target is operator.getitem}
     last: dict[str, tuple[onnx.NodeProto, str]] = {}
     for node in model.graph.node:
-        notes = {entry.key: entry.value for entry in node.metadata_props}
+        notes = read_notes(node)
         origin = notes.get("fx", "")
         if node.op_type == "Scan":
             results = zip(notes.get("results", "").split(), node.output, strict=True)
@@ -172,8 +173,8 @@ def _described(found: tuple[onnx.NodeProto, float] | None, model: onnx.ModelProt
         # All operations agree, so the outputs are wrong: swapped, missing or renamed.
         return Divergence("(outputs)", "output", "", "", math.inf, str(folder))
     node, ratio = found
-    metadata = {entry.key: entry.value for entry in node.metadata_props}
-    return Divergence(node.name, node.op_type, metadata.get("path", ""), metadata.get("source", ""), ratio, str(folder))
+    notes = read_notes(node)
+    return Divergence(node.name, node.op_type, notes.get("path", ""), notes.get("source", ""), ratio, str(folder))
 
 
 def _reproduce(

@@ -17,6 +17,7 @@ from export.files.pytree_structure import Structure, describe
 from export.graph.function_inlining import inline
 from export.graph.onnx_export import baked_positions
 from export.runtime import loading
+from export.runtime.loaded_file import Loaded
 from export.trace.arguments import Arguments, is_tensor, take_apart
 from export.verdict import branch_forcing
 from export.verdict.deciding_operators import has_decisions
@@ -102,7 +103,7 @@ class PairedRuns:
         kinks = self.__dict__.get("kinks")
         return kinks.found() if kinks is not None else ()
 
-    def variant(self, model: onnx.ModelProto) -> loading.Loaded:
+    def variant(self, model: onnx.ModelProto) -> Loaded:
         """Load a changed copy of the model."""
         content = model.SerializeToString()
         return loading.open_file(self.file, self.device, spinning=False, variant=content, tf32=self.tf32)
@@ -112,7 +113,7 @@ class PairedRuns:
         return [arg for i, arg in enumerate(self.arguments.rebuild(leaves)) if i not in self.baked]
 
     def file_result(
-        self, loaded: loading.Loaded, leaves: Sequence[torch.Tensor]
+        self, loaded: Loaded, leaves: Sequence[torch.Tensor]
     ) -> tuple[Structure, list[torch.Tensor], list[str]]:
         """Run the file, or a variant of it; return the structure, tensors and names of what it gives."""
         with torch.no_grad():
@@ -141,7 +142,7 @@ class PairedRuns:
         eager = run(self.fn, self.arguments, leaves, forced=forced, margins=margins)
         return eager, run(self.fn, self.arguments, leaves, to=torch.float64, forced=forced)
 
-    def again(self, leaves: Sequence[torch.Tensor], loaded: loading.Loaded, forced: Sequence[bool]) -> Results | None:
+    def again(self, leaves: Sequence[torch.Tensor], loaded: Loaded, forced: Sequence[bool]) -> Results | None:
         """Run everything on varied inputs; None where they leave the function's domain or straddle a threshold."""
         try:
             eager, reference = self.outcomes(leaves, forced, margins=self.jumps)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from export.runtime.loading import Loaded
+from export.runtime.loaded_file import Loaded
 from export.verdict.error_ratio import Errors, Measured, measure, numeric_row
 from export.verdict.paired_runs import PairedRuns
 from export.verdict.reference_runs import Results

@@ -8,14 +8,16 @@ from typing import Any, Final
 
 from export.app.reference.structure import Box, Column, Fork, Frame, Gate, Skip, Wire
 
+__all__ = ["drawn", "size_of"]
+
 GAP: Final = 18
 """Between parts one below the other: the length of an arrow."""
 LANE: Final = 20
 """Between a branch and the wire past it."""
 RADIUS: Final = 9
-WIDE_TITLE: Final = 60
+MAX_LEFT_TITLE_WIDTH: Final = 60
 """A title narrower than this makes room left of the wire, a wider one stands right of it."""
-CHARACTER: Final = 6.7
+CHARACTER_WIDTH: Final = 6.7
 """Width of a character in the boxes, roughly."""
 
 
@@ -111,7 +113,7 @@ def leads(node: Any) -> bool:
 
 def join_half(sign: str) -> float:
     """Return half the width of a joining node."""
-    return RADIUS if sign in ("+", "×") else max(len(sign) * CHARACTER / 2 + 8, RADIUS)
+    return RADIUS if sign in ("+", "×") else max(len(sign) * CHARACTER_WIDTH / 2 + 8, RADIUS)
 
 
 def size_of(node: Any) -> Size:
@@ -120,7 +122,7 @@ def size_of(node: Any) -> Size:
         return Size(12, 20, 6)
     if isinstance(node, Box):
         longest = max(len(node.title) * 1.06, len(node.detail) * 0.95)
-        width = 2 * round((max(longest * CHARACTER, 34) + 18) / 2)
+        width = 2 * round((max(longest * CHARACTER_WIDTH, 34) + 18) / 2)
         return Size(width, 38 if node.detail else 24, width // 2)
     if isinstance(node, Column):
         sizes = [size_of(entry) for entry in node.parts]
@@ -130,8 +132,8 @@ def size_of(node: Any) -> Size:
         return Size(wire + right, sum(size.height for size in sizes) + gap * (len(sizes) - 1), wire)
     if isinstance(node, Frame):
         inner = size_of(node.body)
-        title = round(len(node.title) * CHARACTER) + 14
-        wire = max(inner.wire + 10, title) if title < WIDE_TITLE and node.title else inner.wire + 10
+        title = round(len(node.title) * CHARACTER_WIDTH) + 14
+        wire = max(inner.wire + 10, title) if title < MAX_LEFT_TITLE_WIDTH and node.title else inner.wire + 10
         top = 24 if node.title else 12
         right = max(inner.width - inner.wire + 10, 0 if wire >= title else title)
         return Size(wire + right, inner.height + top + 10, wire)
@@ -175,7 +177,7 @@ def draw(node: Any, x: float, y: float, pen: Pen) -> None:
         pen.enter(node.body, wire, y, y + top)
         pen.path(f"M{wire:g} {y + size.height - 10:g}V{y + size.height:g}")
         if node.title:
-            beside = wire + 7 if size.wire < round(len(node.title) * CHARACTER) + 14 else x + 8
+            beside = wire + 7 if size.wire < round(len(node.title) * CHARACTER_WIDTH) + 14 else x + 8
             pen.marks.append(f'<text class="ft" x="{beside:g}" y="{y + 15:g}">{html.escape(node.title)}</text>')
         draw(node.body, wire - size_of(node.body).wire, y + top, pen)
     elif isinstance(node, Skip):

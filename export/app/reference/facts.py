@@ -15,6 +15,8 @@ from pure.block import Block, Shape
 from pure.catalogue import Case
 from pure.tags import observe
 
+__all__ = ["Entry", "Facts", "facts", "listed", "shape_text"]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -30,15 +32,15 @@ class Facts:
     """What is known of a row.
 
     Attributes:
-        block: The block.
-        x: The input's shape, as text.
-        y: The output's shape, as text.
-        parameters: Number of values in the parameters.
-        leaves: The parameters by name.
-        state: The state by name.
-        tags: What the block makes visible.
-        extras: What it reads beside its input.
-        noise: Whether training draws noise.
+        block: the block.
+        x: the input's shape, as text.
+        y: the output's shape, as text.
+        parameters: number of values in the parameters.
+        leaves: the parameters by name.
+        state: the state by name.
+        tags: what the block makes visible.
+        extras: what it reads beside its input.
+        noise: whether training draws noise.
     """
 
     block: Block

@@ -14,6 +14,8 @@ from pure import tree
 from pure.catalogue import Case
 from pure.tags import current_path, tracing
 
+__all__ = ["Flow", "flow_of"]
+
 Path = tuple[str, ...]
 
 
@@ -22,10 +24,10 @@ class Step:
     """One operation of a run, or one of its inputs or outputs.
 
     Attributes:
-        path: The path of the block that ran it.
+        path: the path of the block that ran it.
         kind: "input", "leaf" (of parameters, state or extras), "call" or "output".
-        sources: What it reads.
-        users: What reads it.
+        sources: what it reads.
+        users: what reads it.
     """
 
     path: Path

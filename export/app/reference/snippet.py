@@ -7,9 +7,13 @@ import dataclasses
 import importlib
 from typing import Any, Final
 
+import torch
+
 from pure.block import Block
 from pure.catalogue import Case
 from pure.errors import PureError
+
+__all__ = ["snippet"]
 
 WIDTH: Final = 92
 HOMES: Final = ("pure", "pure.layers", "pure.skips", "pure.compose", "pure.nets", "pure.initializers")
@@ -21,7 +25,7 @@ def snippet(case: Case) -> str:
     block = case.make()
     found = _made(case, block)
     imports, expression = found or (["from pure import catalogue"], f'catalogue.case("{case.name}").make()')
-    has_state = bool(block.init(_generator(), device="meta")[1])
+    has_state = bool(block.init(torch.Generator(), device="meta")[1])
     extras = _extras(case)
     given = ["params", "x"]
     if has_state or extras:
@@ -35,21 +39,11 @@ def snippet(case: Case) -> str:
     return "\n".join(lines)
 
 
-def _generator() -> Any:
-    import torch
-
-    return torch.Generator()
-
-
 def _input(case: Case) -> str:
     shape = ", ".join(map(str, case.x_shape))
     if case.tokens is None:
         return f"torch.randn({shape})"
-    return (
-        f"torch.randint({case.tokens}, ({shape},))"
-        if len(case.x_shape) == 1
-        else (f"torch.randint({case.tokens}, ({shape}))")
-    )
+    return f"torch.randint({case.tokens}, ({shape}{',' if len(case.x_shape) == 1 else ''}))"
 
 
 def _extras(case: Case) -> str:

@@ -15,10 +15,12 @@ from pure.compose.wrapper import Wrapper
 from pure.layers import Activation, Conv1d, Conv2d, Conv3d, Dropout, DropPath, Linear
 from pure.skips import DenseSkip, Dynamic, Highway, Identity, Residual, Shortcut
 
-MOST_BOXES: Final = 18
+__all__ = ["Box", "Column", "Fork", "Frame", "Gate", "Skip", "Wire", "drawing_of", "has_unknown", "sizes"]
+
+MAX_BOXES: Final = 18
 """A drawing with more boxes than this is drawn less deep."""
-DEEPEST, SHALLOWEST = 6, 2
-LONGEST: Final = 14
+MAX_DEPTH, MIN_DEPTH = 6, 2
+MAX_COLUMN_PARTS: Final = 14
 """A column of more parts than this shows its ends."""
 JOINS: Final = {"sum": "+", "mean": "mean", "product": "×", "concat": "concat"}
 
@@ -96,11 +98,11 @@ class Place:
 
 def drawing_of(block: Block, flow: Flow | None = None) -> Any:
     """Return what to draw, as deep as fits; without a recorded run, children of unknown blocks stand side by side."""
-    for depth in range(DEEPEST, SHALLOWEST, -1):
+    for depth in range(MAX_DEPTH, MIN_DEPTH, -1):
         drawn = part(block, depth, Place(flow))
-        if boxes(drawn) <= MOST_BOXES:
+        if boxes(drawn) <= MAX_BOXES:
             return drawn
-    return part(block, SHALLOWEST, Place(flow))
+    return part(block, MIN_DEPTH, Place(flow))
 
 
 def has_unknown(block: Block) -> bool:
@@ -176,9 +178,9 @@ def _column(block: Sequential, depth: int, at: Place) -> Any:
             drawn = Frame(shown, drawn)
         parts.append(Frame(f"× {count}", drawn) if count > 1 else drawn)
     parts = [entry for entry in parts if not isinstance(entry, Wire)]
-    if len(parts) > LONGEST:
-        hidden = len(parts) - LONGEST + 1
-        parts = [*parts[: LONGEST - 4], Box(f"… {hidden} more", "", "block"), *parts[-3:]]
+    if len(parts) > MAX_COLUMN_PARTS:
+        hidden = len(parts) - MAX_COLUMN_PARTS + 1
+        parts = [*parts[: MAX_COLUMN_PARTS - 4], Box(f"… {hidden} more", "", "block"), *parts[-3:]]
     if not parts:
         return Wire()
     return parts[0] if len(parts) == 1 else Column(tuple(parts))

@@ -15,6 +15,20 @@ from export.app.report.settings import Settings
 from export.errors import ArgumentError
 from pure.initializers import KaimingUniform
 
+__all__ = [
+    "CLASSES",
+    "MISSING",
+    "PIXELS",
+    "Digits",
+    "Network",
+    "accuracy",
+    "classifier",
+    "load",
+    "mean_loss",
+    "networks",
+    "sample_loss",
+]
+
 CLASSES = 10
 PIXELS = 64
 MISSING = "the report needs {what}, which is not installed; pip install 'pure-export[report]'"
@@ -29,7 +43,7 @@ class Digits:
         train_y: (train,) int64.
         test_x: (held out, 64) float32.
         test_y: (held out,) int64.
-        pictures: The first few held-out digits as (8, 8) arrays of 0…16, unscaled.
+        pictures: the first few held-out digits as (8, 8) arrays of 0…16, unscaled.
     """
 
     train_x: Tensor
@@ -44,11 +58,11 @@ class Network:
     """One network of the comparison.
 
     Attributes:
-        name: Also the name of its files.
-        title: What the page calls it.
-        formula: One layer.
-        block: The network; each layer tags its output as "stream".
-        reference: Whether it is only there to compare the others with.
+        name: also the name of its files.
+        title: what the page calls it.
+        formula: one layer.
+        block: the network; each layer tags its output as "stream".
+        reference: whether it is only there to compare the others with.
     """
 
     name: str
@@ -65,7 +79,7 @@ def load(settings: Settings) -> Digits:
         ArgumentError: scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # comes with the extra `report`
         from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise ArgumentError(MISSING.format(what="scikit-learn")) from error

@@ -16,6 +16,19 @@ from torch import Tensor
 
 import pure
 
+__all__ = [
+    "ALPHA",
+    "BINOMIAL",
+    "DARK",
+    "GAMMA",
+    "STEPS",
+    "designed",
+    "encoded",
+    "enhance",
+    "linear_light",
+    "row_luminance",
+]
+
 REC709 = (0.2126, 0.7152, 0.0722)
 """Weights of linear red, green and blue in relative luminance (ITU-R BT.709)."""
 
@@ -89,10 +102,10 @@ def designed() -> dict[str, Any]:
 
 
 def enhance(params: Any, image: Tensor) -> dict[str, Tensor]:
-    """The function that is exported.
+    """Enhance an image if it is dark; this is the function that is exported.
 
     Args:
-        params: As `designed` gives them.
+        params: as `designed` gives them.
         image: (1, 3, height, width), sRGB values of 0…1.
 
     Returns:

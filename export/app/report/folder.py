@@ -12,6 +12,8 @@ from pathlib import Path
 
 from export.errors import WriteError
 
+__all__ = ["DATA", "MARK", "replacing_folder"]
+
 MARK = "pure_export_report"
 """The key of report.json that tells a report from any other folder."""
 
@@ -25,7 +27,7 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     Only an earlier report is replaced: the target must not exist, be empty, or hold a report and nothing else.
 
     Raises:
-        WriteError: If the target is a file, holds anything else, or cannot be written.
+        WriteError: if the target is a file, holds anything else, or cannot be written.
     """
     target = Path(path).absolute()
     check(target)
@@ -53,7 +55,7 @@ def check(target: Path) -> None:
     """Raise unless a report may be written there.
 
     Raises:
-        WriteError: The target is something that a report must not replace.
+        WriteError: the target is something that a report must not replace.
     """
     if not target.exists() and not target.is_symlink():
         return

@@ -16,23 +16,25 @@ from export.app.report.settings import Settings
 from export.runtime import sessions
 from export.verdict.verdict_result import Verdict
 
+__all__ = ["Judged", "judge", "providers_of", "verdict_dict"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
     """What became of one network's file.
 
     Attributes:
-        file: Name of the ONNX file; the parameters are its inputs and the batch is dynamic.
-        params_file: Name of the safetensors file with the trained parameters.
+        file: name of the ONNX file; the parameters are its inputs and the batch is dynamic.
+        params_file: name of the safetensors file with the trained parameters.
         nodes: ONNX nodes.
-        bytes: Size of the ONNX file.
+        bytes: size of the ONNX file.
         ran_on: "cpu" or "cuda".
-        ran_because: Why there.
+        ran_because: why there.
         providers: {execution provider: nodes it runs}.
-        eager_accuracy: Part of the held-out digits that the eager function reads rightly.
-        onnx_accuracy: The same of the file.
-        differing_answers: Held-out digits that the two read differently.
-        verdict: The judgement, on all held-out digits and at other batch sizes.
+        eager_accuracy: part of the held-out digits that the eager function reads rightly.
+        onnx_accuracy: the same of the file.
+        differing_answers: held-out digits that the two read differently.
+        verdict: the judgement, on all held-out digits and at other batch sizes.
         seconds: {"export", "run", "verdict"}.
     """
 

@@ -12,6 +12,8 @@ from export.app.report.digits import Digits, Network, mean_loss, sample_loss
 from export.app.report.settings import Settings
 from pure.flow import gradient_norms, per_sample_norms
 
+__all__ = ["Flow", "measure"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Flow:
@@ -20,12 +22,12 @@ class Flow:
     All norms are L2 norms over one digit's own loss, in nats per unit of the activation or of the parameters.
 
     Attributes:
-        p10: For each layer, the 10% quantile over the digits of the norm of ∂loss/∂(layer's output).
-        median: The median of the same.
-        p90: The 90% quantile.
+        p10: for each layer, the 10% quantile over the digits of the norm of ∂loss/∂(layer's output).
+        median: the median of the same.
+        p90: the 90% quantile.
         parameters: (layers, digits), the norm of ∂loss/∂(layer's parameters).
-        block_l2: For each layer, the norm by its parameters of the whole probe's mean loss.
-        loss: The probe's mean loss.
+        block_l2: for each layer, the norm by its parameters of the whole probe's mean loss.
+        loss: the probe's mean loss.
     """
 
     p10: tuple[float, ...]

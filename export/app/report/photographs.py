@@ -20,6 +20,8 @@ from export.errors import ArgumentError
 from export.runtime import sessions
 from export.verdict.verdict_result import Verdict
 
+__all__ = ["STOPS", "Enhanced", "Shot", "darken", "load", "run"]
+
 STOPS = 3
 """How far the darkened versions are under-exposed: each stop halves the light."""
 
@@ -31,16 +33,16 @@ class Shot:
     """One picture's way through the file.
 
     Attributes:
-        title: For example "darkened china.jpg".
-        darkened: Whether the light was taken away before.
+        title: for example "darkened china.jpg".
+        darkened: whether the light was taken away before.
         before: (3, height, width), sRGB values of 0…1.
-        after: What ONNX Runtime returned, of the same shape.
-        luminance: Mean relative luminance, computed inside the file.
-        luminance_after: The same of the result.
-        enhanced: Whether ONNX Runtime ran the enhancing branch.
-        eager_enhanced: Whether the eager function did.
-        margin: How far the darkness lies above the threshold.
-        rounding: How far that margin moves between float64 and float32.
+        after: what ONNX Runtime returned, of the same shape.
+        luminance: mean relative luminance, computed inside the file.
+        luminance_after: the same of the result.
+        enhanced: whether ONNX Runtime ran the enhancing branch.
+        eager_enhanced: whether the eager function did.
+        margin: how far the darkness lies above the threshold.
+        rounding: how far that margin moves between float64 and float32.
     """
 
     title: str
@@ -68,15 +70,15 @@ class Enhanced:
     """The enhancer's file and what it did to each picture.
 
     Attributes:
-        file: Name of the ONNX file.
-        params_file: Name of the file with the hand-designed parameters.
+        file: name of the ONNX file.
+        params_file: name of the file with the hand-designed parameters.
         nodes: ONNX nodes, those of both branches included.
-        bytes: Size of the ONNX file.
+        bytes: size of the ONNX file.
         ran_on: "cpu" or "cuda".
         providers: {execution provider: nodes it runs}.
-        threshold: Mean luminance below which an image is enhanced.
-        stops: How far the darkened versions are under-exposed.
-        shots: The pictures.
+        threshold: mean luminance below which an image is enhanced.
+        stops: how far the darkened versions are under-exposed.
+        shots: the pictures.
         seconds: {"export", "run"}.
     """
 
@@ -105,7 +107,7 @@ def load(settings: Settings) -> dict[str, Tensor]:
     """
     try:
         import PIL  # noqa: F401  scikit-learn reads pictures with it
-        from sklearn.datasets import load_sample_images
+        from sklearn.datasets import load_sample_images  # comes with the extra `report`
     except ImportError as error:
         raise ArgumentError(MISSING.format(what=error.name)) from error
     bunch = load_sample_images()

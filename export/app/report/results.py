@@ -14,6 +14,8 @@ from export.app.report.photographs import Enhanced
 from export.app.report.settings import Settings
 from export.app.report.training import Trained
 
+__all__ = ["NetworkResult", "Results"]
+
 FORMAT = 1
 
 
@@ -22,12 +24,12 @@ class NetworkResult:
     """One network's way through the report.
 
     Attributes:
-        network: The network.
-        before: Its gradient flow at initialisation.
-        trained: Its training from the report's seed; this one is measured and exported.
-        others: Its trainings from other seeds.
-        after: Its gradient flow after training, on the same digits.
-        judged: Its file.
+        network: the network.
+        before: its gradient flow at initialisation.
+        trained: its training from the report's seed; this one is measured and exported.
+        others: its trainings from other seeds.
+        after: its gradient flow after training, on the same digits.
+        judged: its file.
     """
 
     network: Network
@@ -85,11 +87,11 @@ class Results:
     """Everything that one report found.
 
     Attributes:
-        settings: What decided it.
-        digits: The data.
-        networks: One result a network, references last.
-        enhanced: The photographs.
-        environment: Where it ran.
+        settings: what decided it.
+        digits: the data.
+        networks: one result a network, references last.
+        enhanced: the photographs.
+        environment: where it ran.
         seconds: {stage: duration}.
     """
 

@@ -6,25 +6,27 @@ import dataclasses
 
 from export.errors import ArgumentError
 
+__all__ = ["Settings"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """One report's settings; the same for every network in it.
 
     Attributes:
-        seed: Of the split, the initial parameters and the order of the mini-batches.
-        repeats: How many networks of each kind are trained, from seeds one apart; the first one is exported.
-        depth: Hidden layers between stem and head.
-        width: Features of the stream.
-        growth: Features that each dense layer adds.
-        epochs: Passes over the training digits.
-        batch: Digits in one optimiser step.
+        seed: of the split, the initial parameters and the order of the mini-batches.
+        repeats: how many networks of each kind are trained, from seeds one apart; the first one is exported.
+        depth: hidden layers between stem and head.
+        width: features of the stream.
+        growth: features that each dense layer adds.
+        epochs: passes over the training digits.
+        batch: digits in one optimiser step.
         rate: AdamW's learning rate.
-        held_out: Part of the digits that is never trained on.
-        probe: Training digits that the gradient norms are measured on.
-        shown: Digits in the per-sample pictures.
-        stride: Every how many pixels of a photograph are kept, along both axes.
-        device: Where ONNX Runtime runs: "auto", "cpu" or "cuda".
+        held_out: part of the digits that is never trained on.
+        probe: training digits that the gradient norms are measured on.
+        shown: digits in the per-sample pictures.
+        stride: every how many pixels of a photograph are kept, along both axes.
+        device: where ONNX Runtime runs: "auto", "cpu" or "cuda".
     """
 
     seed: int = 0

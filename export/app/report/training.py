@@ -12,18 +12,20 @@ import pure
 from export.app.report.digits import Digits, Network, accuracy, mean_loss
 from export.app.report.settings import Settings
 
+__all__ = ["Trained", "initial", "train"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A trained network.
 
     Attributes:
-        seed: Of its initial parameters and mini-batches.
-        params: The parameters after the last step.
-        train_loss: Mean cross-entropy of the training digits before training and after each epoch, in nats.
-        test_accuracy: Part of the held-out digits read rightly, at the same moments.
-        steps: Optimiser steps.
-        seconds: What the steps took, the measuring left out.
+        seed: of its initial parameters and mini-batches.
+        params: the parameters after the last step.
+        train_loss: mean cross-entropy of the training digits before training and after each epoch, in nats.
+        test_accuracy: part of the held-out digits read rightly, at the same moments.
+        steps: optimiser steps.
+        seconds: what the steps took, the measuring left out.
     """
 
     seed: int
@@ -44,10 +46,10 @@ def train(network: Network, seed: int, digits: Digits, settings: Settings) -> Tr
     """Train the network from its initial parameters.
 
     Args:
-        network: What to train.
-        seed: Of the initial parameters and of the order of the mini-batches.
-        digits: The data.
-        settings: Epochs, batch and rate.
+        network: what to train.
+        seed: of the initial parameters and of the order of the mini-batches.
+        digits: the data.
+        settings: epochs, batch and rate.
     """
     params = initial(network, seed)
     loss = mean_loss(network.block)

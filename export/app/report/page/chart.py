@@ -7,10 +7,14 @@ import html
 import math
 from collections.abc import Sequence
 
+from export.app.pages.numbers import power
+
+__all__ = ["BOTTOM", "GAP", "HEIGHT", "TOP", "Axes", "Line", "draw", "limits"]
+
 WIDTH, HEIGHT = 490, 320
 LEFT, RIGHT, TOP, BOTTOM = 58, 120, 12, 46
 GAP = 16.0
-SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+"""Least distance of two labels, in the units of the view box."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +22,12 @@ class Line:
     """One series.
 
     Attributes:
-        name: The classes of its colour and stroke in the style sheet, ``s-NAME``.
-        label: What stands at its end.
-        x: Abscissae.
-        y: Ordinates.
-        low: Lower edge of its band, empty for none.
-        high: Upper edge of its band.
+        name: the classes of its colour and stroke in the style sheet, `s-NAME`.
+        label: what stands at its end.
+        x: abscissae.
+        y: ordinates.
+        low: lower edge of its band, empty for none.
+        high: upper edge of its band.
     """
 
     name: str
@@ -39,10 +43,10 @@ class Axes:
     """What a chart is drawn in.
 
     Attributes:
-        x_label: Quantity and unit.
+        x_label: quantity and unit.
             y_range: Lowest and highest value.
-        log: Whether the vertical axis is logarithmic.
-        percent: Whether ordinates are parts of one, written as percentages.
+        log: whether the vertical axis is logarithmic.
+        percent: whether ordinates are parts of one, written as percentages.
     """
 
     x_label: str
@@ -60,15 +64,6 @@ def limits(lines: Sequence[Line], *, log: bool) -> tuple[float, float]:
         return 0.0, max(values) * 1.05 or 1.0
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return 10.0**low, 10.0 ** max(high, low + 1)
-
-
-def power(exponent: int) -> str:
-    """Return a power of ten as text.
-
-    >>> power(-3), power(0)
-    ('10⁻³', '1')
-    """
-    return "1" if exponent == 0 else "10" + str(exponent).translate(SUPERSCRIPT)
 
 
 def _ticks(axes: Axes) -> list[tuple[float, str]]:
@@ -95,10 +90,10 @@ def draw(lines: Sequence[Line], axes: Axes, *, title: str, description: str) -> 
     """Return the chart as an SVG element.
 
     Args:
-        lines: The series; the first is drawn on top.
-        axes: Labels and range.
-        title: Spoken by screen readers as the picture's name.
-        description: What can be seen, in a sentence.
+        lines: the series; the first is drawn on top.
+        axes: labels and range.
+        title: spoken by screen readers as the picture's name.
+        description: what can be seen, in a sentence.
     """
     x_last = max((x for line in lines for x in line.x), default=1.0) or 1.0
     x_first = min((x for line in lines for x in line.x), default=0.0)
@@ -147,7 +142,7 @@ def draw(lines: Sequence[Line], axes: Axes, *, title: str, description: str) -> 
 
 
 def _spread(wanted: Sequence[float]) -> list[float]:
-    """Move label heights apart until none is nearer than ``GAP`` to the next, keeping their order and the frame."""
+    """Move label heights apart until none is nearer than `GAP` to the next, keeping their order and the frame."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     placed = [0.0] * len(wanted)
     last = TOP + 4 - GAP

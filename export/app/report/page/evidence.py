@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from export.app.pages.markup import badge, definitions, details, table, text
+from export.app.pages.numbers import number, percent
 from export.app.report.page import picture, wording
-from export.app.report.page.markup import badge, definitions, details, table, text
-from export.app.report.page.wording import number, percent
 from export.app.report.photographs import Shot
 from export.app.report.results import Results
 from export.verdict.verdict_result import Verdict
+
+__all__ = ["all_of"]
 
 
 def all_of(results: Results) -> Iterator[str]:
@@ -46,9 +48,9 @@ def files(results: Results) -> str:
         else "<section><h2>Do the files compute the same?</h2>"
     ) + (
         "<p>Each network is exported with its parameters as inputs and a dynamic batch, and run by ONNX Runtime on "
-        "every held-out digit. A fixed tolerance would say little, so the judge is relative: the truth is the eager "
-        "function in float64; the ratio is the file's root-mean-square error divided by that of eager float32, pooled "
-        "over slightly varied inputs. A file passes if the ratio stays under the limit at every size that was "
+        "every held-out digit. A fixed tolerance would say little, so the judge is relative: the reference is the "
+        "eager function in float64; the ratio is the file's root-mean-square error divided by that of eager float32, "
+        "pooled over slightly varied inputs. A file passes if the ratio stays under the limit at every size that was "
         f"tried.</p><div class='card'>{table(head, rows, numeric=[2, 3])}</div>"
         f'<div class="card">{table(answered, answers, numeric=range(1, 6))}</div>'
         f"{details('Every comparison', full)}</section>"
@@ -136,8 +138,9 @@ def surroundings(results: Results) -> str:
         ("Durations", ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())),
         ("Files", ", ".join((*results.files, "report.json"))),
     ]
+    shown = definitions((name, text(value)) for name, value in pairs)
     return (
-        f'<section><h2>Where and how</h2><div class="card">{definitions(pairs)}</div>'
+        f'<section><h2>Where and how</h2><div class="card">{shown}</div>'
         '<p class="note">All numbers of this page, and those it leaves out, are in <code>report.json</code>. The '
         "parameters that an <code>.onnx</code> file takes as its first argument lie beside it as "
         "<code>.safetensors</code>.</p></section>"

@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+__all__ = ["digits", "heat", "photograph", "ramp_css"]
+
 RAMP = ("cde2fb", "9ec5f4", "6da7ec", "3987e5", "256abf", "184f95", "0d366b")
 """One hue from light to dark: a larger value is darker."""
 

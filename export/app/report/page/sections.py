@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from export.app.pages.markup import details, figure, key, table, text
+from export.app.pages.numbers import number, percent
 from export.app.report.measuring import Flow
 from export.app.report.page import chart, picture, wording
 from export.app.report.page.chart import Axes, Line
-from export.app.report.page.markup import details, figure, legend, table, text
-from export.app.report.page.wording import number, percent
 from export.app.report.results import NetworkResult, Results
+
+__all__ = ["all_of"]
 
 LAYER = "layer (1 is next to the input)"
 
@@ -49,6 +51,13 @@ def question(results: Results) -> str:
     )
 
 
+def _legend(results: Results) -> str:
+    """Return the key of the line charts."""
+    networks = [r.network for r in results.networks]
+    marks = [(f'<path class="line s-{network.name}" d="M1 5 H29"/>', network.title) for network in networks]
+    return key(marks, width=30, height=10)
+
+
 def _short(result: NetworkResult) -> str:
     return "plain, default" if result.network.reference else result.network.title
 
@@ -83,7 +92,7 @@ def gradients(results: Results) -> str:
         "in nats per unit of activation. Both pictures have one logarithmic axis and show the median over the digits. "
         "After training, a digit that is read rightly has hardly any loss left, so its gradients are small at every "
         "depth: there, compare how the lines run, not how high.</p>"
-        f"{legend(r.network for r in results.networks)}"
+        f"{_legend(results)}"
         f'<div class="grid2">{"".join(together)}</div>'
         f"<p>The same with the spread over the digits: the band reaches from the 10 % to the 90 % quantile. "
         f"{len(results.compared)} pictures, one axis.</p>"
@@ -143,7 +152,7 @@ def training(results: Results) -> str:
     shown += figure(rate, f"Part of the held-out digits read rightly. {spread}", title="Held-out accuracy")
     return (
         f"<section><h2>What they learn</h2><p>{text(said)} {text(wording.order_finding(results))}</p>"
-        f'{legend(r.network for r in results.networks)}<div class="grid2">{shown}</div>'
+        f'{_legend(results)}<div class="grid2">{shown}</div>'
         f'<div class="card">{table(head, rows, numeric=range(1, len(head)), caption=caption)}</div></section>'
     )
 

@@ -7,66 +7,23 @@ from collections.abc import Sequence
 
 import torch
 
+from export.app.pages.numbers import enumerated, number, percents
 from export.app.report.digits import CLASSES
 from export.app.report.measuring import Flow
-from export.app.report.page.chart import power
 from export.app.report.results import Results
 
-STEADY = 1.5
+__all__ = ["accuracy_finding", "findings", "heat_limits", "order_finding", "photo_finding", "share_finding", "trend"]
+
+MAX_STEADY_FACTOR = 1.5
 """A ratio within this factor of 1 is called steady."""
-
-
-def number(value: float, digits: int = 2) -> str:
-    """Return a number for reading: plain where that is short, a power of ten where it is not.
-
-    >>> number(0.0312), number(412.0), number(3.1e8), number(2.5e-7)
-    ('0.031', '412', '3.1 × 10⁸', '2.5 × 10⁻⁷')
-    """
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else str(value)
-    exponent = math.floor(math.log10(abs(value)))
-    if -3 <= exponent < 5:
-        return f"{value:.{max(digits - 1 - exponent, 0)}f}"
-    mantissa = f"{value / 10.0**exponent:.{digits - 1}f}"
-    if abs(float(mantissa)) >= 10:
-        mantissa, exponent = f"{float(mantissa) / 10:.{digits - 1}f}", exponent + 1
-    return f"{mantissa} × {power(exponent)}"
-
-
-def percent(part: float) -> str:
-    """Return a part of one as a percentage with one decimal.
-
-    >>> percent(0.95111)
-    '95.1 %'
-    """
-    return f"{100 * part:.1f} %"
-
-
-def percents(parts: Sequence[float]) -> str:
-    """Return the range of several parts of one.
-
-    >>> percents([0.95111, 0.9]), percents([0.5])
-    ('90.0 % to 95.1 %', '50.0 %')
-    """
-    low, high = percent(min(parts)), percent(max(parts))
-    return low if low == high else f"{low} to {high}"
-
-
-def enumerated(items: Sequence[str]) -> str:
-    """Join words as in a sentence.
-
-    >>> enumerated(["a", "b", "c"])
-    'a, b and c'
-    """
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def trend(flow: Flow) -> str:
     """Say how the median activation gradient changes from the last layer back to the first."""
     fall = flow.fall
-    if fall > STEADY:
+    if fall > MAX_STEADY_FACTOR:
         return f"falls by a factor of {number(fall)}"
-    if fall < 1 / STEADY:
+    if fall < 1 / MAX_STEADY_FACTOR:
         return f"grows by a factor of {number(1 / fall)}"
     return f"stays within a factor of {number(max(fall, 1 / fall))}"
 

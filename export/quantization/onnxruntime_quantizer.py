@@ -18,6 +18,8 @@ import onnx.numpy_helper
 from export.errors import ArgumentError, LoadError, nearest
 from export.quantization.batches import Feed
 
+__all__ = ["Options", "check", "run"]
+
 LARGEST_SCALE = 2.0**96
 """The step between two 8-bit values above which a range can only come from an infinity or a stand-in for one."""
 
@@ -67,7 +69,7 @@ def run(
     """
     try:
         with _quiet():
-            from onnxruntime import quantization
+            from onnxruntime import quantization  # prints and warns, and needs packages of its own
     except ImportError as error:
         raise LoadError(
             f"ONNX Runtime's quantiser needs {error.name}, which is not installed; pip install {error.name}"

@@ -8,22 +8,23 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from export.app.pages.markup import badge, definitions, details, key, page, text
+from export.app.pages.style import CATALOGUE, SCRIPT
 from export.app.reference import checked
 from export.app.reference.drawing import drawn
 from export.app.reference.facts import Entry, Facts, facts
-from export.app.reference.findings import findings
 from export.app.reference.flow import flow_of
 from export.app.reference.snippet import snippet
 from export.app.reference.structure import drawing_of, has_unknown
-from export.app.reference.style import CSS, SCRIPT
-from export.app.report.page.markup import badge, details, text
 from export.errors import WriteError
 from pure.catalogue import CASES, FAMILIES, Case
 from pure_export_shared import replacing
 
+__all__ = ["linked", "render", "write"]
+
 COMMAND = "pure-export reference --out docs/catalogue.html"
 """Makes the page that is kept with the sources."""
-SHORT = 10
+MAX_OPEN_LINES = 10
 """A list of more lines than this is folded."""
 ARXIV = re.compile(r"(?<![\d./])(\d{4}\.\d{4,5})(?!\d)")
 
@@ -47,14 +48,13 @@ def write(path: str | os.PathLike[str]) -> int:
     """Write the page, whole or not at all, and return how many rows it has.
 
     Args:
-        path: The file.
+        path: the file.
 
     Raises:
-        WriteError: If the file cannot be written.
+        WriteError: if the file cannot be written.
     """
-    page = render()
     with replacing(path, WriteError) as file:
-        file.write(page.encode())
+        file.write(render().encode())
     return len(CASES)
 
 
@@ -62,20 +62,18 @@ def render(cases: Sequence[Case] = CASES, record: Mapping[str, Any] | None = Non
     """Return the page's HTML.
 
     Args:
-        cases: The rows.
-        record: What was measured of them, as ``checked.load`` gives it; None reads that.
+        cases: the rows.
+        record: what was measured of them, as `checked.load` gives it; None reads that.
     """
     known = checked.load() if record is None else record
     families = [(family, [case for case in cases if case.family == family]) for family in FAMILIES]
     families = [(family, rows) for family, rows in families if rows]
     sections = [_section(family, rows, known.get("rows", {})) for family, rows in families]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>pure-export catalogue</title><style>{CSS}</style></head>\n<body><main>\n"
+    body = (
         f'{_header(len(cases))}\n<div class="cols">{_contents(families)}\n<div>{_search()}{"".join(sections)}'
-        f"{_environment(known)}</div></div>\n</main><script>{SCRIPT}</script></body></html>\n"
+        f"{_environment(known)}</div></div>"
     )
+    return page("pure-export catalogue", body, style=CATALOGUE, script=SCRIPT)
 
 
 def _header(count: int) -> str:
@@ -98,11 +96,7 @@ def _key() -> str:
         ('<circle class="j" cx="17" cy="9" r="8"/><path class="s" d="M12.5 9h9M17 4.5v9"/>', "sum"),
         ('<circle class="j" cx="17" cy="9" r="8"/><path class="s" d="M13.6 5.6l6.8 6.8m0 -6.8l-6.8 6.8"/>', "product"),
     )
-    items = (
-        f'<li><svg class="d" viewBox="0 0 34 18" aria-hidden="true">{mark}</svg>{text(word)}</li>'
-        for mark, word in samples
-    )
-    return f'<ul class="key">{"".join(items)}</ul>'
+    return key(samples, width=34, height=18, css_class="d")
 
 
 def _search() -> str:
@@ -167,8 +161,7 @@ def _definitions(case: Case, found: Facts, measured: Any) -> str:
         ("oracle", oracle),
         ("checked", _checked(measured)),
     ]
-    shown = "".join(f"<dt>{label}</dt><dd>{value}</dd>" for label, value in pairs if value)
-    return f"<dl>{shown}</dl>"
+    return definitions((label, value) for label, value in pairs if value)
 
 
 def _parameters(found: Facts) -> str:
@@ -188,7 +181,7 @@ def _entries(entries: Sequence[Entry]) -> str:
         for entry in entries
     )
     listing = f'<ul class="leaves">{lines}</ul>'
-    return listing if len(entries) <= SHORT else details(f"{len(entries)} lines", listing)
+    return listing if len(entries) <= MAX_OPEN_LINES else details(f"{len(entries)} lines", listing)
 
 
 def linked(source: str) -> str:
@@ -202,7 +195,7 @@ def linked(source: str) -> str:
 
 def _checked(measured: Any) -> str:
     lines = []
-    for what, status, said in findings(measured):
+    for what, status, said in checked.findings(measured):
         mark = f" {badge(status)}" if status else ""
         lines.append(f"<li>{text(what)}:{mark} {text(said)}</li>")
     return f'<ul class="leaves">{"".join(lines)}</ul>'

@@ -1,4 +1,4 @@
-"""``pure-export report``: from blocks to judged ONNX files on real digits and photographs, as one page."""
+"""`pure-export report`: from blocks to judged ONNX files on real digits and photographs, as one page."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
-from export.app.report import digits as digit_data
-from export.app.report import judging, measuring, photographs, training
+from export.app.report import digits, judging, measuring, photographs, training
 from export.app.report.folder import DATA, replacing_folder
-from export.app.report.page import document
+from export.app.report.page import report_page
 from export.app.report.results import NetworkResult, Results
 from export.app.report.settings import Settings
 from export.runtime import sessions
 from export.runtime.environment import environment
 from pure_export_shared import json_ready
+
+__all__ = ["compute", "write"]
 
 Tick = Callable[[str, float], None]
 """Called with what is being done and how much of the whole, 0…1, is done."""
@@ -30,46 +31,42 @@ Tick = Callable[[str, float], None]
 def write(
     out: str | os.PathLike[str] = "report", settings: Settings | None = None, *, tick: Tick | None = None
 ) -> Results:
-    """Compute everything and write ``index.html``, ``report.json``, the ``.onnx`` files and their parameters.
+    """Compute everything and write `index.html`, `report.json`, the `.onnx` files and their parameters.
 
     The folder appears whole or not at all. An earlier report in it is replaced, anything else is left alone.
 
     Args:
-        out: The folder.
-        settings: What to compute.
-        tick: Told about the progress.
+        out: the folder.
+        settings: what to compute.
+        tick: told about the progress.
 
     Returns:
-        The results; ``results.passed`` says whether every verdict passed.
+        The results; `results.passed` says whether every verdict passed.
 
     Raises:
-        WriteError: If the folder cannot be written or holds something else.
-        ArgumentError: If scikit-learn or Pillow is missing.
-        ProviderError: If the device asked for cannot be had.
-        ExportError: If an export or a load fails.
+        WriteError: if the folder cannot be written or holds something else.
+        ArgumentError: if scikit-learn or Pillow is missing.
+        ProviderError: if the device asked for cannot be had.
+        ExportError: if an export or a load fails.
     """
     settings = settings or Settings()
     sessions.choose(settings.device)  # refuse a device that cannot be had before any work
     with replacing_folder(out) as folder:
         results = compute(settings, folder, tick or (lambda stage, done: None))
-        html = document.render(results).replace(str(folder), str(Path(out).absolute()))
+        html = report_page.render(results).replace(str(folder), str(Path(out).absolute()))
         (folder / "index.html").write_text(html, encoding="utf-8")
         written = sorted(entry.name for entry in folder.iterdir())
-        data = json_ready({**_data(results), "files": [*written, DATA]})
+        data = json_ready({**results.to_dict(), "files": [*written, DATA]})
         text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
         text = text.replace(str(folder), str(Path(out).absolute()))
         (folder / DATA).write_text(text + "\n", encoding="utf-8")
     return results
 
 
-def _data(results: Results) -> dict[str, Any]:
-    return results.to_dict()
-
-
 def compute(settings: Settings, folder: Path, tick: Tick) -> Results:
     """Compute everything, writing the ONNX files and parameters into a folder."""
     began = time.perf_counter()
-    data = digit_data.load(settings)
+    data = digits.load(settings)
     with _one_thread():
         found, spent = _networks(settings, data, folder, tick)
         tick("photographs", 0.8)
@@ -81,10 +78,10 @@ def compute(settings: Settings, folder: Path, tick: Tick) -> Results:
 
 
 def _networks(
-    settings: Settings, data: digit_data.Digits, folder: Path, tick: Tick
+    settings: Settings, data: digits.Digits, folder: Path, tick: Tick
 ) -> tuple[list[NetworkResult], dict[str, float]]:
-    """Take every network down the whole road; return what was found and how long each stage took."""
-    nets = digit_data.networks(settings)
+    """Put every network through all stages; return what was found and how long each stage took."""
+    nets = digits.networks(settings)
     spent = {"gradient flow": 0.0, "training": 0.0, "export and verdicts": 0.0, "photographs": 0.0, "total": 0.0}
     share = 0.8 / len(nets)  # of the bar, a network's; the photographs have the rest
     found = []
@@ -99,14 +96,14 @@ def _part(tick: Tick, title: str, start: float, share: float, what: str, part: f
 
 
 def _network(
-    network: digit_data.Network,
+    network: digits.Network,
     settings: Settings,
-    data: digit_data.Digits,
+    data: digits.Digits,
     folder: Path,
     done: Tick,
     spent: dict[str, float],
 ) -> NetworkResult:
-    """Measure, train, measure again, export and judge one network; the durations are added to ``spent``."""
+    """Measure, train, measure again, export and judge one network; the durations are added to `spent`."""
     done("gradient flow", 0.0)
     params = training.initial(network, settings.seed)
     before, seconds = _timed(measuring.measure, network, params, data, settings)

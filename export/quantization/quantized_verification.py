@@ -16,12 +16,22 @@ from export.errors import ArgumentError, nearest
 from export.files import protobuf_wire
 from export.files.pytree_structure import describe
 from export.files.tensor_values import as_array
-from export.quantization import degradation, fidelity
+from export.quantization import fidelity
 from export.quantization.batches import Feed, fed
-from export.quantization.degradation import Agreement, Latency, Leaf, QuantizationVerdict
 from export.quantization.integer_kernels import Kernels, kernels
+from export.quantization.quantization_verdict import (
+    MIN_AGREEMENT,
+    MIN_SQNR_DB,
+    Agreement,
+    Latency,
+    Leaf,
+    QuantizationVerdict,
+)
 from export.quantization.quantizing import file_size
 from export.runtime import loading
+from export.runtime.loaded_file import Loaded
+
+__all__ = ["verify_quantized"]
 
 Array = np.ndarray[Any, Any]
 
@@ -131,8 +141,8 @@ def _limits(min_sqnr_db: float | None, min_agreement: float | None) -> tuple[flo
     if min_agreement is not None and not 0 <= min_agreement <= 1:
         raise ArgumentError(f"min_agreement must be from 0 to 1, got {min_agreement!r}")
     return (
-        degradation.MIN_SQNR_DB if min_sqnr_db is None else min_sqnr_db,
-        degradation.MIN_AGREEMENT if min_agreement is None else min_agreement,
+        MIN_SQNR_DB if min_sqnr_db is None else min_sqnr_db,
+        MIN_AGREEMENT if min_agreement is None else min_agreement,
     )
 
 
@@ -154,7 +164,7 @@ def _problems(path: Path, reference: Path, ran: Kernels) -> list[str]:
     return problems
 
 
-def _scored(exact: loading.Loaded, scores: str | None, wanted: bool) -> str | None:
+def _scored(exact: Loaded, scores: str | None, wanted: bool) -> str | None:
     """Return the output that holds the scores, None if classes are not asked for."""
     names = [leaf.name for leaf in exact.outputs]
     if scores is not None and scores not in names:
@@ -174,7 +184,7 @@ def _labels(labels: Any) -> Array | None:
     return whole
 
 
-def _results(loaded: loading.Loaded, batches: Sequence[Sequence[Any]]) -> dict[str, list[Array]]:
+def _results(loaded: Loaded, batches: Sequence[Sequence[Any]]) -> dict[str, list[Array]]:
     """Run every batch; return each output's arrays by its name."""
     found: dict[str, list[Array]] = {leaf.name: [] for leaf in loaded.outputs}
     for batch in batches:
@@ -185,7 +195,7 @@ def _results(loaded: loading.Loaded, batches: Sequence[Sequence[Any]]) -> dict[s
 
 
 def _in_float64(
-    fn: Callable[..., Any], args: Sequence[Any] | None, feeds: Sequence[Feed], exact: loading.Loaded
+    fn: Callable[..., Any], args: Sequence[Any] | None, feeds: Sequence[Feed], exact: Loaded
 ) -> dict[str, list[Array]]:
     """Run the eager function in float64 on every batch; return each output's arrays by its name."""
     import torch  # without fn the verdict needs neither PyTorch nor a recorded function
@@ -216,7 +226,7 @@ def _in_float64(
     return found
 
 
-def _latency(own: loading.Loaded, exact: loading.Loaded, batch: Sequence[Any]) -> Latency:
+def _latency(own: Loaded, exact: Loaded, batch: Sequence[Any]) -> Latency:
     """Time both files in turn, so that what else the machine does meets both."""
     times: list[tuple[float, float]] = []
     for _ in range(WARM_UP_CALLS + TIMED_CALLS):

@@ -10,13 +10,15 @@ from rich.text import Text
 from export.app.console import status, stdout, table
 from export.errors import ExportError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a command that prints one has loaded it
     from export.runtime.doctor import Diagnosis
     from export.verdict.verdict_result import Verdict
     from pure.flow import Audit
 
+__all__ = ["audit", "catalogue", "diagnosis", "plain_verdict", "verdicts"]
 
-WIDE, MIDDLE, NARROW = 150, 100, 72
+
+MIN_WIDTH_FOR_ORACLE, MIN_WIDTH_FOR_FAMILY, MIN_WIDTH_FOR_RATIOS = 150, 100, 72
 """A terminal of fewer columns than these leaves out what matters less."""
 
 
@@ -31,10 +33,10 @@ def catalogue(rows: list[dict[str, Any]]) -> None:
 
     width = stdout().width
     columns = ["name", "family", "formula", "parameters", "oracle", "difference", "float32", "float16"]
-    if width < WIDE:
+    if width < MIN_WIDTH_FOR_ORACLE:
         columns.remove("oracle")
-    if width < MIDDLE:
-        columns = ["name", "formula", "difference", "float32"] if width >= NARROW else ["name", "formula"]
+    if width < MIN_WIDTH_FOR_FAMILY:
+        columns = ["name", "formula", "difference", "float32"] if width >= MIN_WIDTH_FOR_RATIOS else ["name", "formula"]
     lines: list[list[str | Text]] = []
     for row in rows:
         checked = row.get("checked", {})
@@ -82,7 +84,7 @@ def verdicts(judged: dict[str, Verdict | ExportError], full: bool) -> None:
         stdout().print(f"\n{text}", soft_wrap=True)
 
 
-ROWS = 24
+MAX_AUDIT_ROWS = 24
 """Blocks of an audit that are shown unless all are asked for."""
 
 
@@ -92,8 +94,8 @@ def audit(name: str, about: str, found: Audit, full: bool) -> None:
     loss = "" if math.isnan(found.loss) else f" {found.loss:.4g}"
     stdout().print(f"{name}: {count} block{'s' * (count != 1)}, {about}{loss}\n", soft_wrap=True)
     head, rows = (lines := found.table().splitlines())[:2], lines[2:]
-    if not full and count > ROWS:
-        rows = [rows[round(at * (count - 1) / (ROWS - 1))] for at in range(ROWS)]
+    if not full and count > MAX_AUDIT_ROWS:
+        rows = [rows[round(at * (count - 1) / (MAX_AUDIT_ROWS - 1))] for at in range(MAX_AUDIT_ROWS)]
     stdout().print("\n".join([*head, *rows]), soft_wrap=True)
     if len(rows) < count:
         stdout().print(f"{len(rows)} of {count} blocks; --full shows all of them")

@@ -36,14 +36,14 @@ class Subject:
     """What is audited.
 
     Attributes:
-        block: The network.
-        params: Drawn from the seed.
-        state: Its state.
-        extras: What it reads beside its input.
-        x: The input.
-        loss: Of the output and the targets; None for a random direction of the output.
-        target: The labels, if the loss takes any.
-        about: Input and loss in words.
+        block: the network.
+        params: drawn from the seed.
+        state: its state.
+        extras: what it reads beside its input.
+        x: the input.
+        loss: of the output and the targets; None for a random direction of the output.
+        target: the labels, if the loss takes any.
+        about: input and loss in words.
     """
 
     block: Block
@@ -66,14 +66,14 @@ def subject(
     sorts into classes is made for ten of them, and its loss is the cross-entropy.
 
     Args:
-        case: The row.
-        data: Where the input comes from; "auto" takes digits where they fit.
-        depth: How many blocks; None for the row's own.
-        width: How many features of the stream; None for the row's own.
-        seed: Of parameters, inputs, and which digits are taken.
+        case: the row.
+        data: where the input comes from; "auto" takes digits where they fit.
+        depth: how many blocks; None for the row's own.
+        width: how many features of the stream; None for the row's own.
+        seed: of parameters, inputs, and which digits are taken.
 
     Raises:
-        ArgumentError: The row has no such depth or width, it does not take digits, or scikit-learn is missing.
+        ArgumentError: the row has no such depth or width, it does not take digits, or scikit-learn is missing.
     """
     options, changed, shape = _options(case), dict[str, int](), case.x_shape
     sorts = data != "example" and options.keys() >= {*CLASSIFIER, "width"}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import html
-
+from export.app.pages.markup import page, text
+from export.app.pages.style import REPORT
 from export.app.report.page import evidence, picture, sections, wording
-from export.app.report.page.style import CSS
 from export.app.report.results import Results
+
+__all__ = ["render"]
 
 
 def render(results: Results) -> str:
     """Return the page's HTML."""
     status = "pass" if results.passed else "fail"
     word = "every verdict passed" if results.passed else "a verdict failed"
-    found = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in wording.findings(results))
+    found = "".join(f"<li>{text(sentence)}</li>" for sentence in wording.findings(results))
     body = [
         "<header><h1>What skips do to gradients, and whether the exported files compute the same</h1>",
         '<p class="soft">Networks without and with skip connections, as pure functions over parameter trees: measured, '
@@ -23,10 +24,5 @@ def render(results: Results) -> str:
         *sections.all_of(results),
         *evidence.all_of(results),
     ]
-    title = "pure-export report"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{CSS}\n.ramp {{ background: {picture.ramp_css()}; }}</style></head>\n"
-        f"<body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
-    )
+    ramp = f".ramp {{ background: {picture.ramp_css()}; }}\n"
+    return page("pure-export report", "\n".join(body), style=REPORT + ramp)

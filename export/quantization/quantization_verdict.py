@@ -13,6 +13,8 @@ from export.quantization.integer_kernels import Kernels
 from export.quantization.intervals import McNemar
 from export.verdict.verdict_result import Judgement, Status, columns
 
+__all__ = ["MIN_AGREEMENT", "MIN_SQNR_DB", "Accuracy", "Agreement", "Latency", "Leaf", "QuantizationVerdict"]
+
 MIN_SQNR_DB = 6.02 * 4 + 1.76
 """The default limit: half of the 8 bits are left, by the formula of an ideal converter, 6.02 dB a bit + 1.76 dB."""
 

@@ -1,0 +1,64 @@
+"""Commands that write a page: report, reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from export.app.console import FAILED, emit, progress, status, stdout
+from export.app.options import Debug, Device, Json
+
+__all__ = ["reference", "report"]
+
+
+def report(
+    out: Annotated[Path, typer.Option(help="The folder to write; only an earlier report is replaced.")] = Path(
+        "report"
+    ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smaller one: fewer steps, narrower, small photographs.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of split, parameters and mini-batches.", min=0)] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train, measure, export and judge on real digits and photographs, and write it all as one page."""
+    # Imported here, so that the other commands and --help do not wait for it.
+    from export.app.report import pipeline
+    from export.app.report.page.wording import findings
+    from export.app.report.settings import Settings
+
+    settings = Settings(seed=seed, device=device)
+    with progress("report") as tick:
+        results = pipeline.write(out, settings.quick() if quick else settings, tick=tick)
+    page = (out / "index.html").absolute()
+    if as_json:
+        accuracies = {r.network.name: r.accuracy for r in results.networks}
+        seconds = {name: round(value, 3) for name, value in results.seconds.items()}
+        emit({"passed": results.passed, "page": str(page), "held_out_accuracy": accuracies, "seconds": seconds})
+    else:
+        for sentence in findings(results):
+            stdout().print(f"• {sentence}\n")
+        stdout().print(Text.assemble(status("pass" if results.passed else "fail"), f"  {page}"), soft_wrap=True)
+    if not results.passed:
+        raise typer.Exit(FAILED)
+
+
+def reference(
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("catalogue.html"),
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write the catalogue as one self-contained page: formula, leaves, call, drawing and checks of every block."""
+    # Imported here, so that the other commands and --help do not wait for it.
+    from export.app.reference import catalogue_page
+
+    count = catalogue_page.write(out)
+    if as_json:
+        emit({"page": str(out.absolute()), "rows": count})
+    else:
+        stdout().print(f"{count} rows  {out.absolute()}", soft_wrap=True)

@@ -1,0 +1,57 @@
+"""What a file's metadata says of its call: argument names and structures, leaves, dynamic sizes, versions."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from export.graph.onnx_types import dtype_name
+from export.trace.aten_graph import Traced
+
+__all__ = ["FORMAT", "describe_call", "version"]
+
+FORMAT = 1
+"""Version of the metadata written into files."""
+
+
+def describe_call(traced: Traced, baked: frozenset[int]) -> dict[str, Any]:
+    """Return everything that rebuilds the call from the file alone, as plain data.
+
+    Args:
+        traced: the recorded function.
+        baked: positions of the arguments that are inside the file.
+    """
+    arguments = traced.arguments
+    leaves = [
+        {
+            "name": name,
+            "dtype": dtype_name(leaf.dtype),
+            "shape": [arguments.axes[i].get(axis, int(size)) for axis, size in enumerate(leaf.shape)],
+            "baked": arguments.owner[i] in baked,
+        }
+        for i, (name, leaf) in enumerate(zip(arguments.leaf_names, arguments.leaves, strict=True))
+    ]
+    outputs = [
+        {"name": name, "dtype": dtype_name(x.dtype), "shape": [traced.sizes.dimension(size) for size in x.shape]}
+        for name, x in zip(traced.out_names, traced.outputs, strict=True)
+    ]
+    return {
+        "format": FORMAT,
+        "function": traced.name,
+        "arguments": [
+            {"name": name, "structure": structure, "baked": i in baked}
+            for i, (name, structure) in enumerate(zip(arguments.names, arguments.structures, strict=True))
+        ],
+        "leaves": leaves,
+        "out": {"structure": traced.out_structure, "leaves": outputs},
+        "dynamic": sorted(traced.sizes.named),
+        "versions": {name: version(name) for name in ("pure-export", "torch", "onnx", "onnx-ir")},
+    }
+
+
+def version(distribution: str) -> str:
+    """Return an installed distribution's version, or "unknown"."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
