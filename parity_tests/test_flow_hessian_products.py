@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -46,6 +47,26 @@ CASES: dict[str, Case] = {
     "linear, slices": (lambda p: F.linear(F.linear(p["x"], p["w"][0]), p["w"][1].T), {"x": (3, 4), "w": (2, 4, 4)}),
     "linear, one weight twice": (lambda p: F.linear(F.linear(p["w"], p["w"]), p["w"].sin()), {"w": (4, 4)}),
     "linear, no rows": (lambda p: F.linear(p["x"][:0], p["w"]).sum() + p["w"].square(), {"x": (3, 4), "w": (2, 4)}),
+    "linear, transposed weight": (lambda p: F.linear(p["x"], p["w"].T, p["b"]), {"x": (3, 4), "w": (4, 2), "b": (2,)}),
+    "linear, stacked weights": (
+        lambda p: [x := p["x"], *(x := F.linear(x, w).sin() for w in p["w"].unbind())][-1],
+        {"x": (3, 4), "w": (3, 4, 4)},
+    ),
+    "linear, changed in place": (lambda p: F.linear(p["x"], p["w"]).mul_(2).sin_(), {"x": (3, 4), "w": (2, 4)}),
+    "linear, weight read elsewhere too": (
+        lambda p: F.linear(p["x"], p["w"], p["b"]) * p["w"].sum() + p["b"].exp(),
+        {"x": (3, 4), "w": (2, 4), "b": (2,)},
+    ),
+    "matmul": (lambda p: (p["x"] @ p["w"]).sin() @ p["w"].T + p["w"][0] @ p["w"], {"x": (3, 4), "w": (4, 4)}),
+    "einsum": (lambda p: torch.einsum("td,dhk->htk", p["x"], p["w"]), {"x": (3, 4), "w": (4, 2, 3)}),
+    "embedding, tied": (
+        lambda p: F.linear(F.embedding(torch.tensor([1, 3, 1]), p["w"]).sin(), p["w"]),
+        {"w": (4, 3)},
+    ),
+    "conv1d, transposed": (
+        lambda p: F.conv_transpose1d(p["x"], p["w"], p["b"], stride=2, output_padding=1),
+        {"x": (2, 4, 3), "w": (4, 2, 3), "b": (2,)},
+    ),
     "conv1d": (
         lambda p: F.conv1d(p["x"], p["w"], p["b"], stride=2, padding=1),
         {"x": (2, 4, 7), "w": (2, 4, 3), "b": (2,)},
@@ -153,7 +174,7 @@ def test_hessian_is_that_of_the_plain_function(name: str) -> None:
     close(found.dense(), expected)
 
 
-MAPPED = [name for name in CASES if name != "relu in place"]
+MAPPED = [name for name in CASES if "in place" not in name]
 
 
 @UNEVEN
@@ -289,8 +310,21 @@ def frozen_and_in_place(p: Params) -> Tensor:
     return bent(q.sum(1, keepdim=True) * h)
 
 
+def forward_mode(p: Params) -> Tensor:
+    with forward_ad.dual_level():
+        x = forward_ad.make_dual(numbers(3, 4), numbers(3, 4, seed=2))
+        y = F.gelu(F.linear(x, p["w"], p["b"]), approximate="tanh")
+        return bent(forward_ad.unpack_dual(y).tangent)
+
+
+def gelu_of_a_gradient(p: Params) -> Tensor:
+    slope = torch.func.grad(lambda w: F.gelu(numbers(3, 4) @ w.T, approximate="tanh").sum())(p["w"])
+    return bent(F.gelu(slope, approximate="tanh"))
+
+
 UNUSUAL = [
     *(norm_of_gradient, functional_gradient, mapped, recomputed, clipped, caught, frozen_and_in_place),
+    *(forward_mode, gelu_of_a_gradient),
     *(hooked, hooked_afterwards, hooked_leaf_of_a_view, hooked_view_between, hooked_node, hooked_and_nested),
 ]
 
