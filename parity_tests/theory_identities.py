@@ -113,13 +113,13 @@ def samples() -> Iterator[Row]:
     worst = max(error(each[name].sum(0), leaf) for name, leaf in summed.items())
     yield identity("", "per-sample gradients sum to the gradient of the summed loss", worst)
     ghost = flow.per_sample_norms(one, params, x)
-    assert set(ghost.roads.values()) == {"ghost"}
+    assert set(ghost.methods.values()) == {"ghost"}
     worst = max(error(ghost[name], leaf.flatten(1).norm(dim=1)) for name, leaf in each.items())
     yield identity("", "ghost norms equal materialised norms", worst)
 
 
 def algebra() -> Iterator[Row]:
-    """Two roads to one number: closed forms beside recursions and products that were derived apart from them."""
+    """One number by two methods: closed forms beside recursions and products that were derived independently."""
     width, branch = 12, 20
     plain = read_stack(theory.ensembles.plain([width] * 6))
     expected = theory.plain_fourth_moment([width] * 6)
