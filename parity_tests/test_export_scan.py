@@ -414,3 +414,44 @@ def test_a_wrong_loop_is_named(tmp_path: Path) -> None:
     assert not verdict.passed
     assert verdict.divergence is not None
     assert (verdict.divergence.node, verdict.divergence.op) == (scan.name, "Scan")
+
+
+def swapped(carry: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[Any, Any]:
+    chosen, rest = pure.partition(carry, "b")
+    after = pure.combine(pure.tree.tree_map(lambda leaf: leaf * x, chosen), rest)
+    return {**after, "a": after["a"] + x}, {"b": after["b"].sum(), "a": after["a"].sum()}
+
+
+def scan_of_swapped(carry: dict[str, torch.Tensor], x: torch.Tensor) -> Any:
+    return pure.scan(swapped, carry, x)
+
+
+def slopes_of_swapped(carry: dict[str, torch.Tensor], rows: torch.Tensor) -> Any:
+    def loss(carry: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        last, ys = scan_of_swapped(carry, x)
+        return last["a"].square().sum() + (last["b"] * ys["b"].sum()).sum()
+
+    return torch.func.vmap(torch.func.grad(loss), (None, 0))(carry, rows)
+
+
+@pytest.mark.parametrize("fn", [scan_of_swapped, slopes_of_swapped])
+def test_the_order_of_a_carry_s_keys_does_not_matter(fn: Any, tmp_path: Path) -> None:
+    carry = {"a": torch.ones(2), "b": torch.full((2,), 2.0)}
+    x = torch.tensor([0.5, 3.0, -2.0]) if fn is scan_of_swapped else torch.tensor([[0.5, 3.0, -2.0], [1.0, 0.5, 2.0]])
+    export.verify(fn, (carry, x), tmp_path / "f.onnx").raise_if_failed()
+    assert "Scan" in {node.op_type for node in onnx.load(tmp_path / "f.onnx").graph.node}
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_the_order_of_the_keys_of_a_condition_s_branches_does_not_matter(mapped: bool, tmp_path: Path) -> None:
+    def one(x: torch.Tensor) -> Any:
+        return torch.cond(x.sum() > 0, lambda x: {"a": x, "b": -x}, lambda x: {"b": x * 3, "a": x * 2}, (x,))
+
+    fn, x = (
+        (torch.func.vmap(one), torch.tensor([[1.0, 2.0], [-3.0, 1.0]])) if mapped else (one, torch.tensor([-1.0, 0.5]))
+    )
+    export.to_onnx(fn, (x,), tmp_path / "f.onnx")
+    found = export.load(tmp_path / "f.onnx")(x)
+    assert list(found) == ["a", "b"]
+    assert torch.equal(found["a"], torch.where(x.sum(-1, keepdim=True) > 0, x, x * 2))
+    assert torch.equal(found["b"], torch.where(x.sum(-1, keepdim=True) > 0, -x, x * 3))

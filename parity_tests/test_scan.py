@@ -108,3 +108,63 @@ def test_a_repeat_runs_its_own_loop_eagerly() -> None:
     assert torch.equal(net(params, C), chain(parts, C))
     with pure.tags.tracing():
         assert torch.equal(net(params, C), chain(parts, C))
+
+
+def swapped(carry: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[Any, Any]:
+    """A step that returns carry and y with their keys the other way round, as `pure.combine` may."""
+    chosen, rest = pure.partition(carry, "b")
+    after = pure.combine(pure.tree.tree_map(lambda leaf: leaf * x, chosen), rest)
+    after["a"] = after["a"] + x
+    return after, {"b": after["b"].sum(), "a": after["a"].sum()}
+
+
+def in_order(carry: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[Any, Any]:
+    after, y = swapped(carry, x)
+    return {"a": after["a"], "b": after["b"]}, y
+
+
+NAMED = {"a": torch.ones(2), "b": torch.full((2,), 2.0)}
+FACTORS = torch.tensor([0.5, 3.0, -2.0])
+
+
+def test_the_order_of_a_carry_s_keys_does_not_matter() -> None:
+    last, ys = pure.scan(swapped, NAMED, FACTORS)
+    expected, y_expected = pure.scan(in_order, NAMED, FACTORS)
+    assert list(last) == ["a", "b"]
+    assert list(ys) == ["b", "a"]
+    for name in NAMED:
+        assert torch.equal(last[name], expected[name])
+        assert torch.equal(ys[name], y_expected[name])
+
+
+def test_an_order_of_y_that_changes_between_steps_does_not_matter() -> None:
+    def turning(count: torch.Tensor, x: torch.Tensor) -> tuple[Any, Any]:
+        y = {"a": x, "b": -x}
+        return count + 1, y if int(count) % 2 else dict(reversed(y.items()))
+
+    _, ys = pure.scan(turning, torch.tensor(0), FACTORS)
+    assert list(ys) == ["b", "a"]
+    assert torch.equal(ys["a"], FACTORS)
+    assert torch.equal(ys["b"], -FACTORS)
+
+
+def test_a_y_of_other_names_is_a_typed_error() -> None:
+    def other(count: torch.Tensor, x: torch.Tensor) -> tuple[Any, Any]:
+        return count + 1, {"ab"[int(count)]: x}
+
+    with pytest.raises(CarryError, match="expected the first step's"):
+        pure.scan(other, torch.tensor(0), FACTORS[:2])
+
+
+def test_gradients_through_a_carry_in_another_order() -> None:
+    def loss(step: Any, carry: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        last, ys = pure.scan(step, carry, x)
+        return last["a"].square().sum() + (last["b"] * ys["b"].sum()).sum()
+
+    rows = torch.stack([FACTORS, FACTORS.flip(0)])
+    found, expected = (
+        torch.func.vmap(torch.func.grad(lambda c, x, step=step: loss(step, c, x)), (None, 0))(NAMED, rows)
+        for step in (swapped, in_order)
+    )
+    assert list(found) == ["a", "b"]
+    assert all(torch.equal(found[name], expected[name]) for name in NAMED)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError, CarryError, ShapeError
-from pure.tree import names, tree_flatten, tree_unflatten
+from pure.tree import Tree, leaves_like, names, tree_flatten, tree_unflatten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Step", "check_carry", "flat_xs", "loops", "once", "returned", "scan", "taken_by", "unrolled"]
+__all__ = ["Step", "carried", "flat_xs", "loops", "once", "returned", "scan", "taken_by", "unrolled"]
 
 Step = Callable[[Any, Any], tuple[Any, Any]]
 """One step: (carry, x) → (carry, y)."""
@@ -34,20 +34,21 @@ def scan(step: Step, carry: Any, xs: Any, length: int | None = None) -> tuple[An
     file holds the step once, whatever the length, and so does its gradient.
 
     Args:
-        step: a pure function `(carry, x) -> (carry, y)`. The carry it returns has the structure, shapes and dtypes of
-            the one it was given; `y` is a pytree of tensors, or None. Tensors that it closes over are differentiated
-            like any other.
+        step: a pure function `(carry, x) -> (carry, y)`. The carry it returns has the names, shapes and dtypes of the
+            one it was given, in any order of keys; `y` is a pytree of tensors, or None. Tensors that it closes over are
+            differentiated like any other.
         carry: the first carry, a pytree of tensors.
         xs: a pytree of tensors, each stacked along axis 0; None with a `length`.
         length: how many steps; needed only where `xs` holds no tensor.
 
     Returns:
-        The last carry, and the `y` of all steps stacked along a new axis 0.
+        The last carry, with its keys in the order of `carry`'s, and the `y` of all steps stacked along a new axis 0,
+        with its keys in the order of the first step's.
 
     Raises:
         ArgumentError: something other than tensors, no step at all, or a step that does not return two values.
         ShapeError: tensors in `xs` of different lengths.
-        CarryError: a step that changes the structure, a shape or a dtype of its carry.
+        CarryError: a step that changes the names, a shape or a dtype of its carry, or the names of its `y`.
 
     Example:
         >>> scan(lambda total, x: (total + x, total), torch.tensor(0), torch.tensor([1, 2, 3]))
@@ -60,27 +61,29 @@ def scan(step: Step, carry: Any, xs: Any, length: int | None = None) -> tuple[An
 def unrolled(step: Step, carry: Any, xs: Any, length: int | None = None) -> tuple[Any, Any]:
     """Run a scan as the loop in Python that it means."""
     flat, whole, steps = flat_xs(xs, length)
-    first = tree_flatten(carry)
-    check_tensors(first[0], "carry")
+    start, spec = tree_flatten(carry)
+    check_tensors(start, "carry")
     rows = zip(*(leaf.unbind(0) for leaf in flat), strict=True) if flat else ((),) * steps
     columns: list[list[Any]] = []
-    shape: Any = None
+    first: Any = None
     for row in rows:
-        result = returned(step(carry, whole(list(row))))
-        carry = result[0]
-        if shape is None:
-            check_carry(first, tree_flatten(carry))
-        leaves, shape = tree_flatten(result[1])
+        after, y = returned(step(carry, whole(list(row))))
+        carry = tree_unflatten(carried(carry, after), spec)
+        first = first if columns else y
+        leaves = leaves_like(y, first)
+        if leaves is None:
+            raise CarryError(f"scan: a step returned y of structure {tree_flatten(y)[1]}, expected the first step's")
         columns.append(leaves)
-    return carry, tree_unflatten([_stacked(column) for column in zip(*columns, strict=True)], shape)
+    return carry, tree_unflatten([_stacked(column) for column in zip(*columns, strict=True)], tree_flatten(first)[1])
 
 
 def once(step: Step, carry: Any, xs: Any, length: int | None = None) -> tuple[Any, Any]:
     """Run the first step only: what it uses is used, and the results have the right shapes, but not the values."""
     flat, whole, steps = flat_xs(xs, length)
-    carry, y = returned(step(carry, whole([leaf[0] for leaf in flat])))
+    after, y = returned(step(carry, whole([leaf[0] for leaf in flat])))
     leaves, spec = tree_flatten(y)
-    return carry, tree_unflatten([x if x is None else x.expand(steps, *x.shape) for x in leaves], spec)
+    whole_y = tree_unflatten([x if x is None else x.expand(steps, *x.shape) for x in leaves], spec)
+    return tree_unflatten(carried(carry, after), tree_flatten(carry)[1]), whole_y
 
 
 def _stacked(column: tuple[Any, ...]) -> Any:
@@ -134,21 +137,25 @@ def returned(result: Any) -> tuple[Any, Any]:
     return result
 
 
-def check_carry(given: tuple[list[Any], Any], got: tuple[list[Any], Any]) -> None:
-    """Raise if a step's carry, as leaves and structure, differs from the one it was given.
+def carried(given: Tree, got: Tree) -> list[Tensor]:
+    """Return the leaves of the carry that a step returned, in the order of those of the one it was given.
 
     Raises:
-        CarryError: in structure, shape or dtype.
+        ArgumentError: it holds something other than tensors.
+        CarryError: it differs in names, shape or dtype.
     """
-    if given[1] != got[1]:
-        raise CarryError(f"scan: the step returned a carry of structure {got[1]}, expected the given {given[1]}")
-    for before, after in zip(given[0], got[0], strict=True):
-        check_tensors((after,), "carry")
-        if before.shape != after.shape or before.dtype != after.dtype:
+    leaves = leaves_like(got, given)
+    before, spec = tree_flatten(given)
+    if leaves is None:
+        raise CarryError(f"scan: the step returned a carry of structure {tree_flatten(got)[1]}, expected {spec}")
+    check_tensors(leaves, "carry")
+    for old, new in zip(before, leaves, strict=True):
+        if old.shape != new.shape or old.dtype != new.dtype:
             raise CarryError(
-                f"scan: the step turned a carry of {before.dtype} {tuple(before.shape)} into {after.dtype} "
-                f"{tuple(after.shape)}: expected the same; cast it, or start with that shape and dtype"
+                f"scan: the step turned a carry of {old.dtype} {tuple(old.shape)} into {new.dtype} "
+                f"{tuple(new.shape)}: expected the same; cast it, or start with that shape and dtype"
             )
+    return leaves
 
 
 def loops() -> bool:

@@ -60,6 +60,26 @@ def leaves(tree: Tree) -> list[Leaf]:
     return _pytree.tree_leaves(tree)
 
 
+def leaves_like(tree: Tree, like: Tree) -> list[Leaf] | None:
+    """Return the leaves of `tree` in the order of `like`'s, or None if the two differ in more than their keys' order.
+
+    Example:
+        >>> leaves_like({"b": 2, "a": 1}, {"a": 0, "b": 0})
+        [1, 2]
+    """
+    given, spec = tree_flatten(tree)
+    expected, wanted = tree_flatten(like)
+    if spec == wanted:
+        return given
+    try:
+        flat, order = flatten(tree), names(like)
+    except TreeError:  # keys that are no part of a name
+        return None
+    if len(given) != len(flat) or len(order) != len(expected) or flat.keys() != set(order):
+        return None
+    return [flat[name] for name in order]
+
+
 def _walk(tree: Tree, prefix: str) -> Iterator[tuple[str, Leaf]]:
     if isinstance(tree, Mapping):
         for key, child in tree.items():

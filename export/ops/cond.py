@@ -26,7 +26,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from export.errors import TracingError
-from export.files.pytree_structure import Structure, describe, rebuild
+from export.files.pytree_structure import Structure, describe, match, rebuild
 from export.graph.builder import Builder, Lowering
 from export.graph.lowering import lower_subgraph
 from export.trace.arguments import is_tensor
@@ -146,30 +146,45 @@ def traced_cond(
     if functorch_depth():
         return select(pred, true_fn, false_fn, operands)
 
-    structures: dict[str, Structure] = {}
+    structures: list[Structure] = []  # the true branch's, and any that differs from it
     given = list(_tensors(list(operands)))
     found: dict[int, torch.Tensor] = {}
 
-    def flat(name: str, branch: Cond) -> Callable[..., tuple[torch.Tensor, ...]]:
+    def flat(branch: Cond) -> Callable[..., tuple[torch.Tensor, ...]]:
         def run(*_: Any) -> tuple[torch.Tensor, ...]:
-            structures[name], leaves, _names = describe(branch(*operands), is_tensor, "out")
+            result = branch(*operands)
+            structure, leaves, _names = describe(result, is_tensor, "out")
+            ordered = _in_order(result, structures[0]) if structures else None
+            if ordered is None:
+                structures.append(structure)
+            else:
+                leaves = ordered
             outside = {x.untyped_storage()._cdata for x in (*given, *found.values())}
             # The operator allows no output that shares memory with an operand.
             return tuple(x.clone() if x.untyped_storage()._cdata in outside else x for x in leaves)
 
         return run
 
-    branches = flat("true", true_fn), flat("false", false_fn)
+    branches = flat(true_fn), flat(false_fn)
     results: list[tuple[torch.Tensor, ...]] = []
     with disable_proxy_modes_tracing():
         for branch in branches:
             result, outside = find_closures(branch, given)
             found.update(outside)
             results.append(result)
-    _raise_unless_alike((structures["true"], results[0]), (structures["false"], results[1]))
+    _raise_unless_alike(len(structures) == 1, results[0], results[1])
     flat_operands = (*given, *found.values(), *symbols)
     leaves = cond_op(pred.reshape(()), *branches, flat_operands)
-    return rebuild(structures["true"], leaves)
+    return rebuild(structures[0], leaves)
+
+
+def _in_order(result: Any, structure: Structure) -> list[torch.Tensor] | None:
+    """Return a branch's leaves in the order of the structure's; None if they differ in more than their keys' order."""
+    found: dict[int, Any] = {}
+    problems: list[str] = []
+    match(structure, result, "out", found, problems)
+    leaves = [found[position] for position in sorted(found)]
+    return None if problems or not all(map(is_tensor, leaves)) else leaves
 
 
 def _both(pred: Any, true_fn: Cond, false_fn: Cond, operands: Sequence[Any] = ()) -> Any:
@@ -181,15 +196,17 @@ def _both(pred: Any, true_fn: Cond, false_fn: Cond, operands: Sequence[Any] = ()
 def select(pred: torch.Tensor, true_fn: Cond, false_fn: Cond, operands: Sequence[Any]) -> Any:
     """Compute both branches and select."""
     structure, yes, _ = describe(true_fn(*operands), is_tensor, "out")
-    other, no, _ = describe(false_fn(*operands), is_tensor, "out")
-    _raise_unless_alike((structure, yes), (other, no))
+    result = false_fn(*operands)
+    ordered = _in_order(result, structure)
+    no = describe(result, is_tensor, "out")[1] if ordered is None else ordered
+    _raise_unless_alike(ordered is not None, yes, no)
     return rebuild(structure, [torch.where(pred.reshape(()), a, b) for a, b in zip(yes, no, strict=True)])
 
 
-def _raise_unless_alike(true: tuple[Structure, Sequence[Any]], false: tuple[Structure, Sequence[Any]]) -> None:
+def _raise_unless_alike(one_structure: bool, true: Sequence[torch.Tensor], false: Sequence[torch.Tensor]) -> None:
     """Raise unless two branches return the same structure, shapes and dtypes."""
-    shapes = [[(tuple(x.shape), x.dtype) for x in leaves] for _, leaves in (true, false)]
-    if true[0] != false[0] or shapes[0] != shapes[1]:
+    shapes = [[(tuple(x.shape), x.dtype) for x in leaves] for leaves in (true, false)]
+    if not one_structure or shapes[0] != shapes[1]:
         raise TracingError(
             "the branches of torch.cond must return the same structure, shapes and dtypes; "
             f"true returns {shapes[0]}, false returns {shapes[1]}\n  source: {user_line()}"

@@ -219,7 +219,7 @@ def _in_float64(
             for name, leaf in zip(arguments.leaf_names, arguments.leaves, strict=True)
         ]
         outcome = reference_runs.run(fn, arguments, leaves, to=torch.float64)
-        if list(outcome.names) != list(found):
+        if set(outcome.names) != set(found):
             raise ArgumentError(f"fn gives {list(outcome.names)}, {exact.path.name} gives {list(found)}")
         for name, value in zip(outcome.names, outcome.leaves, strict=True):
             found[name].append(value.numpy())

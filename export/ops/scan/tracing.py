@@ -27,7 +27,7 @@ from export.ops.scan.derivatives import Loop, run, tracked
 from export.ops.scan.operator import scan_op
 from export.trace.isolation import functorch_depth
 from pure import tags
-from pure.scan_loop import Step, check_carry, check_tensors, flat_xs, returned, taken_by, unrolled
+from pure.scan_loop import Step, carried, check_tensors, flat_xs, returned, taken_by, unrolled
 from pure.tree import tree_flatten, tree_unflatten
 
 __all__ = ["recorded_scans"]
@@ -71,7 +71,7 @@ def _scan(step: Step, carry: Any, xs: Any, length: int | None, symbols: Sequence
         given = tree_unflatten(list(leaves[: len(start)]), spec)
         return returned(step(given, whole([] if counted else list(leaves[len(start) :]))))
 
-    found = _explored(of, [*_like(start), *_like(flat, 1)], (start, spec), symbols)
+    found = _explored(of, [*_like(start), *_like(flat, 1)], carry, symbols)
     if found is None:
         return unrolled(step, carry, xs, length)
     path = tags.current_path()
@@ -86,7 +86,7 @@ def _scan(step: Step, carry: Any, xs: Any, length: int | None, symbols: Sequence
         chosen = cond.replaced(_chosen) if selecting else contextlib.nullcontext()
         with inside, chosen, _replacing({id(x): new for x, new in zip(named, given[taken:], strict=True)}):
             after, y = of(given[:taken])
-            leaves = [*tree_flatten(after)[0], *tree_flatten(y)[0]]
+            leaves = [*carried(carry, after), *tree_flatten(y)[0]]
             return tuple(_resolved(leaf) for leaf in leaves if leaf is not None)
 
     def record(loop: Loop, operands: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -169,7 +169,7 @@ class _LostError(Exception):
 def _explored(
     of: Callable[[Sequence[torch.Tensor]], Any],
     samples: Sequence[torch.Tensor],
-    start: tuple[list[Any], Any],
+    carry: Any,
     symbols: Sequence[Any],
 ) -> _Found | None:
     """Run a step outside of all transforms; None if it uses a tensor in a way that cannot be tracked."""
@@ -187,11 +187,10 @@ def _explored(
             after, y = _aside(lambda: of(samples), samples, symbols)
         except _LostError:
             return None
-        leaves, spec = tree_flatten(after)
-        y_leaves, y_spec = tree_flatten(y)
+        (leaves, spec), (y_leaves, y_spec) = tree_flatten(after), tree_flatten(y)
         leaves, y_leaves = exploring.replaced(leaves), exploring.replaced(y_leaves)
         closures.see((leaves, y_leaves))
-    check_carry(start, (leaves, spec))
+    carried(carry, tree_unflatten(leaves, spec))
     check_tensors((leaf for leaf in y_leaves if leaf is not None), "y")
     if not set(closures.found) <= exploring.plain:
         return None
