@@ -1,4 +1,7 @@
-"""The tanh form of GELU, its second derivative in closed form: PyTorch's own takes as long as a layer of a GPT-2."""
+"""The tanh form of GELU, its second derivative in closed form.
+
+PyTorch's own second derivative costs half a gradient of a small GPT-2 more.
+"""
 
 from __future__ import annotations
 

@@ -72,9 +72,9 @@ class Rows:
             slopes = torch.autograd.grad(y.sum(), list(tried.values()), allow_unused=True)
         outside = {name for name, slope in zip(tried, slopes, strict=True) if slope is not None}
         outside |= _tangled(uses)
-        outside |= {use.use.bias.name for use in uses if use.use.bias is not None and use.weight.name in outside}
+        outside |= {use.bias.name for use in uses if use.bias is not None and use.weight.name in outside}
         self._uses = [use for use in uses if use.weight.name not in outside]
-        seen = {origin.name for use in uses for origin in (use.weight, use.use.bias) if origin is not None}
+        seen = {origin.name for use in uses for origin in (use.weight, use.bias) if origin is not None}
         self._kept = {name: leaf for name, leaf in self._leaves.items() if name in seen and name not in outside}
         self._formed = [name for name in self._leaves if name in outside]
         self.methods = {
@@ -136,7 +136,7 @@ class Rows:
         weights: dict[Origin, list[tuple[Tensor, Tensor]]] = {}
         formed: dict[Origin, Tensor] = {}
         for use, a, s in zip(uses, inputs, slopes, strict=False):
-            sensitivities, bias = use.slopes(s), use.use.bias
+            sensitivities, bias = use.slopes(s), use.bias
             weights.setdefault(use.weight, []).append((use.inputs(a), sensitivities))
             if bias is not None:
                 total = sensitivities.sum(2).flatten(2)
@@ -159,17 +159,17 @@ def _row(y: Any) -> Tensor:
     return y.reshape(-1)
 
 
-def _slopes(y: Tensor, by: Sequence[Tensor]) -> list[Tensor]:
+def _slopes(y: Tensor, leaves: Sequence[Tensor]) -> list[Tensor]:
     """Return ∂y/∂leaf for each sample: (outputs, samples, *shape of one sample's leaf), for every leaf."""
     samples, outputs = y.shape
-    if not (by and y.requires_grad):
-        return [leaf.new_zeros(outputs, *leaf.shape) for leaf in by]
+    if not (leaves and y.requires_grad):
+        return [leaf.new_zeros(outputs, *leaf.shape) for leaf in leaves]
     parts = []
     for chosen in torch.eye(outputs, dtype=y.dtype, device=y.device).split(OUTPUTS_A_PASS):
         seeds = chosen[:, None, :].expand(-1, samples, -1)
-        found = torch.autograd.grad(y, by, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
+        found = torch.autograd.grad(y, leaves, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
         parts.append(
-            [leaf.new_zeros(len(seeds), *leaf.shape) if g is None else g for g, leaf in zip(found, by, strict=True)]
+            [leaf.new_zeros(len(seeds), *leaf.shape) if g is None else g for g, leaf in zip(found, leaves, strict=True)]
         )
     return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
@@ -181,13 +181,13 @@ def _tangled(uses: Sequence[LinearMap]) -> set[str]:
     ways: dict[Origin, tuple[int, int]] = {}
     weights = {use.weight.name for use in uses}
     for use in uses:
-        for origin in (use.weight, use.use.bias):
+        for origin in (use.weight, use.bias):
             if origin is not None:
                 paths.setdefault(origin.name, set()).add(origin.path)
         if ways.setdefault(use.weight, (use.dims, use.groups)) != (use.dims, use.groups):
             found.add(use.weight.name)
-        if use.use.bias is not None and use.use.bias.name in weights:
-            found.add(use.use.bias.name)
+        if use.bias is not None and use.bias.name in weights:
+            found.add(use.bias.name)
     for name, cuts in paths.items():
         if any(path[:end] in cuts for path in cuts for end in range(len(path))):
             found.add(name)

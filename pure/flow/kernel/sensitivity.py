@@ -32,6 +32,7 @@ class LinearMap:
     Attributes:
         use: how it uses its weight.
         weight: which leaf, or slice of one, is the weight.
+        bias: which is the bias, None if there is none or it is no parameter.
         shape: of the output of one sample.
         dtype: of the output.
         device: of the output.
@@ -39,6 +40,7 @@ class LinearMap:
 
     use: Product | Convolution
     weight: Origin
+    bias: Origin | None
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
@@ -95,5 +97,5 @@ class SensitivityRecorder(CallRecorder):
         z = use.run(call.input, self.parameters.value(use.weight), self.parameters.value(use.bias))
         self.inputs.append(call.input.detach())
         shift = None if self._shifts is None else self._shifts[len(self.found)]
-        self.found.append(LinearMap(use, use.weight, z.shape, z.dtype, z.device))
+        self.found.append(LinearMap(use, use.weight, use.bias, z.shape, z.dtype, z.device))
         return z if shift is None else z + shift

@@ -1,1 +1,1 @@
-"""Gradients of every sample by itself, and their norms without forming them."""
+"""Per-sample gradients, and their norms without forming them."""

@@ -1,4 +1,4 @@
-"""The gradients of every sample by itself, w.r.t. chosen leaves alone."""
+"""Per-sample gradients w.r.t. chosen leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient norms of every sample by itself, without forming the gradients of weights."""
+"""Norms of per-sample gradients, without forming the gradients of weights."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class Pass:
         nodes, variables = _reached(losses)
         uses = [use for use in mode.found if use.node in nodes]
         rests = {name: copy for name, copy in copies.items() if id(copy) in variables}
-        methods = _methods(wanted, [use.use for use in uses], rests, form)
+        methods = _methods(wanted, [recorded.use for recorded in uses], rests, form)
         each = sum(
             max(leaf.element_size(), 4) * leaf.numel()
             for name, leaf in wanted.items()
@@ -137,7 +137,8 @@ class Pass:
         )
         if each * size > room:
             raise TooLargeError
-        counts = Counter(origin for use in uses for origin in (use.use.weight, use.use.bias) if origin is not None)
+        origins = (origin for recorded in uses for origin in (recorded.use.weight, recorded.use.bias))
+        counts = Counter(origin for origin in origins if origin is not None)
         alone = {origin for origin, count in counts.items() if count == 1 and methods[origin.name] == "ghost"}
         for use in mode.found:
             if use.node not in nodes:
