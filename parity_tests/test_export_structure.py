@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 
 import export
-from export.ops.registry import LOWERINGS
+from export.graph.builder import Builder
+from export.ops.registry import LOWERINGS, lowering
+from export.trace.symbolic_sizes import Sizes
 
 
 class Pair(NamedTuple):
@@ -236,3 +238,14 @@ def test_memory_by_strides_has_no_onnx_form(tmp_path: Path) -> None:
 def test_export_verify_is_the_function_however_it_was_imported(first: str) -> None:
     code = f"{first}\nimport export\nassert callable(export.verify), export.verify\nassert callable(export.to_onnx)"
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent.parent, check=True)
+
+
+def test_a_file_holds_no_address_in_memory(tmp_path: Path) -> None:
+    export.to_onnx(lambda x: x * x.shape[0] ** 0.5, (X,), tmp_path / "f.onnx", dynamic=({0: "batch"},))
+    assert b" at 0x" not in (tmp_path / "f.onnx").read_bytes()
+
+
+def test_names_of_large_constants_do_not_depend_on_addresses_in_memory() -> None:
+    g = Builder(Sizes(), 20, lowering)
+    large = (torch.full((100,), i, dtype=torch.bfloat16) for i in range(9))
+    assert [g.tensor_constant(tensor).name for tensor in large] == [f"constant.{i}" for i in range(9)]

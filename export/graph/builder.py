@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, cast
 
 import onnx_ir as ir
@@ -53,6 +54,7 @@ class Builder:
         self.captured_names: dict[int, str] = {}
         self._captured: dict[int, ir.Value] = {}
         self._constants: dict[Any, ir.Value] = {}
+        self._constant_count = 0
         self._names: set[str] = set()
 
     def unique(self, name: str) -> str:
@@ -106,7 +108,7 @@ class Builder:
         props = {"path": path, "source": meta.get("source") or "", "fx": self.prefix + getattr(self.origin, "name", "")}
         props["dtype"] = dtype_name(first)
         props["derivative"] = meta.get("derivative", "")
-        props["aten"] = str(getattr(self.origin, "target", ""))
+        props["aten"] = _operator_name(getattr(self.origin, "target", ""))
         node = ir.node(
             kind,
             list(inputs),
@@ -131,17 +133,17 @@ class Builder:
             return self.tensor_constant(torch.tensor(value, dtype=torch.int64).to(dtype))
         return self.tensor_constant(torch.tensor(value, dtype=dtype))
 
-    def tensor_constant(self, tensor: torch.Tensor, name: str | None = None) -> ir.Value:
+    def tensor_constant(self, tensor: torch.Tensor) -> ir.Value:
         """Return an initializer holding a tensor; small equal constants are shared."""
         tensor = tensor.detach().cpu().contiguous()
-        key: Any = id(tensor)
-        if name is None and tensor.numel() <= 64:
+        key = None
+        if tensor.numel() <= 64:
             key = (tensor.dtype, tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
             if key in self._constants:
                 return self._constants[key]
-        label = self.unique(name or f"constant.{len(self._constants)}")
-        value = self.initializer(label, tensor)
-        if name is None:
+        value = self.initializer(self.unique(f"constant.{self._constant_count}"), tensor)
+        self._constant_count += 1
+        if key is not None:
             self._constants[key] = value
         return value
 
@@ -306,6 +308,11 @@ class Builder:
             source=node.meta.get("source") or "",
             path=node.meta.get("path") or "",
         )
+
+
+def _operator_name(target: Any) -> str:
+    """Return an operator's name; a Python function's text has its address in memory, which no file should depend on."""
+    return target.__name__ if isinstance(target, FunctionType) else str(target)
 
 
 def _content(value: Any) -> Any:
