@@ -166,7 +166,7 @@ def tensor_float(device: str, folder: Path) -> Facts:
             judged((fn, args), device, path=exported.path, tf32=asked)
         strict, loose = found["without"]["file"], found["with TF32"]["file"]
         assert strict < 1e-5
-        if device == "cuda":  # it rounds to 11 bits, and a yardstick without it would not pass it
+        if device == "cuda":  # it rounds to 11 bits, and a rounding scale without it would not pass it
             assert 1e-5 < loose < 1e-2
             assert loose > 2 * found["without"]["eager"]
             assert loose < 2 * found["with TF32"]["eager"]
@@ -174,7 +174,7 @@ def tensor_float(device: str, folder: Path) -> Facts:
     return facts
 
 
-def yardstick(device: str, folder: Path) -> Facts:
+def rounding_scale(device: str, folder: Path) -> Facts:
     """PyTorch's own TF32, which is on for convolutions by default, does not loosen a verdict without it."""
     found: Facts = {}
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
@@ -381,7 +381,7 @@ def network(device: str, folder: Path) -> Facts:
 CHECKS: dict[str, Callable[[str, Path], Facts]] = {
     "placement": placement,
     "TF32": tensor_float,
-    "yardstick": yardstick,
+    "rounding scale": rounding_scale,
     "float16": half(torch.float16),
     "bfloat16": half(torch.bfloat16),
     "branches": branches,

@@ -38,20 +38,20 @@ def test_one_run_fills_one_file_and_the_next_goes_on(tmp_path: Path, capsys: pyt
         "checks",
         "catalogue",
         "--only",
-        "yardstick",
+        "rounding scale",
         "linear",
     ]
     assert cuda_machine.main(again) == 0
     (path,) = tmp_path.iterdir()
     data = json.loads(path.read_text(encoding="utf-8"))
     assert path.name.startswith("cuda-cpu-")
-    assert data["checks"]["yardstick"]["passed"]
+    assert data["checks"]["rounding scale"]["passed"]
     assert data["catalogue"]["rows"]["verdicts"]["linear"]["status"] == "pass"
     assert {"date", "versions", "cuda", "cudnn"} <= data["machine"]["environment"].keys()
     assert {"builds", "libraries", "providers"} <= data["machine"]["doctor"].keys()
     assert cuda_machine.main(again) == 0
     assert json.loads(path.read_text(encoding="utf-8"))["checks"] == data["checks"]
-    assert "check yardstick" in capsys.readouterr().out
+    assert "check rounding scale" in capsys.readouterr().out
 
 
 def test_a_check_that_fails_or_hangs_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,13 +140,13 @@ def test_bad_calibration_fails(digits: Digits, spoil: Callable[[Tensor], Tensor]
 def test_the_numbers_of_the_verdict_are_what_they_are_called(digits: Digits) -> None:
     x = torch.cat([x for (x,) in digits.held_out])
     params, _, state = pure.cast(digits.args, torch.float64)
-    truth = digits.block(params, x.double(), state)
+    reference = digits.block(params, x.double(), state)
     own, exact = (export.load(path, device="cpu")(x) for path in (digits.small, digits.exact))
     verdict = digits.judge(labels=digits.labels)
     (leaf,), (agreement,), accuracy = verdict.leaves, verdict.agreements, verdict.accuracy
-    signal, error = truth.var(0, correction=0).mean(), own.double() - truth
+    signal, error = reference.var(0, correction=0).mean(), own.double() - reference
     assert leaf.sqnr_db == pytest.approx(float(10 * torch.log10(signal / error.square().mean())))
-    assert leaf.cosine == pytest.approx(float(torch.cosine_similarity(own.double().ravel(), truth.ravel(), 0)))
+    assert leaf.cosine == pytest.approx(float(torch.cosine_similarity(own.double().ravel(), reference.ravel(), 0)))
     assert leaf.largest == pytest.approx(float(error.abs().max()))
     assert agreement.same == int((own.argmax(1) == exact.argmax(1)).sum())
     right, before = own.argmax(1) == digits.labels, exact.argmax(1) == digits.labels
