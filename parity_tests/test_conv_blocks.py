@@ -10,6 +10,7 @@ import pure
 from pure import tree
 from pure.block import Block, specification
 from pure.errors import ArgumentError, NoiseError, RankError, ShapeError, TreeError
+from pure.layers.conv import divisible
 from pure.layers.squeeze import SqueezeExcite
 from pure.layers.weight_standard import GAMMA, ScaledActivation, ScaledStdConv2d
 from pure.skips.additive.conv_blocks import basic_block, bottleneck
@@ -18,7 +19,6 @@ from pure.skips.additive.multi_scale import MultiScale, res2net_block
 from pure.skips.additive.preactivation import preact_basic, preact_bottleneck, pyramid_block
 from pure.skips.additive.shake import Shake
 from pure.skips.scaled.norm_free import norm_free_block
-from pure.widths import divisible
 
 
 def drawn(block: Block, dtype: torch.dtype = torch.float64) -> tuple[pure.tree.Tree, pure.tree.Tree]:

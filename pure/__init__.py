@@ -1,5 +1,9 @@
 """Skip, residual, dense and gated blocks as pure functions over parameter pytrees."""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from pure import catalogue, errors, initializers, interop, layers, nets, optim, pruning, skips, tags, tree
 from pure.block import Block, check_params
 from pure.compose import Function, Initialize, MixedPrecision, Parallel, Rename, Repeat, Sequential, Tag, TiedHead
@@ -44,6 +48,9 @@ from pure.summary_table import summary
 from pure.tags import capture, tag
 from pure.transforms import grad, value_and_grad
 from pure.tree import cast, combine, count, flatten, partition, stack, unflatten, unstack
+
+if TYPE_CHECKING:
+    from pure import flow as flow
 
 __version__ = "0.1.0"
 
@@ -98,6 +105,7 @@ __all__ = [
     "count",
     "errors",
     "flatten",
+    "flow",
     "grad",
     "initializers",
     "interop",
@@ -119,3 +127,14 @@ __all__ = [
     "unstack",
     "value_and_grad",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Import `pure.flow` when it is first asked for, so that `import pure` stays light."""
+    if name == "flow":
+        return importlib.import_module("pure.flow")
+    raise AttributeError(f"module 'pure' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -9,18 +9,23 @@
 
 `params`, `state`, `extras` and `noise` are nested plain dicts; a child that has none leaves no key. Everything that
 `torch.func.vmap` may map is positional, because vmap does not map keyword arguments.
+
+Two mistakes that would be silent are errors for every block, one's own too. A result other than a pair is refused. So
+is a key in `extras` that no block looks up, so that a misspelt mask is not a mask left out; a block that reads a key in
+one mode only should look it up in the others too. `torch.compile` leaves this second check out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, wraps
 from typing import Any, Final
 
 import torch
 
 from pure import tree
+from pure.errors import ArgumentError, TreeError, nearest
 from pure.initializers import Device, check_generator
 from pure.tree import Tree
 
@@ -30,9 +35,11 @@ __all__ = [
     "Block",
     "Extras",
     "Params",
+    "Reading",
     "Shape",
     "State",
     "check_params",
+    "no_block",
     "specification",
 ]
 
@@ -66,8 +73,12 @@ class Block:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if "apply" in vars(cls) and "__call__" not in vars(cls):
-            cls.__call__ = Block.__call__  # type: ignore[method-assign]  # never a base's lean path around a new apply
+        if "apply" in vars(cls):
+            cls.apply = _checked(cls.apply)  # type: ignore[method-assign]
+
+    def __getstate__(self) -> dict[str, Any]:
+        names = {entry.name for entry in fields(self)}
+        return {name: value for name, value in vars(self).items() if name in names}  # not what was derived from them
 
     def __repr__(self) -> str:
         shown = [
@@ -127,19 +138,15 @@ class Block:
         """Return the output in evaluation; `state` and `extras` may be left out where they are empty."""
         return self.apply(params, x, state, extras)[0]
 
-    def of_input(self) -> Callable[[Any], Any] | None:
-        """Return the bare function of x that this block is, if it is one; containers then call it directly."""
-        return None
-
     @property
     def stochastic(self) -> bool:
         """Whether training needs pre-drawn noise."""
         return any(child.stochastic for child in self.children().values())
 
     @property
-    def has_params(self) -> bool | None:
-        """Whether `init` gives parameters; None where that is not known without calling it."""
-        return None
+    def has_params(self) -> bool:
+        """Whether `init` gives parameters."""
+        return bool(specification(self)[0])
 
     def noise(
         self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
@@ -157,6 +164,150 @@ class Block:
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the output's shape for an input of `x_shape`; found by running the block on shapes alone."""
         return _inferred_shape(self, tuple(x_shape))
+
+
+def _checked(apply: Callable[..., Applied]) -> Callable[..., Applied]:
+    """Return an `apply` that refuses a result other than `(y, new_state)`, and extras that nothing reads."""
+
+    @wraps(apply)
+    def checked(
+        self: Block,
+        params: Params,
+        x: Any,
+        state: State = EMPTY,
+        extras: Extras = EMPTY,
+        training: bool = False,
+        noise: Any = None,
+    ) -> Applied:
+        if extras is EMPTY or type(extras) is Reading or torch.compiler.is_compiling():
+            result = apply(self, params, x, state, extras, training, noise)
+            if type(result) is tuple and len(result) == 2 and type(result[1]) is dict:
+                return result
+            return _as_pair(self, result)
+        reading = Reading.of(self, extras)
+        try:
+            result = apply(self, params, x, state, reading or EMPTY, training, noise)
+        except TreeError as error:
+            if extras and not state and set(extras) <= set(specification(self)[1]):
+                raise reading.holds_state(self) from error
+            raise
+        reading.raise_if_unread(self)
+        return _as_pair(self, result)
+
+    return checked
+
+
+def _as_pair(block: Block, result: Any) -> Applied:
+    """Return what `block.apply` gave, if that is `(y, new_state)`.
+
+    Raises:
+        ArgumentError: it is not; unpacking it would take the first sample for the output.
+    """
+    if isinstance(result, tuple) and len(result) == 2 and (type(result[1]) is dict or isinstance(result[1], Mapping)):
+        return result
+    given = type(result).__name__
+    if isinstance(result, tuple):
+        given = f"({', '.join(type(part).__name__ for part in result)})"
+    raise ArgumentError(
+        f"{type(block).__name__}.apply returned {given}, expected (y, new_state) with new_state a dict: return y, state"
+    )
+
+
+class Reading(dict[str, Any]):
+    """Extras that note which of their keys are looked up. The outermost block makes them and checks them.
+
+    What is given as `Reading(extras)` is not checked: for one block of several that share their extras.
+
+    Attributes:
+        asked: the keys that were looked up, in order, those that are not there too.
+        complete: whether every key counts as read, because something listed them all or because a child that might
+            read them did not run; nothing is noted then.
+    """
+
+    def __init__(self, extras: Extras, *, complete: bool = True) -> None:
+        super().__init__(extras)
+        self.asked: dict[str, None] = {}
+        self.complete = complete
+
+    @classmethod
+    def of(cls, block: Block, extras: Extras) -> Reading:
+        """Return extras that are followed from here on.
+
+        Raises:
+            ArgumentError: something that is no mapping.
+        """
+        if isinstance(extras, Mapping):
+            return cls(extras, complete=False)
+        given = type(extras).__name__
+        raise ArgumentError(f"{type(block).__name__}: extras are {given}, expected a mapping, as {{'control': c}}")
+
+    def __getitem__(self, key: str) -> Any:
+        if not self.complete:
+            self.asked[key] = None
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        if not self.complete:
+            self.asked[str(key)] = None
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of a key, or the default, and note the key."""
+        if not self.complete:
+            self.asked[key] = None
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator[str]:
+        self.complete = True
+        return super().__iter__()
+
+    def keys(self) -> Any:
+        """Return all keys, which counts as reading them; so do `values` and `items`."""
+        self.complete = True
+        return super().keys()
+
+    def values(self) -> Any:
+        """Return all values."""
+        self.complete = True
+        return super().values()
+
+    def items(self) -> Any:
+        """Return all pairs."""
+        self.complete = True
+        return super().items()
+
+    def holds_state(self, block: Block) -> ArgumentError:
+        """Return the error for a state in the place of the extras."""
+        name = type(block).__name__
+        return ArgumentError(f"{name}: the extras hold its state: give that third, as block(params, x, state)")
+
+    def raise_if_unread(self, block: Block) -> None:
+        """Raise if a key was not looked up.
+
+        Raises:
+            ArgumentError: it was not; the message names the nearest key that was.
+        """
+        if self.complete:
+            return
+        left = [key for key in super().__iter__() if key not in self.asked]
+        if not left:
+            return
+        if set(left) <= set(specification(block)[1]):
+            raise self.holds_state(block)
+        known = f"those read are {', '.join(map(repr, self.asked))}" if self.asked else "there is none to read"
+        raise ArgumentError(
+            f"{type(block).__name__}: no block reads extras {left[0]!r}{nearest(left[0], self.asked)}: {known}"
+        )
+
+
+def no_block(what: str, value: object) -> ArgumentError:
+    """Return the error for something that stands where a block is meant."""
+    way = "pass pure.interop.from_module(module)[0]" if _is_module(value) else "wrap it in Function"
+    return ArgumentError(f"{what}: expected a Block: {way}")
+
+
+def _is_module(value: object) -> bool:
+    return isinstance(value, torch.nn.Module) or (isinstance(value, type) and issubclass(value, torch.nn.Module))
 
 
 @lru_cache(maxsize=4096)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import EMPTY, Applied, Block, Extras, Params, State, specification
-from pure.children import extra_keys
-from pure.errors import ArgumentError, DeviceError, DtypeError, PureError, ShapeError, TreeError
+from pure.block import EMPTY, Applied, Block, Params, State, specification
+from pure.errors import ArgumentError, DeviceError, DtypeError, NoiseError, PureError, ShapeError, TreeError
 from pure.initializers import Device, check_generator
 from pure.tree import Tree
 
-__all__ = ["Leaf", "describe", "explain"]
+__all__ = ["LEAF_ERRORS", "Leaf", "describe", "explain", "given_keys", "wrong_keys"]
+
+LEAF_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError, IndexError)
+"""What PyTorch raises where an input or a parameter does not fit; `explain` says why in its place."""
 
 
 def describe(value: object) -> str:
     """Return a tensor's shape and dtype, or the type's name, for a message."""
     return f"{tuple(value.shape)} {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def given_keys(given: object) -> str:
+    """Return the keys of a mapping, or the type's name, for a message."""
+    return str(sorted(given)) if isinstance(given, Mapping) else type(given).__name__
 
 
 def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureError:
@@ -32,39 +40,43 @@ def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureE
     lines = tree.differences(params, specification(block)[0])
     if lines:
         return TreeError(f"params of {block}: " + "; ".join(lines))
-    if isinstance(x, Tensor):
-        for name, leaf in tree.flatten(params).items():
-            if leaf.dtype != x.dtype:
-                return DtypeError(
-                    f"{block}: input is {x.dtype}, params {name!r} is {leaf.dtype}: cast one of them, "
-                    f"as by pure.cast(params, {x.dtype})"
-                )
-            if leaf.device != x.device:
-                return DeviceError(
-                    f"{block}: input is on {x.device}, params {name!r} on {leaf.device}: move one of them"
-                )
+    for name, leaf in tree.flatten(params).items():
+        if leaf.dtype != x.dtype:
+            return DtypeError(
+                f"{block}: input is {x.dtype}, params {name!r} is {leaf.dtype}: cast one of them, "
+                f"as by pure.cast(params, {x.dtype})"
+            )
+        if leaf.device != x.device:
+            return DeviceError(f"{block}: input is on {x.device}, params {name!r} on {leaf.device}: move one of them")
     return ShapeError(f"{block}: input {describe(x)} does not fit: {cause}")
+
+
+def wrong_keys(block: Block, params: Params) -> TreeError:
+    """Return the error for a params dict with other keys than the block's."""
+    lines = tree.differences(params, specification(block)[0])
+    return TreeError(f"params of {block}: " + ("; ".join(lines) or f"unexpected keys {list(params)}"))
 
 
 @dataclass(frozen=True, repr=False)
 class Leaf(Block):
     """A block without children or state: `forward(params, x)` and the names of its parameters say it all."""
 
-    _keys: int = field(init=False, repr=False, compare=False)
-
     def __post_init__(self) -> None:
         for entry in fields(self):
             if entry.init and isinstance(getattr(self, entry.name), list):  # a list of sizes; a block must be hashable
                 object.__setattr__(self, entry.name, tuple(getattr(self, entry.name)))
-        object.__setattr__(self, "_keys", len(self.leaf_names()))
 
     def leaf_names(self) -> tuple[str, ...]:
         """Return the names of the parameters, none by default."""
         return ()
 
     def forward(self, params: Params, x: Any) -> Any:
-        """Return the output; the same in training and in evaluation."""
-        raise NotImplementedError
+        """Return the output in evaluation."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def forward_training(self, params: Params, x: Any, noise: Any) -> Any:
+        """Return the output in training; here the one in evaluation. A stochastic block's `noise` is never empty."""
+        return self.forward(params, x)
 
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
@@ -73,22 +85,19 @@ class Leaf(Block):
         check_generator(generator)
         return {}, {}
 
-    @property
-    def has_params(self) -> bool:
-        """Whether `init` gives parameters."""
-        return bool(self.leaf_names())
-
     def apply(
         self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
     ) -> Applied:
         """Return `(y, state)`."""
-        return self(params, x, state, extras), state
-
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
-        """Return the output."""
-        if len(params) != self._keys:
-            raise extra_keys(self, params)
+        if state is not EMPTY and (not isinstance(state, dict) or state):
+            raise ArgumentError(f"{self}: has no state, given {given_keys(state)}: extras are the fourth argument")
+        if len(params) != len(self.leaf_names()):
+            raise wrong_keys(self, params)
         try:
-            return self.forward(params, x)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError, IndexError) as error:
+            if not training:
+                return self.forward(params, x), state
+            if self.stochastic and not noise:
+                raise NoiseError(f"{self}: training needs noise: pass noise=block.noise(x.shape, generator)")
+            return self.forward_training(params, x, noise), state
+        except LEAF_ERRORS as error:
             raise explain(self, params, x, error) from error

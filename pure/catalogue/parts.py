@@ -7,6 +7,7 @@ from typing import Final
 from pure.block import Block
 from pure.compose import Sequential
 from pure.layers import Activation, BatchNorm, Conv2d, Linear
+from pure.layers.activation import ActivationLike
 
 __all__ = ["HE", "IMAGE", "ROWS", "TOKENS", "conv", "mlp"]
 
@@ -19,7 +20,7 @@ TOKENS: Final = (3, 5, 8)
 HE: Final = "He et al. 2015 (1512.03385)"
 
 
-def mlp(features: int = 6, hidden: int = 8, activation: str = "tanh") -> Block:
+def mlp(features: int = 6, hidden: int = 8, activation: ActivationLike = "tanh") -> Block:
     """Return W₂ σ(W₁ x), over the last axis."""
     return Sequential(fc1=Linear(features, hidden), act=Activation(activation), fc2=Linear(hidden, features))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State
+from pure.block import EMPTY, Applied, Block, Params, Shape, State, no_block
 from pure.children import located
 from pure.compose.wrapper import Wrapper, as_pairs
 from pure.errors import ArgumentError, PureError, TreeError, nearest
@@ -69,12 +69,25 @@ class Function(Block):
     fn: Callable[..., Any]
     make: Callable[..., Any] | None
 
-    _arity: int = dataclasses.field(compare=False)
+    _arity: int = dataclasses.field(init=False, compare=False)
 
-    def __init__(self, apply: Callable[..., Any], init: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self,
+        apply: Callable[..., Any] | None = None,
+        init: Callable[..., Any] | None = None,
+        *,
+        fn: Callable[..., Any] | None = None,
+        make: Callable[..., Any] | None = None,
+    ) -> None:
+        # By the names of the fields too, as dataclasses.replace gives them.
+        apply, init = fn if apply is None else apply, make if init is None else init
         for given in (apply, init):
+            if isinstance(given, torch.nn.Module):
+                raise no_block(f"Function of {type(given).__name__}", given)
             if given is not None and not callable(given):
                 raise ArgumentError(f"Function of {type(given).__name__}: expected something that can be called")
+        if apply is None:
+            raise ArgumentError("Function of None: expected something that can be called")
         object.__setattr__(self, "fn", apply)
         object.__setattr__(self, "make", init)
         arity = min(_required(apply, 1 if init is None else 2), 4)
@@ -84,11 +97,6 @@ class Function(Block):
 
     def __repr__(self) -> str:
         return f"Function({getattr(self.fn, '__qualname__', repr(self.fn))})"
-
-    @property
-    def has_params(self) -> bool | None:
-        """False without an init, else not known before it is called."""
-        return False if self.make is None else None
 
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
@@ -180,26 +188,17 @@ class Rename(Wrapper):
                 )
         return self._outer(params), self._outer(state)
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
-        """Return the block's output."""
-        try:
-            return self.block(self._inner(params), x, self._inner(state) if state else EMPTY, extras)
-        except (PureError, KeyError) as error:
-            raise self._renamed(params, state, error) from error.__cause__
-
     def apply(
         self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
     ) -> Applied:
         """Return the block's output and its new state under the new names."""
         try:
-            y, new_state = self.block.apply(self._inner(params), x, self._inner(state), extras, training, noise)
+            y, new_state = super().apply(self._inner(params), x, self._inner(state), extras, training, noise)
         except (PureError, KeyError) as error:
-            raise self._renamed(params, state, error) from error.__cause__
+            if isinstance(error, TreeError | KeyError):  # in the new names
+                raise located(self, "", params, state, error) from error.__cause__
+            raise
         return y, self._outer(new_state) if new_state else {}
-
-    def _renamed(self, params: Params, state: State, error: Exception) -> Exception:
-        """Return the error in the new names, where it is about the tree."""
-        return located(self, "", params, state, error) if isinstance(error, TreeError | KeyError) else error
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from pure import tree
-from pure.block import EMPTY, Applied, Extras, Params, State
+from pure.block import Params, State
 from pure.compose.wrapper import Wrapper, as_pairs
 from pure.errors import ArgumentError, nearest
 from pure.initializers import Device
-from pure.tree import Tree
 
 __all__ = ["Initialize"]
 
@@ -69,13 +68,3 @@ class Initialize(Wrapper):
                     "earlier pattern takes what it fits"
                 )
         return tree.unflatten(leaves), state
-
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
-        """Return the block's output."""
-        return self.block(params, x, state, extras)
-
-    def apply(
-        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
-    ) -> Applied:
-        """Return the block's output and new state."""
-        return self.block.apply(params, x, state, extras, training, noise)

@@ -9,11 +9,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from pure.block import EMPTY, Applied, Block, State
-from pure.children import require_keys, run_child
+from pure.block import Block, Extras, Params
 from pure.compose.chain import Named
+from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
-from pure.tree import Tree
 
 __all__ = ["Parallel"]
 
@@ -41,29 +40,21 @@ class Parallel(Named):
 
     join: Join
 
-    def __init__(self, *blocks: Block, join: Join = "sum", **named: Block) -> None:
+    def __init__(self, /, *blocks: Block, join: Join = "sum", **named: Block) -> None:
         if join not in get_args(Join):
             raise ArgumentError(f"Parallel join={join!r}: expected one of {', '.join(get_args(Join))}")
         if not blocks and not named:
             raise ArgumentError("Parallel of no children: give at least one block")
         object.__setattr__(self, "join", join)
-        self._adopt(blocks, named)
+        super().__init__(*blocks, **named)
 
     def __repr__(self) -> str:
         inner = super().__repr__()
         return inner if self.join == "sum" else f"{inner[:-1]}, join={self.join!r})"
 
-    def apply(
-        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
-    ) -> Applied:
-        """Return the joined outputs and the new states by name."""
-        require_keys(self, self._keys, params)
-        new_state: State = {}
-        outs = [
-            run_child(self, name, child, params, x, state, extras, training, noise, new_state)
-            for name, child in self.items
-        ]
-        return self._joined(outs), new_state
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Tensor:
+        """Return the joined outputs."""
+        return self._joined([run(name, x) for name, _ in self.items])
 
     def _joined(self, outs: list[Tensor]) -> Tensor:
         free = (1,) if self.join == "concat" else ()

@@ -51,6 +51,6 @@ class MixedPrecision(Wrapper):
     ) -> Applied:
         """Cast down, compute, cast the output back."""
         low = tree.cast(params, self.dtype)
-        y, new_state = self.block.apply(low, tree.cast(x, self.dtype), state, extras, training, noise)
+        y, new_state = super().apply(low, tree.cast(x, self.dtype), state, extras, training, noise)
         wide = next((leaf.dtype for leaf in tree.leaves(x) if leaf.is_floating_point()), torch.float32)
         return tree.cast(y, wide), new_state

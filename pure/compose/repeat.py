@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pure import tree
-from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params
+from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params, no_block
 from pure.compose.chain import Named, Sequential
 from pure.compose.wrapper import as_pairs
 from pure.errors import ArgumentError, PureError, TreeError
@@ -34,11 +34,8 @@ def replace_field(block: Block, path: str, value: Any) -> Block:
     if isinstance(block, Named) and head in block.children():
         if not rest:
             raise ArgumentError(f"vary {path!r}: names a whole child, expected one of its fields")
-        clone = object.__new__(type(block))
-        for field in dataclasses.fields(block):
-            object.__setattr__(clone, field.name, getattr(block, field.name))
-        clone._adopt((), {n: replace_field(b, rest, value) if n == head else b for n, b in block.items})
-        return clone
+        items = tuple((name, replace_field(b, rest, value) if name == head else b) for name, b in block.items)
+        return dataclasses.replace(block, items=items)
     fields = [field.name for field in dataclasses.fields(block) if not field.name.startswith("_")]
     if head not in fields:
         raise ArgumentError(f"vary {path!r}: {type(block).__name__} has no field {head!r}, expected one of {fields}")
@@ -78,7 +75,7 @@ class Repeat(Block):
 
     def __post_init__(self) -> None:
         if not isinstance(self.block, Block):
-            raise ArgumentError(f"Repeat of {type(self.block).__name__}: expected a Block: wrap it in Function")
+            raise no_block(f"Repeat of {type(self.block).__name__}", self.block)
         if not isinstance(self.depth, int) or self.depth < 1:
             raise ArgumentError(f"Repeat depth={self.depth}: expected a whole number, at least 1")
         pairs = as_pairs(self.vary, "Repeat vary")
@@ -95,11 +92,6 @@ class Repeat(Block):
                 raise ArgumentError(f"Repeat vary {name!r} has {len(values)} values for depth {self.depth}")
             blocks = [replace_field(block, name, value) for block, value in zip(blocks, values, strict=True)]
         object.__setattr__(self, "_chain", Sequential(*blocks))
-
-    @property
-    def has_params(self) -> bool | None:
-        """Whether the repeated block has parameters."""
-        return self.block.has_params
 
     def children(self) -> dict[str, Block]:
         """Return the block at each depth by its position; their parameters are slices of the stacked ones."""
@@ -132,12 +124,6 @@ class Repeat(Block):
         if len(parts) != self.depth:
             raise TreeError(f"Repeat: {what} is stacked {len(parts)} deep, expected depth {self.depth}")
         return {str(depth): part for depth, part in enumerate(parts)}
-
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
-        """Return the last block's output."""
-        if WATCHERS and self._loops() and (looped := self._looped(params, x, state, extras, False, {})):
-            return looped[0]
-        return self._chain(self._slices(params, "params"), x, self._slices(state, "state"), extras)
 
     def apply(
         self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None

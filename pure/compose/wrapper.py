@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from pure.block import Block, Params, Shape, State
+from pure.block import EMPTY, Applied, Block, Params, Shape, State, no_block
 from pure.errors import ArgumentError
 from pure.initializers import Device
+from pure.tree import Tree
 
 __all__ = ["Wrapper", "as_pairs"]
 
@@ -34,13 +35,7 @@ class Wrapper(Block):
 
     def __post_init__(self) -> None:
         if not isinstance(self.block, Block):
-            name = type(self).__name__
-            raise ArgumentError(f"{name} of {type(self.block).__name__}: expected a Block: wrap it in Function")
-
-    @property
-    def has_params(self) -> bool | None:
-        """Whether the block has parameters."""
-        return self.block.has_params
+            raise no_block(f"{type(self).__name__} of {type(self.block).__name__}", self.block)
 
     @property
     def stochastic(self) -> bool:
@@ -56,6 +51,12 @@ class Wrapper(Block):
     ) -> tuple[Params, State]:
         """Draw what the block draws."""
         return self.block.init(generator, dtype, device)
+
+    def apply(
+        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
+        """Return the block's output and new state."""
+        return self.block.apply(params, x, state, extras, training, noise)
 
     def noise(
         self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"

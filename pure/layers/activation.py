@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Extras, Params, Shape, State
-from pure.children import extra_keys
+from pure.block import Params, Shape
 from pure.errors import ArgumentError, nearest
-from pure.leaf import Leaf, explain
+from pure.leaf import Leaf
 
-__all__ = ["ACTIVATIONS", "Activation", "activation"]
+__all__ = ["ACTIVATIONS", "Activation", "ActivationLike", "activation", "activation_name"]
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -42,36 +42,58 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
 """Name → function. "gelu" is the exact one (erf), "gelu_tanh" its tanh approximation."""
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the function of that name.
+ActivationLike = str | Callable[[Tensor], Tensor]
+"""A key of `ACTIVATIONS`, or a function of one tensor, such as `torch.relu`."""
+
+
+def activation(name: ActivationLike) -> Callable[[Tensor], Tensor]:
+    """Return the function of that name; a function is returned as it is.
 
     Args:
-        name: a key of `ACTIVATIONS`.
+        name: a key of `ACTIVATIONS`, or a function of one tensor. An `nn.Module` is neither: it may hold parameters
+            and write in place.
 
     Raises:
-        ArgumentError: an unknown name.
+        ArgumentError: an unknown name, or something that is neither a name nor a function.
 
     Example:
         >>> import torch
-        >>> activation("relu6")(torch.tensor([-1.0, 7.0]))
-        tensor([0., 6.])
+        >>> activation("relu6")(torch.tensor([-1.0, 7.0])), activation(torch.relu) is torch.relu
+        (tensor([0., 6.]), True)
     """
-    if name not in ACTIVATIONS:
+    if isinstance(name, str):
+        if name in ACTIVATIONS:
+            return ACTIVATIONS[name]
         raise ArgumentError(
             f"activation {name!r} is unknown{nearest(name, ACTIVATIONS)}: one of {', '.join(ACTIVATIONS)}"
         )
-    return ACTIVATIONS[name]
+    if callable(name) and not isinstance(name, type | torch.nn.Module):
+        return name
+    given = name.__name__ if isinstance(name, type) else type(name).__name__
+    raise ArgumentError(
+        f"activation {given} is neither a name nor a function{nearest(given.lower(), ACTIVATIONS)}: give one of "
+        f"{', '.join(ACTIVATIONS)}, or a function such as torch.relu"
+    )
+
+
+def activation_name(given: ActivationLike) -> str:
+    """Return what an activation is called: its name, or that of the function.
+
+    >>> activation_name("relu"), activation_name(F.gelu)
+    ('relu', 'gelu')
+    """
+    return given if isinstance(given, str) else getattr(given, "__name__", type(given).__name__)
 
 
 @dataclass(frozen=True, repr=False)
 class Activation(Leaf):
-    """An elementwise function by name, such as "relu" or "gelu"; any shape, never in place.
+    """An elementwise function, such as "relu" or `torch.relu`; any shape, never in place.
 
     Args:
-        name: a key of `ACTIVATIONS`.
+        name: a key of `ACTIVATIONS`, or a function of one tensor.
 
     Raises:
-        ArgumentError: an unknown name.
+        ArgumentError: an unknown name, or something that is neither a name nor a function.
 
     Example:
         >>> import torch
@@ -79,27 +101,17 @@ class Activation(Leaf):
         tensor([[0., 2.]])
     """
 
-    name: str
-    _function: Callable[[Tensor], Tensor] = field(init=False, repr=False, compare=False)
+    name: ActivationLike
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "_function", activation(self.name))
+        activation(self.name)
 
-    def __reduce__(self) -> tuple[type[Activation], tuple[str]]:
-        return type(self), (self.name,)
-
-    def of_input(self) -> Callable[[Any], Any]:
-        """Return the function."""
-        return self._function
-
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Tensor:
+    def forward(self, params: Params, x: Any) -> Tensor:
         """Return the function of `x`."""
-        if params:
-            raise extra_keys(self, params)
         if not isinstance(x, Tensor):
-            raise explain(self, params, x, TypeError())
-        return ACTIVATIONS[self.name](x)  # Dynamo of PyTorch 2.11 cannot follow a call of the field
+            raise TypeError(f"input is {type(x).__name__}")
+        return activation(self.name)(x)
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape."""

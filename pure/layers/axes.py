@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pure.block import Params, Shape
 from pure.errors import ArgumentError, RankError
-from pure.functional import resize
+from pure.layers.resizing import resize
 from pure.leaf import Leaf, describe
 
 __all__ = ["MoveAxis", "Upsample"]

@@ -16,7 +16,20 @@ from pure.initializers import Device, Initializer, KaimingUniform
 from pure.layers.linear import default_bias
 from pure.leaf import Leaf, describe
 
-__all__ = ["Conv1d", "Conv2d", "Conv3d"]
+__all__ = ["Conv1d", "Conv2d", "Conv3d", "divisible"]
+
+
+def divisible(channels: float, divisor: int = 8, keep: float = 0.9) -> int:
+    """Return the multiple of `divisor` nearest to `channels`, at least `divisor` and at least `keep` · `channels`.
+
+    The rule by which MobileNet and its successors, and timm, round the widths of scaled networks.
+
+    >>> divisible(30), divisible(11), divisible(11, keep=0.0)
+    (32, 16, 8)
+    """
+    nearest = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return nearest + divisor if nearest < keep * channels else nearest
+
 
 Sizes = int | tuple[int, ...]
 

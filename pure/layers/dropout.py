@@ -7,13 +7,11 @@ from typing import Any
 
 import torch
 
-from pure.block import EMPTY, Applied, Params, Shape
-from pure.children import extra_keys
+from pure.block import Params, Shape
 from pure.errors import ArgumentError, NoiseError
 from pure.initializers import Device, check_generator
 from pure.layers.alignment import align
-from pure.leaf import Leaf, explain
-from pure.tree import Tree
+from pure.leaf import Leaf
 
 __all__ = ["DropPath", "Dropout"]
 
@@ -50,24 +48,18 @@ class _Masked(Leaf):
 
     def forward(self, params: Params, x: Any) -> Any:
         """Return `x`."""
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"input is {type(x).__name__}")
         return x
 
-    def apply(
-        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
-    ) -> Applied:
-        """Drop in training, by the mask in `noise`."""
-        if params:
-            raise extra_keys(self, params)
-        if not isinstance(x, torch.Tensor):
-            raise explain(self, params, x, TypeError())
-        if not training or not self.rate:
-            return x, state
-        if not noise:
-            raise NoiseError(f"{self}: training needs the mask: pass noise=block.noise(x.shape, generator)")
+    def forward_training(self, params: Params, x: Any, noise: Any) -> Any:
+        """Drop by the mask in `noise`."""
+        if not self.rate:
+            return self.forward(params, x)
         mask = noise["mask"]
         if mask.shape != self.mask_shape(x.shape):
             raise NoiseError(f"{self}: mask {tuple(mask.shape)} for an input {tuple(x.shape)}: draw it for this one")
-        return x * align(mask.to(x.dtype) / (1 - self.rate), x), state
+        return x * align(mask.to(x.dtype) / (1 - self.rate), x)
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape."""

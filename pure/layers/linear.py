@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Extras, Params, Shape, State
-from pure.children import extra_keys
-from pure.errors import PureError, RankError, ShapeError
+from pure.block import Params, Shape, State
+from pure.errors import RankError, ShapeError
 from pure.initializers import Device, Initializer, KaimingUniform, Uniform, fan_in
-from pure.leaf import Leaf, describe, explain
+from pure.leaf import Leaf, describe
 
 __all__ = ["Linear"]
 
@@ -71,25 +70,17 @@ class Linear(Leaf):
             params["bias"] = rule((self.out_features,), generator, dtype, device)
         return params, {}
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Tensor:
+    def forward(self, params: Params, x: Any) -> Tensor:
         """Return the affine map of (batch, …, in_features): (batch, …, out_features)."""
-        try:
-            if x.ndim < 2 or len(params) != self._keys:
-                raise self._refusal(params, x)
-            weight, bias = params["weight"], params["bias"] if self.bias else None
-            # A bias of the right size fits no other weight, unless it has one value and is broadcast.
-            if (bias is None or self.out_features == 1) and weight.shape[0] != self.out_features:
-                raise RuntimeError(f"weight {tuple(weight.shape)}")
-            if bias is not None and bias.numel() != self.out_features:
-                raise RuntimeError(f"bias {tuple(bias.shape)}")
-            return F.linear(x, weight, bias)
-        except (KeyError, RuntimeError, TypeError, AttributeError) as error:
-            raise explain(self, params, x, error) from error
-
-    def _refusal(self, params: Params, x: Any) -> PureError:
-        if len(params) != self._keys:
-            return extra_keys(self, params)
-        return RankError(f"{self}: input {describe(x)}, expected (batch, …, {self.in_features}): add x.unsqueeze(0)")
+        if x.ndim < 2:
+            raise RankError(f"{self}: input {describe(x)}, expected (batch, …, {self.in_features}): add x.unsqueeze(0)")
+        weight, bias = params["weight"], params["bias"] if self.bias else None
+        # A bias of the right size fits no other weight, unless it has one value and is broadcast.
+        if (bias is None or self.out_features == 1) and weight.shape[0] != self.out_features:
+            raise RuntimeError(f"weight {tuple(weight.shape)}")
+        if bias is not None and bias.numel() != self.out_features:
+            raise RuntimeError(f"bias {tuple(bias.shape)}")
+        return F.linear(x, weight, bias)
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return (batch, …, out_features).

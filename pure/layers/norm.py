@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params
+from pure.block import EMPTY, Applied, Block, Params, Shape, State, check_params
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, check_generator
 from pure.layers.alignment import widen
@@ -218,11 +218,6 @@ class BatchNorm(Block):
     affine: bool = True
     weight_init: Initializer = ONES
 
-    @property
-    def has_params(self) -> bool:
-        """Whether there are a weight and a bias."""
-        return self.affine
-
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> tuple[Params, State]:
@@ -244,11 +239,13 @@ class BatchNorm(Block):
         self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
     ) -> Applied:
         """Normalise; in training return the updated statistics."""
-        if not training:
-            return self(params, x, state, extras), state
-        self._check(params, x)
-        count = x.shape[0] * math.prod(x.shape[2:])
-        if count == 1:
+        if not isinstance(x, Tensor):
+            raise explain(self, params, x, TypeError())
+        if x.ndim < 2:
+            raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
+        if len(params) != 2 * self.affine:
+            check_params(self, params)
+        if training and x.shape[0] * math.prod(x.shape[2:]) == 1:
             raise ShapeError(
                 f"BatchNorm in training: input {describe(x)} has one value a channel, which has no variance: "
                 "use a larger batch, evaluation, or LayerNorm or GroupNorm"
@@ -256,6 +253,9 @@ class BatchNorm(Block):
         try:
             wide = widen(x)
             weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
+            if not training:
+                mean, var = state["running_mean"].to(wide.dtype), state["running_var"].to(wide.dtype)
+                return F.batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype), state
             y = F.batch_norm(wide, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
             var, mean = torch.var_mean(wide.detach(), dim=(0, *range(2, x.ndim)), correction=1)
             return y, self._updated(state, mean, var)
@@ -272,26 +272,6 @@ class BatchNorm(Block):
             "running_var": (1 - rate) * old_var + rate * var.to(old_var.dtype),
             "num_batches_tracked": seen,
         }
-
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Tensor:
-        """Normalise by the running statistics."""
-        self._check(params, x)
-        try:
-            weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
-            wide = widen(x)
-            mean, var = state["running_mean"].to(wide.dtype), state["running_var"].to(wide.dtype)
-            return F.batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype)
-        except (KeyError, RuntimeError, TypeError) as error:
-            check_params(self, params, state)
-            raise explain(self, params, x, error) from error
-
-    def _check(self, params: Params, x: Any) -> None:
-        if not isinstance(x, Tensor):
-            raise explain(self, params, x, TypeError())
-        if x.ndim < 2:
-            raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
-        if len(params) != 2 * self.affine:
-            check_params(self, params)
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape."""

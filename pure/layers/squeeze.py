@@ -11,10 +11,9 @@ from pure.block import Block, Extras, Params, Shape
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError
 from pure.initializers import Initializer, KaimingUniform
-from pure.layers.activation import activation
-from pure.layers.conv import Conv2d
+from pure.layers.activation import ActivationLike, activation
+from pure.layers.conv import Conv2d, divisible
 from pure.tags import tag
-from pure.widths import divisible
 
 __all__ = ["SqueezeExcite"]
 
@@ -50,8 +49,8 @@ class SqueezeExcite(Composite):
 
     channels: int
     hidden: int | None = None
-    activation: str = "relu"
-    gate: str = "sigmoid"
+    activation: ActivationLike = "relu"
+    gate: ActivationLike = "sigmoid"
     weight_init: Initializer = KaimingUniform()
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from pure.block import Params, Shape, State
 from pure.errors import ArgumentError
 from pure.initializers import Constant, Device
-from pure.layers.activation import activation
+from pure.layers.activation import ActivationLike, activation
 from pure.layers.alignment import widen
 from pure.layers.conv import Conv2d
 from pure.leaf import Leaf
@@ -94,10 +94,10 @@ class ScaledStdConv2d(Conv2d):
 
 @dataclass(frozen=True, repr=False)
 class ScaledActivation(Leaf):
-    """y = factor · φ(x), with φ an activation by name.
+    """y = factor · φ(x), with φ an activation.
 
     Args:
-        name: of the activation.
+        name: of the activation, or the function.
         factor: constant behind it, such as β = 1 / √Var x in a norm-free network.
 
     Raises:
@@ -110,7 +110,7 @@ class ScaledActivation(Leaf):
         tensor([[0., 1.]])
     """
 
-    name: str
+    name: ActivationLike
     factor: float
 
     def __post_init__(self) -> None:

@@ -71,11 +71,7 @@ def _with_fields(block: Block, new: Mapping[str, Block]) -> dict[str, Any]:
 
 def with_items(block: Named, items: Mapping[str, Block]) -> Block:
     """Return a chain, or whatever runs named children, over other children."""
-    clone: Any = object.__new__(type(block))
-    for field in dataclasses.fields(block):
-        object.__setattr__(clone, field.name, getattr(block, field.name))
-    clone._adopt((), dict(items))
-    return clone
+    return dataclasses.replace(block, items=tuple(items.items()))
 
 
 def _swapped(value: Any, waiting: list[tuple[str, Block]], new: Mapping[str, Block], found: set[str]) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import Block, Shape
+from pure.block import Block, Reading, Shape
 from pure.catalogue import Case
 from pure.tags import observe
 
@@ -54,30 +54,10 @@ class Facts:
     noise: bool
 
 
-class _Read(dict[str, Any]):
-    """Extras that remember what was asked for."""
-
-    def __init__(self, held: Mapping[str, Any]) -> None:
-        super().__init__(held)
-        self.asked: dict[str, None] = {}
-
-    def __getitem__(self, key: str) -> Any:
-        self.asked[key] = None
-        return super().__getitem__(key)
-
-    def __contains__(self, key: object) -> bool:
-        self.asked[str(key)] = None
-        return super().__contains__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        self.asked[key] = None
-        return super().get(key, default)
-
-
 def facts(case: Case) -> Facts:
     """Make the row's block, run it once on its example, and write down what was seen."""
     block, params, state, x, extras = case.example()
-    read = _Read(extras)
+    read = Reading(extras, complete=False)
     with torch.no_grad():
         y, seen = observe(block.__call__)(params, x, state, read)
     tagged = ((tag.path, tag.kind, tag.value) for tag in seen)

@@ -13,6 +13,7 @@ from pure.block import Block, specification
 from pure.compose import MixedPrecision, Parallel, Rename, Repeat, Sequential
 from pure.compose.wrapper import Wrapper
 from pure.layers import Activation, Conv1d, Conv2d, Conv3d, Dropout, DropPath, Linear
+from pure.layers.activation import activation_name
 from pure.skips import DenseSkip, Dynamic, Highway, Identity, Residual, Shortcut
 
 __all__ = ["Box", "Column", "Fork", "Frame", "Gate", "Skip", "Wire", "drawing_of", "has_unknown", "sizes"]
@@ -158,7 +159,7 @@ def _skip(block: Block, depth: int, at: Place) -> Any:
         if block.scale != 1.0:
             branch = Column((branch, Box(f"× {block.scale:.4g}")))
         skip = Skip(branch, child("shortcut"), "+")
-        return skip if block.activation == "identity" else Column((skip, Box(block.activation)))
+        return skip if block.activation == "identity" else Column((skip, Box(activation_name(block.activation))))
     if isinstance(block, Highway):
         return Gate(child("transform"), part(block.gate, depth - 1, at.child("gate", "gate")))
     if isinstance(block, DenseSkip):
@@ -246,7 +247,7 @@ def _titled(name: str, title: str) -> str:
 def leaf_box(block: Block, name: str) -> Box:
     """Return the box of a block that is one operation, with its sizes."""
     if isinstance(block, Activation):
-        return Box(block.name)
+        return Box(activation_name(block.name))
     kind = "weights" if specification(block)[0] else "plain"
     return Box(_titled(name, type(block).__name__), sizes(block), kind)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
+from pure.block import Reading
 from pure.errors import PureError, UnsupportedError
 from pure.flow.auditing.block_chain import Chain, Link
 from pure.flow.shared.log_scale import Scaled
@@ -46,7 +47,7 @@ def versions(*values: Any) -> int:
 def run_link(link: Link, x: Any, extras: Mapping[str, Any]) -> Any:
     """Return a link's output; errors name the link."""
     try:
-        return link.block(link.params, x, link.state, extras)
+        return link.block(link.params, x, link.state, Reading(extras))
     except PureError as error:
         error.path = (*(link.name.split(".") if link.name else ()), *error.path)
         raise

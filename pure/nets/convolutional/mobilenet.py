@@ -9,9 +9,9 @@ from pure.compose import Sequential
 from pure.errors import ArgumentError
 from pure.initializers import Constant, Initializer, KaimingNormal, Normal
 from pure.layers import Dropout, GlobalAvgPool, Linear
+from pure.layers.conv import divisible
 from pure.skips.additive.conv_orders import conv_norm_act
 from pure.skips.additive.inverted import inverted_residual
-from pure.widths import divisible
 
 __all__ = ["mobilenet_v2"]
 

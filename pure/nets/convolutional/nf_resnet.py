@@ -9,9 +9,10 @@ from pure.block import Block
 from pure.compose import Sequential
 from pure.initializers import Constant, Normal
 from pure.layers import Activation, Dropout, DropPath, GlobalAvgPool, Linear, MaxPool
+from pure.layers.activation import ActivationLike
+from pure.layers.conv import divisible
 from pure.nets.convolutional.resnet import check_stages
 from pure.skips.scaled.norm_free import norm_free_block, norm_free_conv
-from pure.widths import divisible
 
 __all__ = ["nf_resnet50", "norm_free_resnet"]
 
@@ -24,7 +25,7 @@ def norm_free_resnet(
     in_channels: int = 3,
     stem_channels: int = 64,
     alpha: float = 0.2,
-    activation: str = "relu",
+    activation: ActivationLike = "relu",
     skip_init: bool = False,
     dropout: float = 0.0,
     drop_path_rate: float = 0.0,

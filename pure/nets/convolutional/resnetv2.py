@@ -9,10 +9,10 @@ from pure.block import Block
 from pure.compose import Sequential
 from pure.initializers import Constant, Normal
 from pure.layers import Activation, BatchNorm, Conv2d, Dropout, DropPath, GlobalAvgPool, Linear, MaxPool
+from pure.layers.conv import divisible
 from pure.nets.convolutional.resnet import BlockName, check_choice, check_stages
 from pure.skips.additive.conv_blocks import HE, conv3x3
 from pure.skips.additive.preactivation import preact_basic, preact_bottleneck
-from pure.widths import divisible
 
 __all__ = ["resnet_v2", "resnetv2_50"]
 

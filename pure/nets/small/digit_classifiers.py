@@ -11,12 +11,13 @@ from pure.compose import Sequential, Tag
 from pure.errors import ArgumentError
 from pure.initializers import Initializer, KaimingNormal
 from pure.layers import Activation, Linear
+from pure.layers.activation import ActivationLike
 from pure.skips import DenseSkip, Highway, Residual
 
 __all__ = ["dense_mlp", "highway_mlp", "plain_mlp", "skip_mlp"]
 
 
-def _layer(in_features: int, out_features: int, activation: str, rule: Initializer) -> Sequential:
+def _layer(in_features: int, out_features: int, activation: ActivationLike, rule: Initializer) -> Sequential:
     return Sequential(linear=Linear(in_features, out_features, weight_init=rule), act=Activation(activation))
 
 

@@ -8,7 +8,8 @@ from pure.block import Block
 from pure.compose import Rename, Sequential
 from pure.errors import ArgumentError, nearest
 from pure.layers import Activation, Conv2d, Linear
-from pure.skips import AvgPoolProject, Crop, Dynamic, Identity, Interpolate, Pad, Project, Residual, Shortcut
+from pure.layers.activation import ActivationLike
+from pure.skips import AvgPoolProject, Crop, Dynamic, Identity, Interpolate, Pad, Project, Residual
 
 __all__ = [
     "dynamic_net",
@@ -23,7 +24,7 @@ __all__ = [
 ShortcutName = Literal["identity", "project", "pad", "pad_centred", "crop", "interpolate", "avgpool"]
 
 
-def _mlp(in_features: int, hidden_features: int, out_features: int, activation: str = "relu") -> Sequential:
+def _mlp(in_features: int, hidden_features: int, out_features: int, activation: ActivationLike = "relu") -> Sequential:
     return Sequential(
         fc1=Linear(in_features, hidden_features),
         act=Activation(activation),
@@ -106,12 +107,12 @@ def dynamic_net(
     return Rename(net, {"fc1": "fc1", "middle.branch.fc2": "fc2", "fc3": "fc3"})
 
 
-def _shortcut(name: str, in_channels: int, out_channels: int, padded: bool) -> Shortcut:
+def _shortcut(name: str, in_channels: int, out_channels: int, padded: bool) -> Block:
     """Return the named shortcut around two 3×3 convolutions, made to fit the channels and, if unpadded, the map."""
     project = Project(in_channels, out_channels)
     channels = Identity() if in_channels == out_channels else project
     pads = {"pad": Pad(), "pad_centred": Pad(where="centred")}
-    by_name: dict[str, Shortcut] = {
+    by_name: dict[str, Block] = {
         "identity": Identity(),
         "project": project if padded else Crop(project),
         **{key: pad if padded else Crop(pad) for key, pad in pads.items()},
@@ -128,7 +129,7 @@ def residual_block(
     in_channels: int,
     out_channels: int,
     padding: int | Literal["same"] = 0,
-    shortcut: ShortcutName | Shortcut = "identity",
+    shortcut: ShortcutName | Block = "identity",
 ) -> Block:
     """Return y = S(x) + conv2(relu(conv1(x))) with 3×3 convolutions, leaves `conv1`, `conv2` and `shortcut`.
 
@@ -191,7 +192,7 @@ def tutorial_resnet(
 
 
 def residual_mlp(
-    features: int, hidden_features: int, depth: int, scale: float = 1.0, activation: str = "relu"
+    features: int, hidden_features: int, depth: int, scale: float = 1.0, activation: ActivationLike = "relu"
 ) -> Block:
     """Return `depth` blocks x ← x + scale · W₂ activation(W₁ x), leaves `0.branch.fc1.weight`, ….
 
@@ -217,7 +218,9 @@ def residual_mlp(
     return Sequential(*[block] * depth)
 
 
-def residual_mlp_block(features: int, hidden_features: int, scale: float = 1.0, activation: str = "relu") -> Block:
+def residual_mlp_block(
+    features: int, hidden_features: int, scale: float = 1.0, activation: ActivationLike = "relu"
+) -> Block:
     """Return one block x + scale · W₂ activation(W₁ x), leaves `branch.fc1` and `branch.fc2`.
 
     Args:

@@ -8,6 +8,7 @@ from pure.block import Block
 from pure.compose.chain import Sequential
 from pure.initializers import Constant, Normal
 from pure.layers import Activation, LayerNorm, Linear
+from pure.layers.activation import ActivationLike
 from pure.layers.attention import Attention
 from pure.layers.embedding import BertEmbeddings
 from pure.layers.tokens import FirstToken
@@ -26,7 +27,7 @@ def bert_layer(
     hidden: int | None = None,
     dropout: float = 0.1,
     attention_dropout: float = 0.1,
-    activation: str = "gelu",
+    activation: ActivationLike = "gelu",
     eps: float = 1e-12,
 ) -> Block:
     """Return x ← LN(x + attention(x)), x ← LN(x + W₂ gelu(W₁ x)), with attention in both directions.
@@ -71,7 +72,7 @@ def bert_base(
     padding: int | None = 0,
     dropout: float = 0.1,
     attention_dropout: float = 0.1,
-    activation: str = "gelu",
+    activation: ActivationLike = "gelu",
     eps: float = 1e-12,
     pooler: bool = False,
 ) -> Block:

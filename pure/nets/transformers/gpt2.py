@@ -11,6 +11,7 @@ from pure.compose.chain import Sequential
 from pure.compose.tied import TiedHead
 from pure.initializers import Constant, Normal
 from pure.layers import Dropout, LayerNorm
+from pure.layers.activation import ActivationLike
 from pure.layers.attention import Attention
 from pure.layers.embedding import Embedding, LearnedPositions
 from pure.nets.transformers.parts import check_depth, feed_forward, transformer_block
@@ -28,7 +29,7 @@ def gpt2_block(
     hidden: int | None = None,
     dropout: float = 0.1,
     attention_dropout: float = 0.1,
-    activation: str = "gelu_tanh",
+    activation: ActivationLike = "gelu_tanh",
     eps: float = 1e-5,
     depth: int = 1,
 ) -> Block:
@@ -74,7 +75,7 @@ def gpt2(
     dropout: float = 0.1,
     attention_dropout: float = 0.1,
     embedding_dropout: float = 0.1,
-    activation: str = "gelu_tanh",
+    activation: ActivationLike = "gelu_tanh",
     eps: float = 1e-5,
     head: bool = True,
 ) -> Block:

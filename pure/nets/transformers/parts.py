@@ -9,6 +9,7 @@ from pure.compose.chain import Sequential
 from pure.errors import ArgumentError
 from pure.initializers import Initializer, KaimingUniform
 from pure.layers import Activation, Dropout, Linear
+from pure.layers.activation import ActivationLike
 
 __all__ = ["feed_forward", "transformer_block"]
 
@@ -28,7 +29,7 @@ def check_depth(depth: int) -> None:
 def feed_forward(
     features: int,
     hidden: int,
-    activation: str = "gelu",
+    activation: ActivationLike = "gelu",
     *,
     bias: bool = True,
     dropout: float = 0.0,

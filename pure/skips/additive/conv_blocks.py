@@ -67,7 +67,7 @@ def projection(in_channels: int, out_channels: int, stride: int = 1, *, pooled: 
     return Project(in_channels, out_channels, stride, bias=False, norm=True, weight_init=HE)
 
 
-def default_shortcut(in_channels: int, out_channels: int, stride: int) -> Shortcut:
+def default_shortcut(in_channels: int, out_channels: int, stride: int) -> Block:
     """Return the identity, or a projection with BatchNorm where the shape changes (option B)."""
     same = stride == 1 and in_channels == out_channels
     return Identity() if same else projection(in_channels, out_channels, stride)

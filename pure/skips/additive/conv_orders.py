@@ -6,6 +6,7 @@ from pure.block import Block
 from pure.compose import Sequential
 from pure.initializers import Initializer, KaimingUniform
 from pure.layers import Activation, BatchNorm, Conv2d
+from pure.layers.activation import ActivationLike
 
 __all__ = ["conv_norm_act", "norm_act_conv"]
 
@@ -32,7 +33,7 @@ def conv_norm_act(
     stride: int = 1,
     *,
     groups: int = 1,
-    activation: str | None = "relu",
+    activation: ActivationLike | None = "relu",
     weight_init: Initializer = KaimingUniform(),
 ) -> Block:
     """Return σ(BN(w ∗ x)): leaves `conv.weight`, `norm.weight`, `norm.bias`.
@@ -64,7 +65,7 @@ def norm_act_conv(
     stride: int = 1,
     *,
     groups: int = 1,
-    activation: str = "relu",
+    activation: ActivationLike = "relu",
     eps: float = 1e-5,
     weight_init: Initializer = KaimingUniform(),
 ) -> Block:

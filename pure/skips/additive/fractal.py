@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.block import EMPTY, Applied, Block, Extras, Params, Shape
+from pure.block import Block, Extras, Params, Shape
 from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, NoiseError, ShapeError
@@ -18,7 +18,6 @@ from pure.layers.alignment import align
 from pure.leaf import Leaf
 from pure.skips.additive.conv_blocks import conv3x3
 from pure.tags import tag
-from pure.tree import Tree
 
 __all__ = ["Fractal", "FractalJoin"]
 
@@ -78,19 +77,16 @@ class FractalJoin(Leaf):
         mean: Tensor = x.mean(1)
         return mean
 
-    def apply(
-        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
-    ) -> Applied:
-        """Return the mean, in training of the columns that the mask keeps."""
-        if not training or not self.rate:
-            return self.forward(params, x), state
-        if not noise:
-            raise NoiseError(f"{self}: training needs the mask: pass noise=block.noise(x.shape, generator)")
+    def forward_training(self, params: Params, x: Any, noise: Any) -> Tensor:
+        """Return the mean of the columns that the mask keeps."""
+        if not self.rate:
+            return self.forward(params, x)
         mask = noise["mask"]
         if mask.shape != x.shape[:2]:
             raise NoiseError(f"{self}: mask {tuple(mask.shape)} for an input {tuple(x.shape)}: draw it for this one")
         share = mask.to(x.dtype) / mask.sum(1, keepdim=True).to(x.dtype)
-        return (x * align(share, x)).sum(1), state
+        kept: Tensor = (x * align(share, x)).sum(1)
+        return kept
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,6 +7,7 @@ from pure.compose import Sequential, Tag
 from pure.errors import ArgumentError
 from pure.initializers import Initializer
 from pure.layers import BatchNorm, Conv2d
+from pure.layers.activation import ActivationLike
 from pure.skips.additive.conv_blocks import HE
 from pure.skips.additive.conv_orders import conv_norm_act
 from pure.skips.additive.residual import Residual
@@ -20,7 +21,7 @@ def inverted_residual(
     stride: int = 1,
     expand: float = 6,
     *,
-    activation: str = "relu6",
+    activation: ActivationLike = "relu6",
     weight_init: Initializer = HE,
 ) -> Block:
     """Return x + project(depthwise(expand x)); without the x where the stride or the channels change.

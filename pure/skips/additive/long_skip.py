@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 
-from pure.block import EMPTY, Applied, Block, State
-from pure.children import expected_keys, require_keys, run_child
+from pure.block import Block, Extras, Params
+from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
-from pure.skips.additive.shortcut import Identity, mismatch, run_fitted
+from pure.skips.additive.shortcut import Identity, mismatch
 from pure.tags import tag
-from pure.tree import Tree
 
 __all__ = ["LongSkip"]
 
@@ -20,7 +19,7 @@ Join = Literal["concat", "sum", "product"]
 
 
 @dataclass(frozen=True, repr=False)
-class LongSkip(Block):
+class LongSkip(Composite):
     """y = [S(x), g(x)] along axis 1, S(x) + g(x) or S(x) ⊙ g(x), with g any sub-network and S a shortcut.
 
     Tags: "branch" (g(x)), "stream" (y).
@@ -45,34 +44,16 @@ class LongSkip(Block):
     branch: Block
     join: Join = "concat"
     shortcut: Block = Identity()
-    _keys: int | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.join not in get_args(Join):
             raise ArgumentError(f"LongSkip join={self.join!r}: expected one of {', '.join(get_args(Join))}")
-        for what, child in self.children().items():
-            if not isinstance(child, Block):
-                raise ArgumentError(f"LongSkip {what}={child!r}: expected a Block: wrap it in Function")
-        object.__setattr__(self, "_keys", expected_keys(self.children()))
+        super().__post_init__()
 
-    @property
-    def has_params(self) -> bool | None:
-        """Whether the branch or the shortcut has parameters."""
-        return None if self._keys is None else self._keys > 0
-
-    def children(self) -> dict[str, Block]:
-        """Return the branch and the shortcut."""
-        return {"branch": self.branch, "shortcut": self.shortcut}
-
-    def apply(
-        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
-    ) -> Applied:
-        """Return the joined tensors and the new states of branch and shortcut."""
-        require_keys(self, self._keys, params)
-        new_state: State = {}
-        rest = params, x, state, extras, training, noise, new_state
-        g = tag(run_child(self, "branch", self.branch, *rest), "branch", kind="branch")
-        s = run_fitted(self, "shortcut", self.shortcut, g.shape, *rest)
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
+        """Return the joined tensors."""
+        g = tag(run("branch", x), "branch", kind="branch")
+        s = run("shortcut", x, g.shape)
         if self.join == "concat":
             if (s.shape[0], *s.shape[2:]) != (g.shape[0], *g.shape[2:]):
                 raise ShapeError(
@@ -84,4 +65,4 @@ class LongSkip(Block):
             raise ShapeError(mismatch(self.shortcut, s.shape, g.shape))
         else:
             y = s + g if self.join == "sum" else s * g
-        return tag(y, "stream"), new_state
+        return tag(y, "stream")

@@ -11,8 +11,8 @@ from torch import Tensor
 from pure.block import Block
 from pure.compose import Sequential
 from pure.errors import ArgumentError
-from pure.functional import pad_channels
 from pure.layers import Activation, AvgPool, BatchNorm, Dropout, DropPath
+from pure.layers.resizing import pad_channels
 from pure.skips.additive.conv_blocks import HE, conv1x1, conv3x3
 from pure.skips.additive.residual import Residual
 from pure.skips.additive.shortcut import Identity, Project, Shortcut
@@ -216,5 +216,5 @@ def pyramid_bottleneck(in_channels: int, out_channels: int, stride: int = 1) -> 
     return Residual(branch, _padded(in_channels, out_channels, stride))
 
 
-def _padded(in_channels: int, out_channels: int, stride: int) -> Shortcut:
+def _padded(in_channels: int, out_channels: int, stride: int) -> Block:
     return Identity() if stride == 1 and in_channels == out_channels else PoolPad(stride)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.block import EMPTY, Applied, Block, Params, Shape
+from pure.block import Block, Params, Shape
 from pure.compose import Parallel, Sequential
 from pure.errors import NoiseError, ShapeError
 from pure.initializers import Device, check_generator
@@ -17,7 +17,6 @@ from pure.layers.alignment import align
 from pure.leaf import Leaf
 from pure.skips.additive.conv_blocks import conv3x3, default_shortcut
 from pure.skips.additive.residual import Residual
-from pure.tree import Tree
 
 __all__ = ["Shake", "shake_shake_block"]
 
@@ -66,14 +65,8 @@ class Shake(Leaf):
         first, second = self._halves(x)
         return (first + second) / 2
 
-    def apply(
-        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
-    ) -> Applied:
-        """Return the mean, or in training the shares in `noise`."""
-        if not training:
-            return self.forward(params, x), state
-        if not noise:
-            raise NoiseError("Shake: training needs the shares: pass noise=block.noise(x.shape, generator)")
+    def forward_training(self, params: Params, x: Any, noise: Any) -> Tensor:
+        """Return the halves mixed by the shares in `noise`."""
         first, second = self._halves(x)
         shares = []
         for name in ("forward", "backward"):
@@ -85,7 +78,8 @@ class Shake(Leaf):
             shares.append(align(share.to(x.dtype), x))
         alpha, beta = shares
         followed = beta * first + (1 - beta) * second
-        return followed + ((alpha - beta) * (first - second)).detach(), state
+        mixed: Tensor = followed + ((alpha - beta) * (first - second)).detach()
+        return mixed
 
 
 def shake_shake_block(

@@ -6,105 +6,66 @@ of their own. `Residual` takes any block as its shortcut; these know how to fit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State
-from pure.children import expected_keys, refuse, require_keys, run_child
+from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError
-from pure.functional import center_crop, pad_channels, resize
 from pure.initializers import Initializer, KaimingUniform
 from pure.layers.conv import Conv1d, Conv2d, Conv3d
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm
-from pure.tree import Tree
+from pure.layers.resizing import center_crop, pad_channels, resize
+from pure.leaf import Leaf
 
 __all__ = ["AvgPoolProject", "Crop", "Identity", "Interpolate", "Pad", "Project", "Shortcut"]
 
 
 @dataclass(frozen=True, repr=False)
-class Shortcut(Block):
+class Shortcut(Composite):
     """A block that is told the shape it must produce: `prepare(x, shape)`, then its children one after another."""
 
-    _parts: tuple[tuple[str, Block], ...] = field(init=False, repr=False, compare=False)
-    _keys: int | None = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_parts", tuple(self.children().items()))
-        object.__setattr__(self, "_keys", expected_keys(dict(self._parts)))
-
-    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+    def prepare(self, x: Tensor, shape: Shape) -> Tensor:
         """Return `x` brought nearer to the branch's output `shape`, without parameters; here `x` itself."""
         return x
 
-    @property
-    def has_params(self) -> bool | None:
-        """Whether any child has parameters."""
-        return None if self._keys is None else self._keys > 0
-
     def fit(
-        self,
-        params: Params,
-        x: Any,
-        shape: Sequence[int],
-        state: State,
-        extras: Extras,
-        training: bool = False,
-        noise: Any = None,
-    ) -> tuple[Any, State]:
-        """Return the shortcut of `x` for a branch whose output has `shape`, and the new state."""
-        require_keys(self, self._keys, params)
-        x = self.prepare(x, shape)
-        new_state: State = {}
-        for name, child in self._parts:
-            x = run_fitted(self, name, child, shape, params, x, state, extras, training, noise, new_state)
-        return x, new_state
-
-    def apply(
-        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
+        self, params: Params, x: Any, shape: Shape, state: State = EMPTY, extras: Extras = EMPTY, *rest: Any
     ) -> Applied:
-        """Return the shortcut of `x` on its own, for a branch that keeps the shape."""
-        if not isinstance(x, Tensor):
-            refuse(self, x, TypeError())
-        return self.fit(params, x, x.shape, state, extras, training, noise)
+        """Return the shortcut of `x` for a branch whose output has `shape`, and the new state, as `apply` does."""
+        return self._applied(partial(self.combine, shape=shape), params, x, state, extras, *rest)
 
-
-def run_fitted(
-    block: Block,
-    name: str,
-    child: Block,
-    shape: Sequence[int],
-    params: Params,
-    x: Any,
-    state: State,
-    extras: Extras,
-    training: bool,
-    noise: Any,
-    new_state: State,
-) -> Any:
-    """Run a child as `run_child` does, and tell it the `shape` it must produce if it is a Shortcut."""
-
-    def fit(params: Params, x: Any, *rest: Any) -> tuple[Any, State]:
-        assert isinstance(child, Shortcut)
-        return child.fit(params, x, shape, *rest)
-
-    apply = fit if isinstance(child, Shortcut) else None
-    return run_child(block, name, child, params, x, state, extras, training, noise, new_state, apply)
+    def combine(self, run: Run, params: Params, x: Any, extras: Extras, shape: Shape | None = None) -> Any:
+        """Return the shortcut of `x`, for a branch that keeps the shape if none is given."""
+        shape = x.shape if shape is None else shape
+        x = self.prepare(x, shape)
+        for name in self._children:
+            x = run(name, x, shape)
+        return x
 
 
 @dataclass(frozen=True, repr=False)
-class Identity(Shortcut):
-    """S(x) = x.
+class Identity(Leaf):
+    """S(x) = x, for a branch that keeps the shape.
 
     Example:
         >>> import torch
         >>> Identity()({}, torch.ones(1, 2))
         tensor([[1., 1.]])
     """
+
+    def forward(self, params: Params, x: Any) -> Any:
+        """Return `x`."""
+        return x
+
+    def out_shape(self, x_shape: Shape) -> Shape:
+        """Return the input's shape."""
+        return tuple(x_shape)
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,7 +90,7 @@ class Pad(Shortcut):
     stride: int = 1
     where: Literal["append", "centred"] = "append"
 
-    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+    def prepare(self, x: Tensor, shape: Shape) -> Tensor:
         """Return the strided, padded stream."""
         if self.stride != 1:
             x = x[(slice(None), slice(None), *[slice(None, None, self.stride)] * (x.ndim - 2))]
@@ -176,7 +137,7 @@ class Project(Shortcut):
             raise ArgumentError(f"Project stride={self.stride} without spatial axes: expected 1")
         super().__post_init__()
 
-    def children(self) -> dict[str, Block]:
+    def parts(self) -> dict[str, Block]:
         """Return the projection and the norm, if there is one."""
         options: dict[str, Any] = {"bias": self.bias, "weight_init": self.weight_init}
         if self.dims == 0:
@@ -191,9 +152,9 @@ class Project(Shortcut):
 class _Spatial(Shortcut):
     """A change of spatial size, then a change of channels by another shortcut."""
 
-    channels: Shortcut = Identity()
+    channels: Block = Identity()
 
-    def children(self) -> dict[str, Block]:
+    def parts(self) -> dict[str, Block]:
         """Return the shortcut over the channels."""
         return {"channels": self.channels}
 
@@ -216,7 +177,7 @@ class Crop(_Spatial):
         tensor([[[1., 2., 3.]]])
     """
 
-    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+    def prepare(self, x: Tensor, shape: Shape) -> Tensor:
         """Return the centre."""
         return center_crop(x, shape[2:])
 
@@ -237,7 +198,7 @@ class Interpolate(_Spatial):
 
     mode: Literal["nearest", "linear"] = "linear"
 
-    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+    def prepare(self, x: Tensor, shape: Shape) -> Tensor:
         """Return the interpolated stream."""
         return resize(x, shape[2:], self.mode)
 
@@ -269,12 +230,12 @@ class AvgPoolProject(Shortcut):
     norm: bool = True
     weight_init: Initializer = KaimingUniform()
 
-    def children(self) -> dict[str, Block]:
+    def parts(self) -> dict[str, Block]:
         """Return the projection."""
         sizes = self.in_channels, self.out_channels
         return {"project": Project(*sizes, bias=not self.norm, norm=self.norm, weight_init=self.weight_init)}
 
-    def prepare(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+    def prepare(self, x: Tensor, shape: Shape) -> Tensor:
         """Return the pooled stream."""
         if x.ndim != 4:
             raise RankError(f"{self}: input {tuple(x.shape)}, expected (batch, channels, height, width)")

@@ -11,6 +11,7 @@ from pure.block import Block, Extras, Params
 from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
+from pure.layers.activation import ActivationLike
 from pure.skips.additive.conv_orders import conv_norm_act
 from pure.tags import tag
 
@@ -66,7 +67,7 @@ def cross_stage(
     *,
     expand: float = 1.0,
     blocks_channels: int | None = None,
-    activation: str = "relu",
+    activation: ActivationLike = "relu",
 ) -> Block:
     """Return M[e₁, T(g(e₂))] with [e₁, e₂] = E x in two halves: split, transform, concatenate, mix.
 

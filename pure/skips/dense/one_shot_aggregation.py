@@ -13,6 +13,7 @@ from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, ShapeError
 from pure.layers import DropPath
+from pure.layers.activation import ActivationLike
 from pure.skips.additive.conv_orders import conv_norm_act
 from pure.skips.additive.residual import Residual
 from pure.tags import tag
@@ -74,7 +75,7 @@ def one_shot_aggregation(
     *,
     residual: bool = False,
     drop_path: float = 0.0,
-    activation: str = "relu",
+    activation: ActivationLike = "relu",
 ) -> Block:
     """Return W[x, f₁(x), f₂(f₁(x)), …], the block of VoVNet; plus x if `residual`.
 

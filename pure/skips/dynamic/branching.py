@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import EMPTY, Applied, Shape
-from pure.children import require_keys, run_child
+from pure.block import EMPTY, Applied, Reading, Shape
 from pure.composite import Composite
 from pure.errors import ArgumentError
 from pure.tree import Tree
@@ -63,16 +62,13 @@ class Branching(Composite):
     ) -> Applied:
         """Return the output and the new state, in "branch" mode the state that was given."""
         if self.mode == "select":
-            y, new_state = super().apply(params, x, state, extras, training, noise)
-            return y, {name: new_state[name] for name in self.children() if name in new_state}  # gates run first
+            return super().apply(params, x, state, extras, training, noise)
         if training:
             raise ArgumentError(f"{type(self).__name__} in training with mode='branch': train with mode='select'")
-        require_keys(self, self._keys, params)
-        children = self.children()
-
-        def run(name: str, value: Any) -> Any:
-            return run_child(self, name, children[name], params, value, state, extras, False, None, {})
-
+        if isinstance(extras, Reading):
+            extras.complete = True  # what is read inside torch.cond cannot be noted
+        run = self.runner(params, state, extras)
+        run.keeps_state = False
         return self.combine(run, params, x, extras), state
 
     def when(

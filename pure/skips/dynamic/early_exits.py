@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.block import EMPTY, Applied, Block, Extras, Params
+from pure.block import EMPTY, Applied, Block, Extras, Params, no_block
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
 from pure.layers.alignment import align, widen
@@ -66,16 +66,13 @@ class EarlyExit(Branching):
                 f"EarlyExit: {len(self.stages)} stages, heads {self.heads!r}: expected at least one stage, and a head "
                 "for each or one for all"
             )
+        self.parts()  # whose errors name the stage or the head
         super().__post_init__()
 
     def parts(self) -> dict[str, Block]:
         """Return the stages, then the heads."""
         heads = {"head": self.heads} if isinstance(self.heads, Block) else _numbered("head", self.heads)
-        found = {**_numbered("stage", self.stages), **heads}
-        for name, block in found.items():
-            if not isinstance(block, Block):
-                raise ArgumentError(f"EarlyExit {name}={block!r}: expected a Block: wrap it in Function")
-        return found
+        return {**_numbered("stage", self.stages), **heads}
 
     def apply(
         self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
@@ -137,4 +134,7 @@ class EarlyExit(Branching):
 
 
 def _numbered(name: str, blocks: tuple[Block, ...]) -> dict[str, Block]:
+    for index, block in enumerate(blocks):
+        if not isinstance(block, Block):
+            raise no_block(f"EarlyExit {name}{index}={block!r}", block)
     return {f"{name}{index}": block for index, block in enumerate(blocks)}

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State
-from pure.children import extra_keys, refuse, run_child
+from pure.block import EMPTY, Applied, Block, Reading, Shape
+from pure.children import Runner, raise_unless_tensor
+from pure.composite import Composite
 from pure.errors import ArgumentError, ShapeError
 from pure.layers.alignment import align
 from pure.skips.dynamic.branching import condition
@@ -23,7 +24,7 @@ Mode = Literal["select", "branch", "static"]
 
 
 @dataclass(frozen=True, repr=False)
-class Dynamic(Block):
+class Dynamic(Composite):
     """y = f(x) if extras["control"] > threshold else x.
 
     Three modes that agree:
@@ -63,15 +64,7 @@ class Dynamic(Block):
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
             raise ArgumentError(f"Dynamic mode={self.mode!r}: expected one of {', '.join(get_args(Mode))}")
-
-    @property
-    def has_params(self) -> bool | None:
-        """Whether the branch has."""
-        return self.branch.has_params
-
-    def children(self) -> dict[str, Block]:
-        """Return the branch."""
-        return {"branch": self.branch}
+        super().__post_init__()
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape."""
@@ -81,66 +74,46 @@ class Dynamic(Block):
         self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
     ) -> Applied:
         """Return f(x) or x, and the new state where f was taken."""
-        if self.has_params is not None and len(params) != int(self.has_params):
-            raise extra_keys(self, params)
         if "control" not in extras:
             raise ArgumentError(
                 f"Dynamic: extras hold {sorted(extras)}, expected 'control': pass extras={{'control': c}}"
             )
         if not isinstance(x, Tensor):
-            refuse(self, x, TypeError())
+            raise_unless_tensor(self, x, TypeError())
         control = extras["control"]
+        if self.mode != "select" and isinstance(extras, Reading):
+            extras.complete = True  # what the branch reads is not known where it does not run
+        run = self.runner(params, state, extras, training, noise)
         if self.mode == "static":
-            return self._static(params, x, state, extras, training, noise, control)
+            return self._static(run, x, control), {**state, **run.new_state}
         taken = self._taken(control, x)
         if self.mode == "branch":
-            return self._branch(params, x, state, extras, training, noise, taken), state
-        new_state: State = {}
-        f = self._run(params, x, state, extras, training, noise, new_state)
+            return self._branch(run, x, taken), state
+        f = self._run(run, x)
         if watching():
             tag(taken.to(x.dtype), "gate", kind="gate")
         y = torch.where(taken if taken.ndim == 0 else align(taken, x), f, x)
+        new_state = run.new_state
         if new_state:
             kept = taken.any()
             new_state = tree.tree_map(lambda new, old: torch.where(kept, new, old), new_state, state)
         return tag(y, "stream"), new_state
 
-    def _run(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Extras,
-        training: bool,
-        noise: Any,
-        new_state: State,
-    ) -> Any:
-        f = run_child(self, "branch", self.branch, params, x, state, extras, training, noise, new_state)
+    def _run(self, run: Runner, x: Any) -> Any:
+        f = run("branch", x)
         if f.shape != x.shape:
             raise ShapeError(
                 f"Dynamic: branch {tuple(f.shape)} for input {tuple(x.shape)}: a skipped branch keeps the shape"
             )
         return f
 
-    def _static(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Extras,
-        training: bool,
-        noise: Any,
-        control: Any,
-    ) -> tuple[Any, State]:
+    def _static(self, run: Runner, x: Any, control: Any) -> Any:
         if not isinstance(control, bool):
             raise ArgumentError(
                 f"Dynamic static mode: control is {type(control).__name__}, expected a Python bool: "
                 "use mode='select' or 'branch' for a tensor"
             )
-        if not control:
-            return tag(x, "stream"), state
-        new_state: State = {}
-        return tag(self._run(params, x, state, extras, training, noise, new_state), "stream"), new_state
+        return tag(self._run(run, x) if control else x, "stream")
 
     def _taken(self, control: Any, x: Tensor) -> Tensor:
         """Return the comparison with the threshold, of shape (), or (batch,)."""
@@ -156,27 +129,18 @@ class Dynamic(Block):
             )
         return value > self.threshold
 
-    def _branch(
-        self,
-        params: Params,
-        x: Any,
-        state: State,
-        extras: Extras,
-        training: bool,
-        noise: Any,
-        taken: Tensor,
-    ) -> Any:
-        if state:
+    def _branch(self, run: Runner, x: Any, taken: Tensor) -> Any:
+        run.keeps_state = False
+        if run.state:
             raise ArgumentError(
                 f"Dynamic branch mode: {self.branch} has state, which torch.cond cannot return: use 'select'"
             )
 
-        def run(x: Tensor) -> Tensor:
-            f: Tensor = self._run(params, x, state, extras, training, noise, {})
+        def compute(x: Tensor) -> Tensor:
+            f: Tensor = self._run(run, x)
             return (f if taken.ndim == 0 else torch.where(align(taken, x), f, x)).contiguous()
 
         def skip(x: Tensor) -> Tensor:
             return x.clone(memory_format=torch.contiguous_format)  # torch.cond wants equal strides, and no alias
 
-        y = condition(taken if taken.ndim == 0 else taken.any(), run, skip, (x,))
-        return tag(y, "stream")
+        return tag(condition(taken if taken.ndim == 0 else taken.any(), compute, skip, (x,)), "stream")

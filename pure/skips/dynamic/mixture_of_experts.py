@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.block import Block, Extras, Params
+from pure.block import Block, Extras, Params, no_block
 from pure.composite import Run
 from pure.errors import ArgumentError, ShapeError
 from pure.layers.alignment import align, widen
@@ -77,7 +77,7 @@ class MixtureOfExperts(Branching):
         found = {"router": self.router, **{f"expert{index}": block for index, block in enumerate(self.experts)}}
         for name, block in found.items():
             if not isinstance(block, Block):
-                raise ArgumentError(f"MixtureOfExperts {name}={block!r}: expected a Block: wrap it in Function")
+                raise no_block(f"MixtureOfExperts {name}={block!r}", block)
         return found
 
     def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure.block import EMPTY, Applied, Block, Extras, Params, Shape
+from pure.block import Block, Extras, Params, Shape
 from pure.compose.chain import Sequential
 from pure.composite import Run
 from pure.errors import ArgumentError, NoiseError, ShapeError
 from pure.initializers import Device, Initializer, Normal, check_generator
-from pure.layers.activation import Activation, activation
+from pure.layers.activation import Activation, ActivationLike, activation
 from pure.layers.alignment import align, widen
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm
@@ -24,7 +24,6 @@ from pure.leaf import Leaf, describe
 from pure.skips.additive.shortcut import Identity, mismatch
 from pure.skips.dynamic.branching import Branching
 from pure.tags import tag
-from pure.tree import Tree
 
 __all__ = ["AdaptiveResidual", "HardGate", "LogOdds", "SkipLayer", "gate_head"]
 
@@ -104,23 +103,17 @@ class HardGate(Leaf):
             raise ShapeError(f"HardGate: input {describe(x)}, expected two logits a sample: (batch, 2)")
         return (x[:, 1] > x[:, 0]).to(x.dtype)
 
-    def apply(
-        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
-    ) -> Applied:
-        """Return the decision, in training with noise and the softmax's derivative."""
-        decision = self.forward(params, x)
-        if not training:
-            return decision, state
+    def forward_training(self, params: Params, x: Any, noise: Any) -> Tensor:
+        """Return the decision with noise and the softmax's derivative."""
+        self.forward(params, x)
         logits = widen(x)
         if self.gumbel:
-            if not noise:
-                raise NoiseError(f"{self}: training needs noise: pass noise=block.noise(x.shape, generator)")
             if noise["gumbel"].shape != x.shape:
                 raise NoiseError(f"{self}: noise {tuple(noise['gumbel'].shape)} for logits {tuple(x.shape)}")
             logits = logits + noise["gumbel"].to(logits.dtype)
         p = torch.softmax(logits / self.temperature, 1)[:, 1]
         hard = (logits[:, 1] > logits[:, 0]).to(p.dtype)
-        return (hard + (p - p.detach())).to(x.dtype), state
+        return (hard + (p - p.detach())).to(x.dtype)
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return (batch,)."""
@@ -211,7 +204,7 @@ class AdaptiveResidual(Branching):
     branch: Block
     gate: Block
     shortcut: Block = Identity()
-    activation: str = "identity"
+    activation: ActivationLike = "identity"
 
     def __post_init__(self) -> None:
         activation(self.activation)

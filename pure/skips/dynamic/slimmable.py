@@ -66,10 +66,10 @@ class SlimLinear(Linear):
         o = _part(self.active_out, self.out_features, "SlimLinear active_out")
         object.__setattr__(self, "_slim", Linear(i, o, self.bias))
 
-    def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Tensor:
+    def forward(self, params: Params, x: Any) -> Tensor:
         """Return the affine map by the active part."""
         full = (self.out_features, self.in_features)
-        return self._slim(_sliced(self, params, full, self._slim.out_features, self._slim.in_features), x)
+        return self._slim.forward(_sliced(self, params, full, self._slim.out_features, self._slim.in_features), x)
 
     def out_shape(self, x_shape: Shape) -> Shape:
         """Return the input's shape with `active_out` features."""
@@ -154,13 +154,6 @@ class SwitchableBatchNorm(Composite):
         """Return the active norm of x."""
         return run(str(self.active % len(self.channels)), x)
 
-    def apply(
-        self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
-    ) -> Applied:
-        """Return the active norm of x, its new state, and the others' as they were."""
-        y, new_state = super().apply(params, x, state, extras, training, noise)
-        return y, {**state, **new_state}
-
 
 def _index(owner: str, active: int, count: int) -> None:
     if not -count <= active < count:
@@ -207,11 +200,6 @@ class Slimmable(Block):
         ]
         if any(other != shapes[0] for other in shapes):
             raise ArgumentError("Slimmable: blocks differ in their parameters or state: slice full-sized leaves")
-
-    @property
-    def has_params(self) -> bool | None:
-        """Whether the network has."""
-        return self.blocks[0].has_params
 
     @property
     def stochastic(self) -> bool:

@@ -9,7 +9,7 @@ from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError
 from pure.initializers import Initializer, KaimingUniform
-from pure.layers.activation import activation
+from pure.layers.activation import ActivationLike, activation
 from pure.layers.dropout import Dropout
 from pure.layers.linear import Linear
 from pure.tags import tag
@@ -59,7 +59,7 @@ class GLU(Composite):
 
     features: int
     hidden: int
-    activation: str = "silu"
+    activation: ActivationLike = "silu"
     bias: bool = True
     out_features: int | None = None
     fused: Fused | None = None

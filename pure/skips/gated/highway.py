@@ -12,7 +12,7 @@ from pure.compose.chain import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ShapeError
 from pure.initializers import Constant
-from pure.layers.activation import Activation
+from pure.layers.activation import Activation, ActivationLike
 from pure.layers.linear import Linear
 from pure.tags import tag
 
@@ -45,7 +45,7 @@ class Highway(Composite):
     gate: Block
 
     @classmethod
-    def dense(cls, features: int, *, gate_bias: float = -2.0, activation: str = "relu") -> Highway:
+    def dense(cls, features: int, *, gate_bias: float = -2.0, activation: ActivationLike = "relu") -> Highway:
         """Return the fully connected layer of the paper: H(x) = activation(W x + b), gate(x) = W′ x + gate_bias."""
         transform = Sequential(linear=Linear(features, features), act=Activation(activation))
         return cls(transform, Linear(features, features, bias_init=Constant(gate_bias)))

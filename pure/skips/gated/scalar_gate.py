@@ -11,7 +11,7 @@ from pure.block import Block, Extras, Params
 from pure.composite import Composite, Run
 from pure.errors import ShapeError
 from pure.initializers import Constant, Device
-from pure.layers.activation import activation
+from pure.layers.activation import ActivationLike, activation
 from pure.skips.streams.stream_axis import owned
 from pure.tags import tag
 
@@ -49,7 +49,7 @@ class ScalarGate(Composite):
     """
 
     branch: Block
-    activation: str = "relu"
+    activation: ActivationLike = "relu"
     value: float = 1.0
 
     def __post_init__(self) -> None:

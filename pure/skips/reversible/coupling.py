@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from pure.block import EMPTY, Block, Extras, Params, State
-from pure.children import require_keys, run_child
 from pure.compose import Sequential
 from pure.composite import Composite, Run
 from pure.errors import ShapeError, UnsupportedError
@@ -28,13 +27,7 @@ class Invertible(Composite):
 
     def _evaluating(self, params: Params, state: State, extras: Extras) -> Run:
         """Return what runs a child in evaluation."""
-        require_keys(self, self._keys, params)
-        children = self.children()
-
-        def run(name: str, value: Any) -> Any:
-            return run_child(self, name, children[name], params, value, state, extras, False, None, {})
-
-        return run
+        return self.runner(params, state, extras)
 
 
 @dataclass(frozen=True, repr=False)

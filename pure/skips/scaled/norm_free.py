@@ -9,6 +9,7 @@ from pure.compose import Sequential
 from pure.errors import ArgumentError, nearest
 from pure.initializers import Constant, Initializer, KaimingNormal
 from pure.layers import Activation, AvgPool, DropPath, Scale
+from pure.layers.activation import ActivationLike, activation_name
 from pure.layers.weight_standard import GAMMA, ScaledActivation, ScaledStdConv2d
 from pure.skips.additive.residual import Residual
 
@@ -23,7 +24,7 @@ def norm_free_conv(
     kernel_size: int,
     stride: int = 1,
     *,
-    activation: str = "relu",
+    activation: ActivationLike = "relu",
     groups: int = 1,
     gain_init: float = 1.0,
 ) -> ScaledStdConv2d:
@@ -32,10 +33,9 @@ def norm_free_conv(
     Raises:
         ArgumentError: an activation without a known variance.
     """
-    if activation not in GAMMA:
-        raise ArgumentError(
-            f"activation {activation!r}{nearest(activation, GAMMA)}: expected one of {', '.join(GAMMA)}"
-        )
+    if not isinstance(activation, str) or activation not in GAMMA:
+        name = activation_name(activation)
+        raise ArgumentError(f"activation {name!r}{nearest(name, GAMMA)}: expected one of {', '.join(GAMMA)}, by name")
     return ScaledStdConv2d(
         in_channels,
         out_channels,
@@ -59,7 +59,7 @@ def norm_free_block(
     beta: float = 1.0,
     hidden: int | None = None,
     groups: int = 1,
-    activation: str = "relu",
+    activation: ActivationLike = "relu",
     skip_init: bool = False,
     drop_path: float = 0.0,
 ) -> Block:

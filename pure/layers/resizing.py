@@ -1,4 +1,4 @@
-"""Free functions under the blocks that PyTorch does not have under a name of its own."""
+"""Functions that change the number of channels or the spatial size of a tensor, without parameters."""
 
 from __future__ import annotations
 
