@@ -13,7 +13,7 @@ from torch.func import grad, jvp, vmap
 
 import pure
 from pure import catalogue, tree
-from pure.block import Applied, Block, Extras, Params, Reading, State
+from pure.block import EMPTY, Applied, Block, Extras, Params, Reading, State
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, TreeError
 from pure.layers.activation import activation_name
@@ -34,7 +34,9 @@ class Scaled(Block):
     def init(self, generator: Any, dtype: Any = torch.float32, device: Any = "cpu") -> tuple[Params, State]:
         return {"w": torch.full((3,), 2.0, dtype=dtype, device=device)}, {}
 
-    def apply(self, params: Any, x: Any, state: Any, extras: Any, training: bool = False, noise: Any = None) -> Any:
+    def apply(
+        self, params: Any, x: Any, state: Any = EMPTY, extras: Any = EMPTY, training: bool = False, noise: Any = None
+    ) -> Any:
         y = x * params["w"]
         return {"pair": (y, state), "alone": y, "streams": (y, y), "three": (y, state, 1)}[self.how]
 
@@ -258,7 +260,9 @@ def test_an_activation_is_a_name_or_a_function() -> None:
 class Masked(Block):
     """x times the mask in the extras, if there is one."""
 
-    def apply(self, params: Any, x: Any, state: Any, extras: Any, training: bool = False, noise: Any = None) -> Applied:
+    def apply(
+        self, params: Any, x: Any, state: Any = EMPTY, extras: Any = EMPTY, training: bool = False, noise: Any = None
+    ) -> Applied:
         return x * extras["mask"] if "mask" in extras else x, state
 
 
