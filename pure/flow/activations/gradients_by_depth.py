@@ -14,7 +14,7 @@ from torch import Tensor
 from pure import tree
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow.shared.input_checks import check_outermost, finite, named_leaves, scalar
-from pure.flow.shared.leaf_provenance import Provenance, prefixes
+from pure.flow.shared.leaf_provenance import Provenance, by_prefix
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 from pure.flow.shared.tracked_leaves import tracked
@@ -216,18 +216,10 @@ def _blocks(
     leaves: Mapping[str, tuple[float, int]], parts: Mapping[str, tuple[float, int]]
 ) -> dict[str, ParameterGradient]:
     """Sum squares and sizes under every prefix; parts of stacked leaves count only where no whole leaf does."""
-    sums: dict[str, list[tuple[float, int]]] = {}
-    for name, entry in leaves.items():
-        for prefix in prefixes(name):
-            sums.setdefault(prefix, []).append(entry)
-    own = set(sums)
-    for name, entry in parts.items():
-        for prefix in prefixes(name):
-            if prefix not in own:
-                sums.setdefault(prefix, []).append(entry)
+    entries = {**parts, **leaves}
     return {
-        prefix: _parameter(math.fsum(square for square, _ in entries), sum(size for _, size in entries))
-        for prefix, entries in sums.items()
+        prefix: _parameter(math.fsum(entries[name][0] for name in names), sum(entries[name][1] for name in names))
+        for prefix, names in by_prefix(leaves, parts).items()
     }
 
 

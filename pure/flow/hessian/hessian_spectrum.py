@@ -16,7 +16,7 @@ from pure.flow.linalg import lanczos
 from pure.flow.linalg.operator_products import products
 from pure.flow.linalg.quadrature import Density, Quadrature
 from pure.flow.shared.estimate import Estimate, estimate
-from pure.flow.shared.leaf_provenance import prefixes
+from pure.flow.shared.leaf_provenance import by_prefix
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 
@@ -222,7 +222,7 @@ def _dense(matrix: Product, kind: Kind, chunk_size: int) -> Curvature:
     residuals = torch.linalg.vector_norm(dense @ vectors - vectors * values, dim=0)
     diagonal = matrix.split(dense.diagonal())
     leaves = {name: _exact(float(part.sum())) for name, part in diagonal.items()}
-    blocks = {prefix: _exact(sum(leaves[name].value for name in names)) for prefix, names in _below(leaves).items()}
+    blocks = {prefix: _exact(sum(leaves[name].value for name in names)) for prefix, names in by_prefix(leaves).items()}
     rule = Quadrature(
         values.expand(2, -1), torch.full((2, len(values)), 1 / len(values), device=values.device).double(), matrix.size
     )
@@ -236,15 +236,6 @@ def _exact(value: float) -> Estimate:
     return Estimate(value, value, value, 0.0, 0)
 
 
-def _below(leaves: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the names of the leaves under every prefix."""
-    found: dict[str, list[str]] = {}
-    for name in leaves:
-        for prefix in prefixes(name):
-            found.setdefault(prefix, []).append(name)
-    return found
-
-
 def _block_traces(
     matrix: Product, probes: int, generator: torch.Generator, chunk_size: int
 ) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
@@ -255,5 +246,7 @@ def _block_traces(
     each = [matrix.split(row) for row in signs.double() * images.double()]
     sums = {name: torch.stack([parts[name].sum() for parts in each]) for name in matrix.names}
     leaves = {name: estimate(values) for name, values in sums.items()}
-    together = {prefix: torch.stack([sums[name] for name in names]).sum(0) for prefix, names in _below(leaves).items()}
+    together = {
+        prefix: torch.stack([sums[name] for name in names]).sum(0) for prefix, names in by_prefix(leaves).items()
+    }
     return leaves, {prefix: estimate(values) for prefix, values in together.items()}

@@ -16,7 +16,7 @@ from pure.flow.per_sample.outer_products import row_norms
 from pure.flow.per_sample.sample_pass import Chunk, Method, Pass, cut
 from pure.flow.per_sample.sample_recorder import TooLargeError
 from pure.flow.shared.input_checks import batch_size, check_outermost, finite, named_leaves
-from pure.flow.shared.leaf_provenance import prefixes
+from pure.flow.shared.leaf_provenance import by_prefix
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 
@@ -141,19 +141,13 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 def _blocks(leaves: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add squares under every prefix; parts of stacked leaves count only where no whole leaf does."""
-    members: dict[str, list[int]] = {}
-    for index, name in enumerate(leaves):
-        for prefix in prefixes(name):
-            members.setdefault(prefix, []).append(index)
-    own = set(members)
-    for index, name in enumerate(parts, start=len(leaves)):
-        for prefix in prefixes(name):
-            if prefix not in own:
-                members.setdefault(prefix, []).append(index)
+    members = by_prefix(leaves, parts)
     if not members:
         return {}
+    row = {name: at for at, name in enumerate([*leaves, *parts])}
     norms = torch.stack([*leaves.values(), *parts.values()])
-    return dict(zip(members, _added(norms, members.values()), strict=True))
+    groups = [[row[name] for name in names] for names in members.values()]
+    return dict(zip(members, _added(norms, groups), strict=True))
 
 
 def _added(norms: Tensor, groups: Collection[list[int]]) -> Sequence[Tensor]:

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from pure.tags import current_path
 
-__all__ = ["UNBIND", "Origin", "Provenance", "part_name", "prefixes"]
+__all__ = ["UNBIND", "Origin", "Provenance", "by_prefix", "part_name", "prefixes"]
 
 UNBIND = (torch.unbind, Tensor.unbind)
 
@@ -100,4 +100,26 @@ def prefixes(name: str) -> list[str]:
     while end >= 0:
         found.append(name[:end])
         end = name.find(".", end + 1)
+    return found
+
+
+def by_prefix(leaves: Iterable[str], parts: Iterable[str] = ()) -> dict[str, list[str]]:
+    """Return the names below every prefix.
+
+    Args:
+        leaves: dotted names.
+        parts: dotted names of parts of stacked leaves, which count only where no whole leaf does.
+
+    >>> by_prefix(["layers.weight"], ["layers.0.weight"])
+    {'': ['layers.weight'], 'layers': ['layers.weight'], 'layers.0': ['layers.0.weight']}
+    """
+    found: dict[str, list[str]] = {}
+    for name in leaves:
+        for prefix in prefixes(name):
+            found.setdefault(prefix, []).append(name)
+    own = set(found)
+    for name in parts:
+        for prefix in prefixes(name):
+            if prefix not in own:
+                found.setdefault(prefix, []).append(name)
     return found
