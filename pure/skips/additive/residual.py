@@ -61,4 +61,5 @@ class Residual(Composite):
         if s.shape != shape:
             raise ShapeError(mismatch(self.shortcut, s.shape, shape))
         f = tag(f if self.scale == 1.0 else self.scale * f, "branch", kind="branch")
-        return tag(activation(self.activation)(s + f), "stream")
+        y = s + f
+        return tag(y if self.activation == "identity" else activation(self.activation)(y), "stream")
