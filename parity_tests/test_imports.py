@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from parity_tests.import_graph import Arrow, arrows, circles, files_by_folder, too_long, too_wide
 from parity_tests.sources import ROOT, imports, module_name, parse, python_files
 
 SHARED = "pure_export_shared"
@@ -14,6 +15,14 @@ FORBIDDEN = {
     "pure": {"export", "benchmarks", "parity_tests", "examples"},
     "export": {"benchmarks", "parity_tests", "examples"},
 }
+
+ROWS_OF_ONE_KIND = {
+    "pure/layers": "one kind of layer a file",
+    "pure/catalogue": "one section of the table a file",
+    "export/ops": "one family of operators a file",
+    "export/trace": "one thing that a trace watches for or refuses a file",
+}
+"""Folders that may hold more files than others, and why."""
 
 
 def relative(path: Path) -> str:
@@ -39,6 +48,33 @@ def test_no_import_points_back(package: str) -> None:
         f"{relative(f)}:{i.line} {i.module}" for f in files for i in imports(f) if top(i.module) in FORBIDDEN[package]
     ]
     assert not back, back
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """Deferred imports count, and so do those for types: a circle that is put off is one."""
+    found = arrows("pure", "export")
+    assert len(found) > 500
+    rings = circles(found)
+    inside = [
+        f"{a.source}:{a.line} → {a.target} ({a.kind})"
+        for ring in rings
+        for a in found
+        if a.source in ring and a.target in ring
+    ]
+    assert not rings, inside
+
+
+def test_a_circle_is_found() -> None:
+    path = [Arrow("a", "b", 1, "top"), Arrow("b", "c", 1, "deferred"), Arrow("c", "d", 1, "top")]
+    assert circles(path) == []
+    assert circles([*path, Arrow("c", "a", 2, "types"), Arrow("d", "d2", 1, "top")]) == [["a", "b", "c"]]
+
+
+def test_folders_and_files_stay_small() -> None:
+    folders = files_by_folder("pure", "export")
+    assert not too_wide(folders, ROWS_OF_ONE_KIND)
+    assert set(ROWS_OF_ONE_KIND) <= set(too_wide(folders)), "a folder that is small again needs no exception"
+    assert not too_long("pure", "export")
 
 
 def test_pure_needs_only_torch_and_safetensors() -> None:

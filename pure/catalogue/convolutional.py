@@ -33,7 +33,6 @@ CONVNEXT: Final = "Liu et al. 2022 (2201.03545)"
 CONVNEXT2: Final = "Woo et al. 2023 (2301.00808)"
 MOBILENET: Final = "Sandler et al. 2018 (1801.04381)"
 UNET: Final = "Ronneberger et al. 2015 (1505.04597)"
-LINE: Final = (4, 4, 9)
 VOLUME: Final = (2, 2, 3, 5, 5)
 PHOTO: Final = (2, 3, 32, 32)
 
@@ -98,7 +97,7 @@ CASES: Final[tuple[Case, ...]] = (
         "pad_1d",
         "shortcut",
         lambda: Residual(Conv1d(4, 7, 3, padding=1, stride=2), Pad(stride=2, where="centred")),
-        LINE,
+        (4, 4, 9),
         "[0, x, 0] + f(x)",
         f"{HE}, option A",
     ),
@@ -114,7 +113,7 @@ CASES: Final[tuple[Case, ...]] = (
         "project_1d",
         "shortcut",
         lambda: Residual(Conv1d(4, 6, 3, padding=1, stride=2), Project(4, 6, stride=2, dims=1, norm=True)),
-        LINE,
+        (4, 4, 9),
         "BN(W x) + f(x)",
         f"{HE}, option B",
     ),
