@@ -172,15 +172,16 @@ class Runner:
         child = self.children.get(name)
         if child is None or isinstance(child, Blocks):
             return self._member(name, x, shape)
-        part = self.noise.get(name) if self.noise else None
-        args = (self.params.get(name, EMPTY), x, self.state.get(name, EMPTY), self.extras, self.training, part)
-        apply = child.apply if shape is None else fitted(child, shape)
+        params, state, extras = self.params.get(name, EMPTY), self.state.get(name, EMPTY), self.extras
+        noise = self.noise.get(name) if self.noise else None
         try:
             if WATCHERS:
                 with scope(self.prefix + name, x):
-                    y, new_state = apply(*args)
+                    y, new_state = fitted(child, shape)(params, x, state, extras, self.training, noise)
+            elif shape is None or not hasattr(child, "fit"):
+                y, new_state = child.apply(params, x, state, extras, self.training, noise)
             else:
-                y, new_state = apply(*args)
+                y, new_state = child.fit(params, x, shape, state, extras, self.training, noise)
         except (PureError, KeyError) as error:
             raise located(self.block, name, self.params, self.state, error) from error.__cause__
         except (AttributeError, TypeError) as error:
@@ -188,7 +189,7 @@ class Runner:
             raise
         if new_state and self.keeps_state:
             self.new_state[name] = new_state
-        if type(self.extras) is Reading and not self.extras.complete:
+        if type(extras) is Reading and not extras.complete:
             self.ran.add(name)
         return y
 
@@ -227,10 +228,10 @@ class Runner:
         )
 
 
-def fitted(child: Block, shape: Shape) -> Any:
-    """Return the child's `fit` for a `shape`, with the arguments of `apply`; its `apply` if it has none."""
+def fitted(child: Block, shape: Shape | None) -> Any:
+    """Return the child's `fit` for a `shape`, called as `apply` is; its `apply` without either."""
     fit = getattr(child, "fit", None)
-    return child.apply if fit is None else lambda params, x, *rest: fit(params, x, shape, *rest)
+    return child.apply if fit is None or shape is None else lambda params, x, *rest: fit(params, x, shape, *rest)
 
 
 def located(block: Block, name: str, params: Params, state: State, error: Exception) -> Exception:

@@ -66,6 +66,11 @@ class Leaf(Block):
             if entry.init and isinstance(getattr(self, entry.name), list):  # a list of sizes; a block must be hashable
                 object.__setattr__(self, entry.name, tuple(getattr(self, entry.name)))
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether training needs pre-drawn noise; not by default."""
+        return False
+
     def leaf_names(self) -> tuple[str, ...]:
         """Return the names of the parameters, none by default."""
         return ()
@@ -96,7 +101,7 @@ class Leaf(Block):
         try:
             if not training:
                 return self.forward(params, x), state
-            if self.stochastic and not noise:
+            if not noise and self.stochastic:
                 raise NoiseError(f"{self}: training needs noise: pass noise=block.noise(x.shape, generator)")
             return self.forward_training(params, x, noise), state
         except LEAF_ERRORS as error:
