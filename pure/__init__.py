@@ -130,7 +130,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    """Import `pure.flow` when it is first asked for, so that `import pure` stays light."""
+    """Import `pure.flow` on first access, so that `import pure` stays light."""
     if name == "flow":
         return importlib.import_module("pure.flow")
     raise AttributeError(f"module 'pure' has no attribute {name!r}")

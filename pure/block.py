@@ -56,7 +56,7 @@ EMPTY: Final[dict[str, Any]] = {}
 
 @dataclass(frozen=True, repr=False)
 class Block:
-    """Base of every block. A block of one's own is a frozen dataclass with `init` and `apply`; the rest has defaults.
+    """Base of every block: subclass it as a frozen dataclass with `init` and `apply`.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Block:
         raise NotImplementedError(f"{type(self).__name__} defines no apply")
 
     def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
-        """Return the output in evaluation; `state` and `extras` may be left out where they are empty."""
+        """Return the output in evaluation; empty `state` and `extras` may be left out."""
         return self.apply(params, x, state, extras)[0]
 
     @property
@@ -151,7 +151,7 @@ class Block:
     def noise(
         self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> Any:
-        """Draw the randomness of one training step for an input of `x_shape`: a pytree, `{}` if there is none.
+        """Draw the randomness of one training step: a pytree, `{}` if there is none.
 
         Here every child sees the block's own input; blocks that chain their children override it.
         """
@@ -162,12 +162,12 @@ class Block:
         }
 
     def out_shape(self, x_shape: Shape) -> Shape:
-        """Return the output's shape for an input of `x_shape`; found by running the block on shapes alone."""
+        """Return the output's shape for an input of `x_shape`, by a run on the meta device."""
         return _inferred_shape(self, tuple(x_shape))
 
 
 def _checked(apply: Callable[..., Applied]) -> Callable[..., Applied]:
-    """Return an `apply` that refuses a result other than `(y, new_state)`, and extras that nothing reads."""
+    """Return `apply` with checks: its result is a pair, and every key in `extras` is read."""
 
     @wraps(apply)
     def checked(
@@ -214,7 +214,7 @@ def _as_pair(block: Block, result: Any) -> Applied:
 
 
 class Reading(dict[str, Any]):
-    """Extras that note which of their keys are looked up. The outermost block makes them and checks them.
+    """Extras that record which keys are looked up; the outermost block creates and checks them.
 
     What is given as `Reading(extras)` is not checked: for one block of several that share their extras.
 
@@ -312,7 +312,7 @@ def _is_module(value: object) -> bool:
 
 @lru_cache(maxsize=4096)
 def specification(block: Block) -> tuple[Params, State]:
-    """Return what `block.init` gives, on the meta device: names, shapes and dtypes without memory."""
+    """Return the block's params and state on the meta device: names, shapes and dtypes."""
     return block.init(torch.Generator(), torch.float32, "meta")
 
 
@@ -323,7 +323,7 @@ def _inferred_shape(block: Block, x_shape: Shape) -> Shape:
 
 
 def check_params(block: Block, params: Params, state: State | None = None) -> None:
-    """Raise one error that lists every missing, extra and mis-shaped leaf of `params` (and of `state`, if given).
+    """Raise one error that lists every missing, extra and mis-shaped leaf of the trees.
 
     Raises:
         TreeError: the trees are not what `block.init` gives.

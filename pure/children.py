@@ -23,7 +23,7 @@ __all__ = ["Blocks", "Runner", "as_child", "check_blocks", "frozen", "located", 
 
 @dataclass(frozen=True, repr=False)
 class Blocks(Block):
-    """Several blocks under one name, as `torch.nn.ModuleDict` holds them: a field's dict of blocks, and hashable.
+    """Several blocks under one name: a hashable dict of blocks, like `torch.nn.ModuleDict`.
 
     Example:
         >>> from pure import Linear
@@ -61,7 +61,7 @@ class Blocks(Block):
 
 
 def frozen(value: Any) -> Any:
-    """Return a list of blocks as a tuple, a dict of blocks as `Blocks`, and anything else as it is."""
+    """Return a list of blocks as a tuple, a dict of blocks as `Blocks`, others unchanged."""
     if isinstance(value, list | tuple) and value and type(value) in (list, tuple):
         parts = tuple(map(frozen, value))
         return parts if as_child(parts) else value
@@ -72,7 +72,7 @@ def frozen(value: Any) -> Any:
 
 
 def as_child(value: Any) -> Block | None:
-    """Return a field's value as one child: a block, or a tuple of them as `Blocks`; None for anything else."""
+    """Return a block as it is and a tuple of blocks as `Blocks`; None for anything else."""
     if type(value) is tuple and value:
         parts = [as_child(part) for part in value]
         return None if None in parts else Blocks(tuple((str(at), part) for at, part in enumerate(parts) if part))
@@ -88,7 +88,7 @@ class _Names(dict[str, Any]):
 
 @lru_cache(maxsize=1024)
 def _annotations(bases: tuple[type, ...]) -> dict[str, Any]:
-    """Return the annotation of every field of these classes as an object, however it was written."""
+    """Return the resolved annotation of every field of these classes."""
     found: dict[str, Any] = {}
     for base in reversed(bases):
         names = _Names(vars(typing) | {"Block": Block} | vars(sys.modules.get(base.__module__, typing)))
@@ -168,7 +168,7 @@ class Runner:
         self.ran: set[str] = set()
 
     def __call__(self, name: str, x: Any, shape: Shape | None = None) -> Any:
-        """Apply one child and return its output; a shortcut is told the `shape` that it must produce."""
+        """Apply one child and return its output; a shortcut must produce `shape`."""
         child = self.children.get(name)
         if child is None or isinstance(child, Blocks):
             return self._member(name, x, shape)
@@ -235,7 +235,7 @@ def fitted(child: Block, shape: Shape | None) -> Any:
 
 
 def located(block: Block, name: str, params: Params, state: State, error: Exception) -> Exception:
-    """Add the child's name to an error, or replace a partial tree error by the whole list seen from `block`."""
+    """Add the child's name to an error; a tree error becomes the full list seen from `block`."""
     if isinstance(error, TreeError | KeyError):
         try:
             check_params(block, params, state)
@@ -247,7 +247,7 @@ def located(block: Block, name: str, params: Params, state: State, error: Except
 
 
 def raise_unless_tensor(block: Block, x: Any, error: Exception) -> None:
-    """Raise the typed error if the input holds no tensor at all; else the caller's error stands.
+    """Raise a typed error if the input holds no tensor at all; otherwise return.
 
     Raises:
         ArgumentError: `x` is None, a string, or anything else without a tensor in it.

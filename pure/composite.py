@@ -1,4 +1,4 @@
-"""A block made of other blocks: its fields are the children, and one function says how they meet."""
+"""Blocks made of other blocks: fields hold the children, `combine` computes the output."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Run(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class Composite(Block):
-    """A block whose fields that hold a Block are its children, and whose `combine` says how they meet.
+    """A block whose children are its fields that hold blocks, joined by its `combine`.
 
     A subclass writes `combine(run, params, x, extras)`; it may have parameters of its own beside its children's, by
     `own`. Trees, noise, new state, names in errors and tags follow. A child that did not run keeps its state.
@@ -78,7 +78,7 @@ class Composite(Block):
         object.__setattr__(self, "_names", frozenset(children) | frozenset(own))
 
     def parts(self) -> dict[str, Block]:
-        """Return the children by name, in the order in which they are initialised: here the fields that hold blocks.
+        """Return the children by name, in order of initialisation: the fields that hold blocks.
 
         Called once, when the block is made.
         """
@@ -86,11 +86,11 @@ class Composite(Block):
         return {name: child for name, child in found.items() if child is not None}
 
     def own(self, generator: torch.Generator, dtype: torch.dtype, device: Device) -> Params:
-        """Return the parameters that belong to no child, drawn after the children's; none by default."""
+        """Return the block's own parameters, drawn after the children's; none by default."""
         return {}
 
     def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
-        """Return the output; `run("branch", x)` is the output of that child, in training or evaluation."""
+        """Return the output; `run("branch", x)` is that child's output, in either mode."""
         raise NotImplementedError(f"{type(self).__name__} defines no combine")
 
     def children(self) -> dict[str, Block]:
@@ -147,7 +147,7 @@ class Composite(Block):
         return y, {**state, **run.new_state} if state or run.new_state else {}
 
     def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
-        """Return the output in evaluation; `state` and `extras` may be left out where they are empty."""
+        """Return the output in evaluation; empty `state` and `extras` may be left out."""
         if WATCHERS or not (extras is EMPTY or extras == EMPTY) or torch.compiler.is_compiling():
             return super().__call__(params, x, state, extras)
         try:
@@ -166,7 +166,7 @@ class Composite(Block):
     def noise(
         self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> Any:
-        """Draw each child's noise for the input that reaches it, found by running the block on shapes alone."""
+        """Draw each child's noise for its input's shape, found by a run on the meta device."""
         if not self.stochastic:
             return {}
         shapes: dict[str, Shape] = {}
@@ -192,7 +192,7 @@ class Composite(Block):
 
 
 def evaluation(block: Block) -> tuple[Callable[..., Any], int | None]:
-    """Return a function of params, x, state and a shortcut's shape that gives the block's output in evaluation.
+    """Return a fast evaluation function of params, x, state and a shortcut's shape.
 
     It does what `block(params, x, state)` does but for new states, tags and the places of errors, in half the time. It
     raises wherever `apply` raises; a call then runs `apply`, for an error that says what is wrong. A leaf gives its

@@ -79,7 +79,7 @@ class CarryError(PureError, ValueError):
 
 
 class UnsupportedError(PureError, NotImplementedError):
-    """A request that has no correct answer, such as per-sample gradients through training-mode BatchNorm.
+    """A request without a correct answer, e.g. per-sample gradients through training BatchNorm.
 
     Fails: `flow.per_sample_norms` of a loss that couples the samples. Fix: use a norm that does not couple them.
     """

@@ -1,4 +1,4 @@
-"""Initialisers with an explicit generator: frozen, comparable rules over the ones in `torch.nn.init`.
+"""Frozen, comparable initialisers over `torch.nn.init`, with an explicit generator.
 
 An initialiser is called as `init(shape, generator, dtype, device)` and returns a new tensor. The values are drawn on
 the generator's device and then moved, so that one seed gives one network on every device.
@@ -7,9 +7,9 @@ the generator's device and then moved, so that one seed gives one network on eve
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class Initializer(Protocol):
 
 
 def fan_in(shape: Sequence[int]) -> int:
-    """Return the number of inputs that one output value sums over, for a weight of `shape` (out, in, *kernel).
+    """Return the number of inputs per output value, for a weight (out, in, *kernel).
 
     >>> fan_in((64, 3, 7, 7))
     147
@@ -62,7 +62,12 @@ def check_generator(generator: object) -> torch.Generator:
 
 @dataclass(frozen=True)
 class _Rule:
-    """Allocates where the generator lives, fills in place once, and moves."""
+    """Allocates on the generator's device, fills in place once by `rule`, and moves.
+
+    `rule` is called with the tensor, the values of the fields in order, and the generator.
+    """
+
+    rule: ClassVar[Callable[..., Tensor]]
 
     def __call__(
         self,
@@ -76,11 +81,8 @@ class _Rule:
         where = target if target.type == "meta" else check_generator(generator).device
         tensor = torch.empty(tuple(shape), dtype=dtype, device=where)
         if target.type != "meta":  # shapes alone: nothing to draw, which also keeps vmap from refusing a random call
-            self.fill(tensor, generator)
+            self.rule(tensor, *astuple(self), generator=generator)
         return tensor.to(target)
-
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,10 @@ class Constant(_Rule):
 
     value: float = 0.0
 
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        """Fill in place."""
-        rules.constant_(tensor, self.value)
+    @staticmethod
+    def rule(tensor: Tensor, value: float, generator: torch.Generator) -> Tensor:
+        """Fill the tensor with `value`."""
+        return rules.constant_(tensor, value)
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,7 @@ class Uniform(_Rule):
     low: float = 0.0
     high: float = 1.0
 
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        """Fill in place."""
-        rules.uniform_(tensor, self.low, self.high, generator=generator)
+    rule = staticmethod(rules.uniform_)
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,7 @@ class Normal(_Rule):
     mean: float = 0.0
     std: float = 1.0
 
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        """Fill in place."""
-        rules.normal_(tensor, self.mean, self.std, generator=generator)
+    rule = staticmethod(rules.normal_)
 
 
 @dataclass(frozen=True)
@@ -127,22 +126,18 @@ class TruncatedNormal(_Rule):
     low: float = -2.0
     high: float = 2.0
 
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        """Fill in place."""
-        rules.trunc_normal_(tensor, self.mean, self.std, self.low, self.high, generator=generator)
+    rule = staticmethod(rules.trunc_normal_)
 
 
 @dataclass(frozen=True)
 class KaimingUniform(_Rule):
-    """He's uniform rule (He et al. 2015, section 2.2); `a = sqrt(5)` is what `torch.nn.Linear` and `Conv` use."""
+    """He's uniform rule (He et al. 2015, section 2.2); `a = sqrt(5)` is PyTorch's default."""
 
     a: float = math.sqrt(5)
     mode: Fan = "fan_in"
     nonlinearity: str = "leaky_relu"
 
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        """Fill in place."""
-        rules.kaiming_uniform_(tensor, self.a, self.mode, self.nonlinearity, generator=generator)  # type: ignore[arg-type]
+    rule = staticmethod(rules.kaiming_uniform_)
 
 
 @dataclass(frozen=True)
@@ -153,9 +148,7 @@ class KaimingNormal(_Rule):
     mode: Fan = "fan_in"
     nonlinearity: str = "relu"
 
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        """Fill in place."""
-        rules.kaiming_normal_(tensor, self.a, self.mode, self.nonlinearity, generator=generator)  # type: ignore[arg-type]
+    rule = staticmethod(rules.kaiming_normal_)
 
 
 @dataclass(frozen=True)
@@ -164,9 +157,7 @@ class XavierUniform(_Rule):
 
     gain: float = 1.0
 
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        """Fill in place."""
-        rules.xavier_uniform_(tensor, self.gain, generator=generator)
+    rule = staticmethod(rules.xavier_uniform_)
 
 
 @dataclass(frozen=True)
@@ -175,9 +166,7 @@ class XavierNormal(_Rule):
 
     gain: float = 1.0
 
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        """Fill in place."""
-        rules.xavier_normal_(tensor, self.gain, generator=generator)
+    rule = staticmethod(rules.xavier_normal_)
 
 
 @dataclass(frozen=True)
@@ -186,7 +175,4 @@ class Orthogonal(_Rule):
 
     gain: float = 1.0
 
-    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
-        """Fill in place."""
-        if tensor.device.type != "meta":
-            rules.orthogonal_(tensor, self.gain, generator=generator)
+    rule = staticmethod(rules.orthogonal_)

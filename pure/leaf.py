@@ -32,7 +32,7 @@ def given_keys(given: object) -> str:
 
 
 def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureError:
-    """Turn the failure of a leaf block into the typed error that says what was given and expected."""
+    """Return the typed error for a leaf block's failure: what was given, what was expected."""
     if isinstance(cause, PureError):
         return cause
     if not isinstance(x, Tensor):
@@ -59,7 +59,7 @@ def wrong_keys(block: Block, params: Params) -> TreeError:
 
 @dataclass(frozen=True, repr=False)
 class Leaf(Block):
-    """A block without children or state: `forward(params, x)` and the names of its parameters say it all."""
+    """A block without children or state, defined by `forward(params, x)` and `leaf_names()`."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -80,7 +80,7 @@ class Leaf(Block):
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def forward_training(self, params: Params, x: Any, noise: Any) -> Any:
-        """Return the output in training; here the one in evaluation. A stochastic block's `noise` is never empty."""
+        """Return the output in training; `noise` is never empty for a stochastic block."""
         return self.forward(params, x)
 
     def init(

@@ -55,7 +55,7 @@ def _first_step(params: Tree) -> Tensor:
 
 
 def sgd(learning_rate: Rate, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
-    """Stochastic gradient descent: v ← momentum · v + g, θ ← θ − rate · v, as `torch.optim.SGD` (dampening 0).
+    """Return SGD: v ← momentum · v + g, θ ← θ − rate · v, as `torch.optim.SGD` (dampening 0).
 
     Args:
         learning_rate: a number, or a function of the step (a 0-d int64 tensor, 0 at first).

@@ -1,4 +1,4 @@
-"""`scan`: one step many times, carrying a value along; a loop in Python, and one loop in an exported file."""
+"""`scan`: repeat one step with a carried value; a Python loop, exported as one loop."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def unrolled(step: Step, carry: Any, xs: Any, length: int | None = None) -> tupl
 
 
 def once(step: Step, carry: Any, xs: Any, length: int | None = None) -> tuple[Any, Any]:
-    """Run the first step only: what it uses is used, and the results have the right shapes, but not the values."""
+    """Run the first step only: results have the right shapes, but not the values."""
     flat, whole, steps = flat_xs(xs, length)
     after, y = returned(step(carry, whole([leaf[0] for leaf in flat])))
     leaves, spec = tree_flatten(y)
@@ -95,7 +95,7 @@ def _stacked(column: tuple[Any, ...]) -> Any:
 
 
 def flat_xs(xs: Any, length: int | None) -> tuple[list[Tensor], Callable[[list[Tensor]], Any], int]:
-    """Return the leaves of `xs`, the function that makes one step's x of one step's leaves, and the number of steps.
+    """Return the leaves of `xs`, a function that rebuilds one step's x, and the step count.
 
     Raises:
         ArgumentError: no tensor and no length, a leaf that is no tensor, or no step.
@@ -138,7 +138,7 @@ def returned(result: Any) -> tuple[Any, Any]:
 
 
 def carried(given: Tree, got: Tree) -> list[Tensor]:
-    """Return the leaves of the carry that a step returned, in the order of those of the one it was given.
+    """Return the leaves of the returned carry in the order of the given one's.
 
     Raises:
         ArgumentError: it holds something other than tensors.

@@ -18,7 +18,7 @@ __all__ = ["load", "save"]
 
 
 def save(tree: Tree, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write nested dicts of tensors as one safetensors file, in one step: the file is whole or it is not there.
+    """Write nested dicts of tensors as one safetensors file, atomically.
 
     Args:
         tree: nested dicts of tensors; the file holds them under their dotted names.
@@ -33,7 +33,7 @@ def save(tree: Tree, path: str | os.PathLike[str], *, metadata: Mapping[str, str
 
 
 def write_tensors(flat: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None) -> None:
-    """Write named tensors as one safetensors file, in one step; tensors that share memory are written each."""
+    """Write named tensors as one safetensors file, atomically; shared tensors are each written in full."""
     for name, leaf in flat.items():
         if not isinstance(leaf, Tensor):
             raise TreeError(f"save: leaf {name!r} is {type(leaf).__name__}, expected a tensor")

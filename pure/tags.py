@@ -168,7 +168,7 @@ def _watch(kinds: frozenset[str], change: Change | None = None) -> Iterator[_Wat
 def capture(
     fn: Callable[..., Any], kinds: str | Sequence[str] | None = None
 ) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """Return a function that gives `fn`'s output and the values tagged while it ran, by their path.
+    """Return a function that gives `fn`'s output and the tagged values by path.
 
     Args:
         fn: any function; a block too.
@@ -200,7 +200,7 @@ def capture(
 def observe(
     fn: Callable[..., Any], kinds: str | Sequence[str] | None = None, *, inputs: bool = False
 ) -> Callable[..., tuple[Any, list[Tagged]]]:
-    """Return a function that gives `fn`'s output and everything tagged while it ran: path, kind and value, in order.
+    """Return a function that gives `fn`'s output and a list of its tagged values, in order.
 
     The same as `capture`, for those who need the kinds too.
 
@@ -267,14 +267,14 @@ def _chosen(kinds: str | Sequence[str] | None) -> frozenset[str]:
 
 @contextmanager
 def tracing() -> Iterator[None]:
-    """Keep track of the running block without capturing anything, so that a tracer can ask for `current_path()`."""
+    """Track the running block without capturing, so that `current_path()` works."""
     with _watch(frozenset()):
         yield
 
 
 @contextmanager
 def scope(name: str, x: object = None) -> Iterator[None]:
-    """Name the block that runs inside, and what it was given; containers use it while something watches."""
+    """Push the name of a running block, with its input; used only while something watches."""
     watcher = _current() if WATCHERS else None
     if watcher is None:
         yield
@@ -292,6 +292,6 @@ def scope(name: str, x: object = None) -> Iterator[None]:
 
 
 def current_path() -> str:
-    """Return the dotted path of the block that runs in this thread, or an empty string outside any capture."""
+    """Return the dotted path of the running block, or an empty string outside any capture."""
     watcher = _current() if WATCHERS else None
     return ".".join(watcher.scopes) if watcher else ""

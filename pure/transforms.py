@@ -24,7 +24,7 @@ __all__ = ["grad", "value_and_grad"]
 
 
 class _Running(threading.local):
-    """Whether a gradient by plain autograd is being taken in this thread."""
+    """Whether a gradient is being computed with plain autograd in this thread."""
 
     inside = False
 
@@ -33,7 +33,7 @@ RUNNING = _Running()
 
 
 def _alone() -> bool:
-    """Return whether no transform, compiler, tracer, mode or forward-mode level surrounds the call."""
+    """Return whether no transform, compiler, tracer, mode or forward-mode level is active."""
     return (
         torch._C._functorch.peek_interpreter_stack() is None
         and not torch.compiler.is_compiling()
@@ -47,7 +47,7 @@ def _alone() -> bool:
 
 @functools.cache
 def _followed_in_inference_mode() -> bool:
-    """Return whether `torch.func` differentiates in inference mode; PyTorch 2.11's gradient is zero there."""
+    """Return whether `torch.func` differentiates in inference mode; 2.11 gives zeros there."""
     with torch.inference_mode():
         return bool(torch.func.grad(torch.sin)(torch.zeros(())))
 
@@ -64,7 +64,7 @@ def _ordinary(leaf: Any) -> Any:
 
 
 def _thawed(node: Any, leaves: list[Tensor], name: str) -> Any:
-    """Return the tree with every leaf detached and requiring grad, and append those leaves to `leaves`."""
+    """Return the tree with detached leaves that require grad; append them to `leaves`."""
     if type(node) is dict:
         return {key: _thawed(child, leaves, name) for key, child in node.items()}
     if isinstance(node, Tensor):
@@ -72,16 +72,16 @@ def _thawed(node: Any, leaves: list[Tensor], name: str) -> Any:
             leaf = (node.clone() if node.is_inference() else node.detach()).requires_grad_()
         except RuntimeError as error:
             raise DtypeError(
-                f"grad by {name}: leaf is {node.dtype}, expected floating point: keep it out of params"
+                f"grad w.r.t. {name}: leaf is {node.dtype}, expected floating point: keep it out of params"
             ) from error
         leaves.append(leaf)
         return leaf
     if isinstance(node, tuple | list | Mapping):
         flat, spec = tree.tree_flatten(node)
         if len(flat) == 1 and flat[0] is node:
-            raise DtypeError(f"grad by {name}: leaf is {type(node).__name__}, expected a tensor")
+            raise DtypeError(f"grad w.r.t. {name}: leaf is {type(node).__name__}, expected a tensor")
         return tree.tree_unflatten([_thawed(child, leaves, f"{name}.{i}") for i, child in enumerate(flat)], spec)
-    raise DtypeError(f"grad by {name}: leaf is {type(node).__name__}, expected a tensor")
+    raise DtypeError(f"grad w.r.t. {name}: leaf is {type(node).__name__}, expected a tensor")
 
 
 def _rebuilt(node: Any, leaves: Iterator[Tensor]) -> Any:
@@ -98,7 +98,7 @@ def _detached(value: Any) -> Any:
 def value_and_grad(
     fn: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
-    """Return a function that gives `(fn(*args), gradient)`; with `has_aux`, `((value, aux), gradient)`.
+    """Return a function that gives `(value, grad)`; with `has_aux`, `((value, aux), grad)`.
 
     Args:
         fn: returns a scalar tensor, or (scalar, aux) with `has_aux`. What it is to be differentiated by must be an
@@ -124,9 +124,9 @@ def value_and_grad(
     def differentiated(*args: Any) -> tuple[Any, Any]:
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
         if any(not -len(args) <= index < len(args) for index in chosen):
-            raise ArgumentError(f"grad by argnums={argnums} of a call with {len(args)} arguments")
+            raise ArgumentError(f"grad w.r.t. argnums={argnums} of a call with {len(args)} arguments")
         if len({index % len(args) for index in chosen}) != len(chosen) or not chosen:
-            raise ArgumentError(f"grad by argnums={argnums}: expected different arguments, at least one")
+            raise ArgumentError(f"grad w.r.t. argnums={argnums}: expected different arguments, at least one")
         if _loses_derivatives():
             with torch.inference_mode(False):
                 return differentiated(*(tree.tree_map(_ordinary, arg) for arg in args))

@@ -1,4 +1,4 @@
-"""Parameter pytrees: nested plain dicts of tensors, and the few functions on them that everything else uses.
+"""Parameter pytrees: nested plain dicts of tensors, and functions on them.
 
 This is the only module that imports `torch.utils._pytree`; the rest of the library goes through these names.
 """
@@ -61,7 +61,7 @@ def leaves(tree: Tree) -> list[Leaf]:
 
 
 def leaves_like(tree: Tree, like: Tree) -> list[Leaf] | None:
-    """Return the leaves of `tree` in the order of `like`'s, or None if the two differ in more than their keys' order.
+    """Return the leaves of `tree` in the order of `like`'s; None if the structures differ.
 
     Example:
         >>> leaves_like({"b": 2, "a": 1}, {"a": 0, "b": 0})
@@ -97,7 +97,7 @@ def _walk(tree: Tree, prefix: str) -> Iterator[tuple[str, Leaf]]:
 
 
 def flatten(tree: Tree) -> dict[str, Leaf]:
-    """Return the leaves by dotted name, in tree order; tuple and list positions are named "0", "1", ….
+    """Return the leaves by dotted name, in tree order; positions are named "0", "1", ….
 
     A bare leaf has the empty name. Empty dicts and None hold no leaves and leave no trace.
 
@@ -147,7 +147,7 @@ def _shape(leaf: Leaf) -> tuple[int, ...]:
 
 
 def differences(given: Tree, expected: Tree) -> list[str]:
-    """Return one line for each missing, extra and mis-shaped leaf of `given`, with the nearest expected name."""
+    """Return one line for each missing, extra and mis-shaped leaf of `given`."""
     have, want = flatten(given), flatten(expected)
     extra = [name for name in have if name not in want]
     missing = [name for name in want if name not in have]
@@ -179,7 +179,7 @@ def check(given: Tree, expected: Tree, *, what: str = "params") -> None:
 
 
 def stack(trees: Sequence[Tree], dim: int = 0) -> Tree:
-    """Stack trees of one structure leaf by leaf along a new axis: an ensemble for `torch.func.vmap`.
+    """Stack trees of one structure along a new axis: an ensemble for `torch.func.vmap`.
 
     Raises:
         TreeError: the trees differ in names or shapes; all differences are listed.
@@ -197,7 +197,7 @@ def stack(trees: Sequence[Tree], dim: int = 0) -> Tree:
 
 
 def stack_drawn(draw: Callable[[int], Tree], count: int) -> Tree:
-    """Return `stack([draw(0), …, draw(count - 1)])`, with one tree at a time held beside the result.
+    """Return `stack([draw(0), …, draw(count - 1)])`, holding one extra tree at a time.
 
     Raises:
         TreeError: the trees differ in names or shapes; all differences are listed.
@@ -236,7 +236,7 @@ def _placed(tree: Tree, rows: Mapping[str, Tensor], position: int) -> Tree | Non
 
 
 def _is_plain(leaf: Leaf) -> bool:
-    """Return whether a leaf may be copied in place of being stacked: nothing follows what becomes of it."""
+    """Return whether a leaf may be copied instead of stacked: no autograd, no transform."""
     return type(leaf) is Tensor and not leaf.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(leaf)
 
 
@@ -260,7 +260,7 @@ def unstack(tree: Tree, dim: int = 0) -> list[Tree]:
 
 
 def _unbind(node: Tree, dim: int) -> list[Tree]:
-    """Return the parts of a tree whose leaves agree; plain dicts are taken apart without a detour over their spec."""
+    """Return the parts of a tree whose leaves agree; plain dicts are split without a spec."""
     if isinstance(node, Tensor):
         return list(node.unbind(dim))
     if type(node) is dict:
@@ -271,7 +271,7 @@ def _unbind(node: Tree, dim: int) -> list[Tree]:
 
 
 def partition(tree: Tree, where: str | Sequence[str] | Callable[[str, Leaf], bool]) -> tuple[Tree, Tree]:
-    """Split a tree of dicts into the leaves chosen by `where` and the rest; `combine` puts them together again.
+    """Split a tree of dicts into the leaves chosen by `where` and the rest; see `combine`.
 
     Args:
         tree: nested dicts.
@@ -305,7 +305,7 @@ def partition(tree: Tree, where: str | Sequence[str] | Callable[[str, Leaf], boo
 
 
 def combine(*trees: Tree) -> Tree:
-    """Merge nested dicts that share no leaf: the inverse of `partition`, whatever the order of the leaves.
+    """Merge nested dicts that share no leaf: the inverse of `partition`, in any order.
 
     Raises:
         TreeError: a name stands in two of the trees.
@@ -323,7 +323,7 @@ def combine(*trees: Tree) -> Tree:
 
 
 def cast(tree: Tree, dtype: torch.dtype) -> Tree:
-    """Cast the floating-point leaves; integer and boolean leaves and non-tensors stay as they are.
+    """Cast the floating-point leaves; all other leaves stay unchanged.
 
     Raises:
         ArgumentError: `dtype` is not a floating-point dtype.

@@ -1,4 +1,4 @@
-"""The table of cases: one literal row a block. Tests, export, benchmarks, documentation and command line read it."""
+"""The table of cases, one row per block, for tests, export, benchmarks, docs and the CLI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first of each kind: shortcuts, residual, gated, dense and dynamic blocks, compositions."""
+"""Basic cases: shortcuts, residual, gated, dense and dynamic blocks, compositions."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Case:
         return block, params, state, x, extras
 
     def call(self) -> str:
-        """Return the expression that makes the block: a network's function with its options, or the block itself."""
+        """Return the expression that makes the block: a network function's call, or its repr."""
         if isinstance(self.make, partial):
             return expression(self.make)
         return repr(self.make())

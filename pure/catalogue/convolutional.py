@@ -1,4 +1,4 @@
-"""Convolutional blocks: inverted residual, ConvNeXt, long skips, dense connections, and their networks."""
+"""Convolutional blocks and networks: inverted residual, ConvNeXt, long and dense skips."""
 
 from __future__ import annotations
 

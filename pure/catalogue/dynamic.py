@@ -27,7 +27,7 @@ DECIDED: Final = Normal(std=2.0)
 
 
 def slim(channels: int, widths: tuple[int, ...], active: int) -> Block:
-    """Return a basic residual block of which only the first `widths[active]` hidden channels are used."""
+    """Return a basic residual block that uses the first `widths[active]` hidden channels."""
     width = widths[active]
     return Residual(
         Sequential(

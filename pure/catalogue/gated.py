@@ -1,4 +1,4 @@
-"""Gates: highway layers, GRU-like skips, gated linear units, and gates over tokens, channels and places."""
+"""Gates: highway layers, GRU-like skips, GLUs, and gates over tokens, channels, positions."""
 
 from __future__ import annotations
 

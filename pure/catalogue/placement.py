@@ -1,4 +1,4 @@
-"""Where the norm and the gain stand: pre, post, sandwich, DeepNorm, parallel, LayerScale; vision transformers."""
+"""Norm placement (pre, post, sandwich, DeepNorm, parallel), LayerScale and ViTs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Residuals with a scale or an initial value of their own: from ReZero to Fixup and stochastic depth."""
+"""Residuals with a scale or initial value of their own: ReZero to Fixup, stochastic depth."""
 
 from __future__ import annotations
 

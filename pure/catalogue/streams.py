@@ -1,4 +1,4 @@
-"""Several streams and learnt mixes over depth: hyper-connections, DenseFormer, LAuReL, attention residuals."""
+"""Multi-stream blocks: hyper-connections, DenseFormer, LAuReL, attention residuals."""
 
 from __future__ import annotations
 

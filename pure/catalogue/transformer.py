@@ -32,7 +32,7 @@ SMALL: Final[dict[str, Any]] = {"vocab_size": 11, "features": 8, "depth": 2}
 
 
 def shared(**options: Any) -> Block:
-    """Return causal rotary attention whose two key and value heads serve four queries, without biases."""
+    """Return causal rotary attention: four query heads, two key and value heads, no biases."""
     return Attention(8, 4, kv_heads=2, causal=True, bias=False, **{"rotary": Rotary(), **options})
 
 

@@ -25,7 +25,7 @@ __all__ = ["Function", "Rename", "Tag"]
 
 
 def _required(fn: Callable[..., Any], default: int) -> int:
-    """Return how many positional arguments `fn` must be given; `default` where Python cannot tell."""
+    """Return how many positional arguments `fn` requires; `default` if unknown."""
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):

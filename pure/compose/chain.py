@@ -17,7 +17,7 @@ __all__ = ["Named", "Sequential"]
 
 
 def _named(blocks: Sequence[Block], named: Mapping[str, Any], owner: str) -> tuple[tuple[str, Block], ...]:
-    """Return (name, block) pairs from positional children (named "0", "1", …) or keyword ones, never both."""
+    """Return (name, block) pairs of positional children (named "0", "1", …) or keyword ones."""
     if blocks and named:
         raise ArgumentError(f"{owner}: give positional children or named ones, not both")
     if named.keys() == {"items"} and isinstance(named["items"], tuple):  # the field, as dataclasses.replace gives it
@@ -33,7 +33,7 @@ def _named(blocks: Sequence[Block], named: Mapping[str, Any], owner: str) -> tup
 
 @dataclass(frozen=True, init=False, repr=False)
 class Named(Composite):
-    """A block over an ordered set of children, given by position or by name; any key of a tree is a name."""
+    """A block over ordered children, given by position or by name (any key of a tree)."""
 
     items: tuple[tuple[str, Block], ...]
 

@@ -19,7 +19,7 @@ __all__ = ["Initialize"]
 
 @dataclass(frozen=True, repr=False)
 class Initialize(Wrapper):
-    """The block itself, with some of its leaves drawn by other rules: an initialisation that a paper prescribes.
+    """The block with some of its leaves drawn by other rules, such as a paper prescribes.
 
     Args:
         block: any block.

@@ -18,7 +18,7 @@ __all__ = ["MixedPrecision"]
 
 @dataclass(frozen=True, repr=False)
 class MixedPrecision(Wrapper):
-    """The block computed in `dtype`; its parameters, their gradients, its input and its output keep their own dtype.
+    """The block computed in `dtype`; params, gradients, input and output keep their own.
 
     State is left as it is: statistics are never below float32.
 

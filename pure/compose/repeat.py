@@ -29,7 +29,7 @@ ANY = "*"
 
 
 def replace_field(block: Block, path: str, value: Any) -> Block:
-    """Return `block` with the field at a dotted path replaced: "rate", or "branch.drop.rate" through children."""
+    """Return `block` with the field at a dotted path replaced, such as "branch.drop.rate"."""
     head, _, rest = path.partition(".")
     if isinstance(block, Named) and head in block.children():
         if not rest:
@@ -44,7 +44,7 @@ def replace_field(block: Block, path: str, value: Any) -> Block:
 
 @dataclass(frozen=True, repr=False)
 class Repeat(Block):
-    """The same block `depth` times in a row, its parameters and state stacked along a new first axis.
+    """The same block `depth` times in a row, params and state stacked along a new first axis.
 
     One leaf a parameter, whatever the depth: cheap to differentiate, to map, to save, and to export. From depth 4 on an
     exported file, of a transform too, holds the block once and loops: depth 10 gives as many nodes as depth 1,000. The
@@ -94,13 +94,13 @@ class Repeat(Block):
         object.__setattr__(self, "_chain", Sequential(*blocks))
 
     def children(self) -> dict[str, Block]:
-        """Return the block at each depth by its position; their parameters are slices of the stacked ones."""
+        """Return the block at each depth by position; their params are slices of the stack."""
         return self._chain.children()
 
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> tuple[Params, State]:
-        """Draw each depth in turn, as unrolled blocks would be, straight into its place in the stack."""
+        """Draw each depth in turn, as unrolled blocks are, into its slice of the stack."""
         check_generator(generator)
         blocks = list(self.children().values())
 
@@ -143,7 +143,7 @@ class Repeat(Block):
     def _looped(
         self, params: Params, x: Any, state: State, extras: Extras, training: bool, noise: Any
     ) -> tuple[Any, State] | None:
-        """Return what `apply` does by a scan, None if a scan refuses; the blocks one by one then say why."""
+        """Return `apply`'s result by a scan; None if it raises, so that a loop names the block."""
         try:
             by_depth = tree.tree_map(lambda leaf: leaf.movedim(1, 0), noise)
             stacked = {"params": params, "state": state, "noise": by_depth}
@@ -159,7 +159,7 @@ class Repeat(Block):
     def noise(
         self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> Any:
-        """Draw the noise of every depth, stacked along axis 1 behind the batch axis; ones where a depth draws none.
+        """Draw the noise of every depth, stacked along axis 1; ones where a depth draws none.
 
         Raises:
             TreeError: the noise of the depths differs in shape.

@@ -29,7 +29,7 @@ def as_pairs(given: Any, what: str) -> tuple[tuple[str, Any], ...]:
 
 @dataclass(frozen=True, repr=False)
 class Wrapper(Block):
-    """A block around `block` that, but for what it overrides, draws, asks and gives what that one does."""
+    """A block that delegates to `block` everything that it does not override."""
 
     block: Block
 

@@ -1,4 +1,4 @@
-"""Leaf blocks: one operation each, with PyTorch's leaf names, layouts and default initial weights."""
+"""Leaf blocks: one operation each, with PyTorch's leaf names, layouts and initial values."""
 
 from pure.layers.activation import Activation
 from pure.layers.attention import Attention

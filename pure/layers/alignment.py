@@ -1,4 +1,4 @@
-"""How a tensor of fewer axes, or of a narrow dtype, meets another: the reshapes and the cast that many blocks share."""
+"""Reshapes and casts that align a tensor with another of more axes or a wider dtype."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["align", "along", "widen"]
 
 
 def align(value: Tensor, x: Tensor) -> Tensor:
-    """Return `value` with axes of size 1 behind its own, so that one number a sample meets all of the sample.
+    """Return `value` with trailing axes of size 1, so that it broadcasts against the sample.
 
     Args:
         value: of the first axes of `x`.
@@ -38,7 +38,7 @@ def along(vector: Tensor, x: Tensor, axis: int) -> Tensor:
 
 
 def widen(x: Tensor) -> Tensor:
-    """Return `x` in its own dtype, or in float32 if that is narrower: statistics and decisions are made no coarser.
+    """Return `x` in its own dtype, or in float32 if that is narrower, for statistics.
 
     Example:
         >>> widen(torch.ones(1, dtype=torch.bfloat16)).dtype, widen(torch.ones(1, dtype=torch.float64)).dtype

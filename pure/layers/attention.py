@@ -1,4 +1,4 @@
-"""Multi-head attention over tokens: each token takes a mean of the others' values, weighted by softmax."""
+"""Multi-head attention over tokens: softmax-weighted means of the tokens' values."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class Attention(Composite):
         return self.finish(run, x, self.attend(run, q, k, v, self.allowed(x, extras)))
 
     def project(self, run: Run, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, (batch, heads or kv_heads, tokens, head features), ready for the scores."""
+        """Return queries, keys and values: (batch, heads or kv_heads, tokens, head features)."""
         if x.ndim != 3:
             raise RankError(
                 f"Attention: input {describe(x)}, expected (batch, tokens, {self.features}); "
@@ -172,7 +172,7 @@ class Attention(Composite):
         return x if self.rotary is None else self.rotary(x)
 
     def allowed(self, x: Tensor, extras: Extras) -> Tensor | None:
-        """Return what may be attended to, of a shape that broadcasts to (batch, heads, tokens, tokens), or None."""
+        """Return a mask that broadcasts to (batch, heads, tokens, tokens), or None."""
         mask, tokens = extras.get(self.mask), x.shape[1]
         if mask is not None:
             if mask.shape != x.shape[:2]:
@@ -214,7 +214,7 @@ class Attention(Composite):
         return self._shared(weights, v)
 
     def _shared(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return the product of each head with its keys or values, which are not repeated for the heads that share."""
+        """Return each head's product with its keys or values; shared ones are not repeated."""
         if self.shared == self.heads:
             return left @ right
         group, tokens = self.heads // self.shared, left.shape[-2]

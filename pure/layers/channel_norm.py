@@ -1,4 +1,4 @@
-"""Normalisation of images: over the channels of each position, and of each channel's response over space."""
+"""Image norms: over the channels at each position, and of channel responses over space."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["ChannelNorm", "GlobalResponseNorm"]
 
 @dataclass(frozen=True, repr=False)
 class _Gains(Leaf):
-    """A norm with a `weight` and a `bias` of one value a channel, and statistics never below float32."""
+    """A norm with one `weight` and `bias` value per channel; statistics at least in float32."""
 
     channels: int
     eps: float = 1e-6

@@ -126,7 +126,7 @@ class DropPath(_Masked):
 
     @staticmethod
     def linear(rate: float, depth: int) -> tuple[float, ...]:
-        """Return the rates of `depth` branches, rising linearly: rate · i / (depth − 1), as timm and torchvision do.
+        """Return linearly rising rates of `depth` branches: rate · i / (depth − 1), as in timm.
 
         >>> DropPath.linear(0.2, 3)
         (0.0, 0.1, 0.2)

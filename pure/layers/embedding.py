@@ -1,4 +1,4 @@
-"""Embeddings: token indices to rows of a matrix, learnt positions, and the sum that BERT starts from."""
+"""Embeddings: token indices to rows of a matrix, learnt positions, and BERT's sum."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ __all__ = ["Linear"]
 
 
 def default_bias(weight_shape: Shape) -> Uniform:
-    """Return PyTorch's rule for the bias beside a weight of `weight_shape`: uniform within 1/√fan_in."""
+    """Return PyTorch's bias rule for a weight of `weight_shape`: uniform within 1/√fan_in."""
     fan = fan_in(weight_shape)
     bound = 1 / math.sqrt(fan) if fan else 0.0
     return Uniform(-bound, bound)

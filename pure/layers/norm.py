@@ -1,4 +1,4 @@
-"""Normalisation: batch, layer, group and root mean square, with statistics never below float32."""
+"""Batch, layer, group and root-mean-square norms, with statistics at least in float32."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONES, ZEROS = Constant(1.0), Constant(0.0)
 
 
 def _gain(params: Params, name: str, x: Tensor) -> Tensor | None:
-    """Return the leaf, at least in float32, if there is one; some of PyTorch's norms would promote another dtype."""
+    """Return the leaf at least in float32, or None; some PyTorch norms promote other dtypes."""
     if not params:
         return None
     leaf: Tensor = params[name]

@@ -1,4 +1,4 @@
-"""Functions that change the number of channels or the spatial size of a tensor, without parameters."""
+"""Parameter-free functions that change a tensor's channels or spatial size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["center_crop", "pad_channels", "resize"]
 
 
 def pad_channels(x: Tensor, channels: int, where: Literal["append", "centred"] = "append") -> Tensor:
-    """Zero-pad axis 1 of (batch, channels, …) up to `channels`: the parameter-free shortcut of ResNet's option A.
+    """Zero-pad axis 1 of (batch, channels, …) up to `channels`, as ResNet's option A.
 
     Args:
         x: the input.
@@ -40,7 +40,9 @@ def pad_channels(x: Tensor, channels: int, where: Literal["append", "centred"] =
 
 
 def center_crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Cut the central `size` out of the spatial axes of (batch, channels, *space); an odd rest goes behind.
+    """Crop the spatial axes of (batch, channels, *space) to the central `size`.
+
+    An odd surplus takes one more value off the end.
 
     Raises:
         ShapeError: another number of sizes than spatial axes, or a size larger than the input's.
@@ -56,7 +58,9 @@ def center_crop(x: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def resize(x: Tensor, size: Sequence[int], mode: Literal["nearest", "linear"] = "linear") -> Tensor:
-    """Interpolate the spatial axes of (batch, channels, *space) to `size`; "linear" is bi- or trilinear as needed.
+    """Interpolate the spatial axes of (batch, channels, *space) to `size`.
+
+    "linear" is linear, bilinear or trilinear, by the number of spatial axes.
 
     Raises:
         ShapeError: another number of sizes than spatial axes.

@@ -47,7 +47,7 @@ class Rotary:
             raise ArgumentError(f"Rotary base={self.base}: expected a positive number")
 
     def angles(self, tokens: int, features: int, like: Tensor) -> Tensor:
-        """Return the angles (tokens, features / 2) on the device of `like`, in its dtype or in float32 if narrower."""
+        """Return the angles (tokens, features / 2), on the device of `like`, at least float32."""
         wide = torch.promote_types(like.dtype, torch.float32)
         exponents = torch.arange(0, features, 2, dtype=wide, device=like.device) / features
         positions = torch.arange(tokens, device=like.device).to(wide)

@@ -19,7 +19,7 @@ __all__ = ["PerFeature", "Scale"]
 
 @dataclass(frozen=True, repr=False)
 class PerFeature(Leaf):
-    """The base of `Scale` and `Shift`: one learnt value, or one a feature, of the leaf that `leaf` names.
+    """Base of `Scale` and `Shift`: one learnt value, or one per feature, in the leaf `leaf`.
 
     Args:
         features: size of the axis that the values run along; None for one value.

@@ -16,7 +16,7 @@ __all__ = ["FirstToken"]
 
 @dataclass(frozen=True, repr=False)
 class FirstToken(Leaf):
-    """y = x[:, 0]: the first token, which sums up the sequence in BERT and in the vision transformer.
+    """y = x[:, 0]: the first token, the sequence's summary in BERT and ViT.
 
     Raises:
         RankError: the input is not (batch, tokens, features).

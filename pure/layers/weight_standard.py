@@ -1,4 +1,4 @@
-"""Convolution with standardised weights, and activations of unit variance: what stands in for BatchNorm without one."""
+"""Weight-standardised convolutions and unit-variance activations, for nets without norms."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ScaledStdConv2d(Conv2d):
         return {**params, "gain": gain}, state
 
     def forward(self, params: Params, x: Any) -> Tensor:
-        """Return the convolution with the standardised weight; its statistics are never below float32."""
+        """Return the convolution with the standardised weight; statistics at least in float32."""
         weight, gain = params["weight"], params["gain"]
         wide = widen(weight)
         if gain.dtype != weight.dtype or gain.shape != (self.out_channels, 1, 1, 1):

@@ -31,7 +31,7 @@ StrideIn = Literal["3x3", "1x1"]
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> Conv2d:
-    """Return a 3×3 convolution that keeps the size but for its stride, without bias, drawn by He's rule."""
+    """Return a padded 3×3 convolution without bias, initialised by He's rule."""
     return Conv2d(in_channels, out_channels, 3, stride, 1, groups=groups, bias=False, weight_init=HE)
 
 
@@ -41,7 +41,7 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> Conv2d:
 
 
 def last_norm(channels: int, zero: bool) -> BatchNorm:
-    """Return the BatchNorm at the end of a branch; with γ = 0 at first the block starts as its shortcut."""
+    """Return a branch's last BatchNorm; γ = 0 initially makes the block its shortcut."""
     return BatchNorm(channels, weight_init=Constant(0.0 if zero else 1.0))
 
 
@@ -91,7 +91,7 @@ def basic_block(
     zero_gamma: bool = False,
     drop_path: float = 0.0,
 ) -> Residual:
-    """Return relu(S(x) + BN(conv₂ relu(BN(conv₁ x)))) with 3×3 convolutions, the first of which strides.
+    """Return relu(S(x) + BN(conv₂ relu(BN(conv₁ x)))), 3×3 convolutions, conv₁ with stride.
 
     Leaves: `branch.conv1`, `branch.bn1`, `branch.conv2`, `branch.bn2`, `branch.se`, and those of `shortcut`.
 

@@ -1,4 +1,4 @@
-"""The two orders of convolution, BatchNorm and activation that convolutional branches are made of."""
+"""The two orders of convolution, BatchNorm and activation in convolutional branches."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def norm_act_conv(
     eps: float = 1e-5,
     weight_init: Initializer = KaimingUniform(),
 ) -> Block:
-    """Return w ∗ σ(BN x), the order of pre-activation: leaves `norm.weight`, `norm.bias`, `conv.weight`.
+    """Return w ∗ σ(BN x), pre-activation: leaves `norm.weight`, `norm.bias`, `conv.weight`.
 
     Args:
         in_channels: channels of the input.

@@ -24,7 +24,7 @@ def convnext_block(
     eps: float = 1e-6,
     weight_init: Initializer = TruncatedNormal(std=0.02),
 ) -> Block:
-    """Return x + DropPath(γ ⊙ W₂ N(gelu(W₁ LN(depthwise x)))), N the identity or a global response norm.
+    """Return x + DropPath(γ ⊙ W₂ N(gelu(W₁ LN(depthwise x)))), N the identity or a GRN.
 
     Version 1 has γ and no N, version 2 (`layer_scale=None, response_norm=True`) has N and no γ. Leaves under `branch`:
     `depthwise`, `norm`, `fc1`, `grn`, `fc2`, `scale`.

@@ -1,4 +1,4 @@
-"""FractalNet: columns of different depths between the same two ends, joined by their mean; no stream is added to."""
+"""FractalNet: parallel columns of different depths, joined by their mean."""
 
 from __future__ import annotations
 

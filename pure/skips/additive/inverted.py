@@ -1,4 +1,4 @@
-"""The inverted residual of MobileNetV2: wide inside, narrow and linear where the skips meet."""
+"""The inverted residual of MobileNetV2: wide inside, narrow and linear at the skip."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def inverted_residual(
     activation: ActivationLike = "relu6",
     weight_init: Initializer = HE,
 ) -> Block:
-    """Return x + project(depthwise(expand x)); without the x where the stride or the channels change.
+    """Return x + project(depthwise(expand x)); without x where stride or channels change.
 
     The projection has no activation. Children of `branch` by position: the 1×1 expansion (none if `expand` is 1), the
     3×3 depthwise convolution, the 1×1 projection, its norm.

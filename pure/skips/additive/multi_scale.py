@@ -1,4 +1,4 @@
-"""Res2Net: a bottleneck whose middle convolution runs over groups of channels one after another."""
+"""Res2Net: a bottleneck whose middle convolution runs over channel groups in sequence."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class MultiScale(Composite):
 def res2net_block(
     in_channels: int, out_channels: int, stride: int = 1, *, width: int, scales: int = 4, groups: int = 1
 ) -> Residual:
-    """Return a bottleneck whose middle is `MultiScale`; it restarts where the shape of the stream changes.
+    """Return a bottleneck with `MultiScale` in the middle, restarted where the shape changes.
 
     Args:
         in_channels: of the stream.

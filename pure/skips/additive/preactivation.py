@@ -1,4 +1,4 @@
-"""The residual blocks of version 2, which normalise and activate in front of each convolution: x + f(x)."""
+"""ResNet v2 blocks: x + f(x), with norm and activation in front of each convolution."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def preact_basic(
     dropout: float = 0.0,
     drop_path: float = 0.0,
 ) -> Block:
-    """Return x + conv₂ relu(BN(conv₁ relu(BN x))) with 3×3 convolutions; wide ones are Wide ResNet's.
+    """Return x + conv₂ relu(BN(conv₁ relu(BN x))), 3×3 convolutions; also Wide ResNet's.
 
     Where the shape changes, the first BN-relu stands in front of both the branch and the shortcut.
     Leaves: `branch.norm1`, `branch.conv1`, `branch.norm2`, `branch.conv2`; where the shape changes `norm1`,
@@ -99,7 +99,7 @@ def preact_bottleneck(
     pooled: bool = False,
     drop_path: float = 0.0,
 ) -> Block:
-    """Return x + conv₃ relu(BN(conv₂ relu(BN(conv₁ relu(BN x))))), of which the 3×3 in the middle strides.
+    """Return x + conv₃ relu(BN(conv₂ relu(BN(conv₁ relu(BN x))))), conv₂ 3×3 with stride.
 
     Where the shape changes, the first BN-relu stands in front of both the branch and the shortcut; leaves as in
     `preact_basic`.
@@ -161,7 +161,7 @@ class PoolPad(Shortcut):
 
 
 def pyramid_block(in_channels: int, out_channels: int, stride: int = 1) -> Residual:
-    """Return S(x) + BN(conv₂ relu(BN(conv₁ BN x))): one relu and a BatchNorm at the end, channels growing a little.
+    """Return S(x) + BN(conv₂ relu(BN(conv₁ BN x))): one relu, and a BatchNorm at the end.
 
     S pools and appends zero channels, so that no block has a projection.
 
@@ -188,7 +188,7 @@ def pyramid_block(in_channels: int, out_channels: int, stride: int = 1) -> Resid
 
 
 def pyramid_bottleneck(in_channels: int, out_channels: int, stride: int = 1) -> Residual:
-    """Return PyramidNet's bottleneck: as `pyramid_block`, with a 1×1, a 3×3 and a 1×1 convolution.
+    """Return PyramidNet's bottleneck: `pyramid_block` with 1×1, 3×3 and 1×1 convolutions.
 
     Args:
         in_channels: of the stream.

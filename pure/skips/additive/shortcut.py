@@ -31,13 +31,13 @@ class Shortcut(Composite):
     """A block that is told the shape it must produce: `prepare(x, shape)`, then its children one after another."""
 
     def prepare(self, x: Tensor, shape: Shape) -> Tensor:
-        """Return `x` brought nearer to the branch's output `shape`, without parameters; here `x` itself."""
+        """Return `x` resized towards `shape` without parameters; by default `x` itself."""
         return x
 
     def fit(
         self, params: Params, x: Any, shape: Shape, state: State = EMPTY, extras: Extras = EMPTY, *rest: Any
     ) -> Applied:
-        """Return the shortcut of `x` for a branch whose output has `shape`, and the new state, as `apply` does."""
+        """Return the shortcut of `x` for a branch output of `shape`, and the new state."""
         return self._applied(partial(self.combine, shape=shape), params, x, state, extras, *rest)
 
     def combine(self, run: Run, params: Params, x: Any, extras: Extras, shape: Shape | None = None) -> Any:

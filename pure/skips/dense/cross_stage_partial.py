@@ -1,4 +1,4 @@
-"""Cross-stage partial connections: some channels are carried past the stage, the others go through it."""
+"""Cross-stage partial connections: some channels bypass the stage."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def cross_stage(
     blocks_channels: int | None = None,
     activation: ActivationLike = "relu",
 ) -> Block:
-    """Return M[e₁, T(g(e₂))] with [e₁, e₂] = E x in two halves: split, transform, concatenate, mix.
+    """Return M[e₁, T(g(e₂))] with [e₁, e₂] = E x: split, transform, concatenate, mix.
 
     E, T and M are 1×1 convolution, BatchNorm and activation: children `expand`, `cross.branch.transition`, `mix`;
     g is `cross.branch.blocks`.

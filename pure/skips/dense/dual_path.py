@@ -1,4 +1,4 @@
-"""Dual paths: some channels of the stream are added to, as in a ResNet, and the others grow, as in a DenseNet."""
+"""Dual paths: some channels are summed as in a ResNet, others grow as in a DenseNet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base of blocks that decide what to compute: a form that selects, and a form that branches and saves the work."""
+"""Base of blocks with conditional computation: select a result, or branch and skip work."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Branching(Composite):
 def condition(
     needed: Tensor, compute: Callable[..., Any], otherwise: Callable[..., Any], operands: tuple[Tensor, ...]
 ) -> Any:
-    """Return `torch.cond(needed, compute, otherwise, operands)`, whatever numbers the two functions close over.
+    """Return `torch.cond(needed, compute, otherwise, operands)`; closures may hold numbers.
 
     Run eagerly, `torch.cond` compiles them. A Python float that differs from an earlier call's (another threshold,
     another scale) becomes a symbol there, which the operator refuses; so floats are kept as they are.
@@ -102,7 +102,7 @@ def condition(
 
 
 def _owned(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `fn` with results that share no memory with its arguments and are contiguous, as `torch.cond` needs."""
+    """Return `fn` with contiguous, unaliased results, as `torch.cond` requires."""
 
     def run(*operands: Tensor) -> Any:
         return tree.tree_map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), fn(*operands))

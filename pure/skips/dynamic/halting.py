@@ -82,11 +82,11 @@ class Halting(Branching):
                 )
 
     def share(self, h: Tensor, spent: Tensor) -> Tensor:
-        """Return the weight of a step from its halting probability and what earlier steps have spent."""
+        """Return a step's weight from its halting probability and the weight already spent."""
         raise NotImplementedError(f"{type(self).__name__} defines no share")
 
     def cost(self, weights: Tensor, running: Tensor) -> Tensor:
-        """Return the cost of thinking for each sample, from (steps, batch, …) weights and who was still running."""
+        """Return each sample's ponder cost from (steps, batch, …) weights and running flags."""
         raise NotImplementedError(f"{type(self).__name__} defines no cost")
 
     def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:

@@ -131,7 +131,7 @@ def gate_head(
     temperature: float = 1.0,
     weight_init: Initializer = Normal(std=0.001),
 ) -> Sequential:
-    """Return the gate of ConvNet-AIG: global average, a layer of relu units, two logits, a hard decision a sample.
+    """Return ConvNet-AIG's gate: pooling, a relu layer, two logits, one decision per sample.
 
     Args:
         channels: of the input.

@@ -46,7 +46,7 @@ class Highway(Composite):
 
     @classmethod
     def dense(cls, features: int, *, gate_bias: float = -2.0, activation: ActivationLike = "relu") -> Highway:
-        """Return the fully connected layer of the paper: H(x) = activation(W x + b), gate(x) = W′ x + gate_bias."""
+        """Return the dense layer: H(x) = activation(W x + b), gate(x) = W′ x + gate_bias."""
         transform = Sequential(linear=Linear(features, features), act=Activation(activation))
         return cls(transform, Linear(features, features, bias_init=Constant(gate_bias)))
 

@@ -1,4 +1,4 @@
-"""gMLP's spatial gating: half the features times a linear map of the other half along the tokens."""
+"""gMLP's spatial gating: half the features times a map of the other half over tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reversible blocks: the input can be computed back from the output, so that it need not be stored."""
+"""Reversible blocks: the input is recomputed from the output instead of stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Invertible(Composite):
     """A composite whose input can be computed back from its output, by calls of the same children."""
 
     def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
-        """Return the x with `block(params, x, state, extras) = y`, up to rounding; in evaluation, as a call is."""
+        """Return the x with `block(params, x, state, extras) = y`, up to rounding."""
         raise NotImplementedError(f"{type(self).__name__} defines no inverse")
 
     def _evaluating(self, params: Params, state: State, extras: Extras) -> Run:
@@ -96,7 +96,7 @@ class Reversible(Invertible):
 
 
 def inverse(block: Block, params: Params, y: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
-    """Return the x with `block(params, x, state, extras) = y`, for an invertible block or a `Sequential` of them.
+    """Return the x with `block(params, x, state, extras) = y`, for invertible blocks.
 
     Args:
         block: `Reversible`, `ReversibleStack`, `Momentum`, or a `Sequential` of such.

@@ -1,4 +1,4 @@
-"""Deep equilibrium blocks: the output is the fixed point of a branch, differentiated implicitly."""
+"""Deep equilibrium blocks: a branch's fixed point, differentiated implicitly."""
 
 from __future__ import annotations
 

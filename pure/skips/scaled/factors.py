@@ -1,4 +1,4 @@
-"""Scaled residuals: what stands in front of the branch, learnt or fixed, and what it is at first."""
+"""Scaled residuals: learnt or fixed factors on the branch, and their initial values."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def layer_scale(branch: Block, features: int, value: float = 1e-5, axis: int = -
 
 
 def layer_scale_start(depth: int) -> float:
-    """Return LayerScale's start for a network of `depth` blocks: 0.1 up to 18, 1e-5 up to 24, 1e-6 beyond.
+    """Return LayerScale's initial value for `depth`: 0.1 to 18, 1e-5 to 24, 1e-6 beyond.
 
     Args:
         depth: number of blocks.

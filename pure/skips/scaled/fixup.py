@@ -1,4 +1,4 @@
-"""Fixup: residual blocks without norms, by scalars around each layer and an initial scale that knows the depth."""
+"""Fixup: residual blocks without norms, with scalars and a depth-dependent initialisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the norm, the gain and the drop stand in a residual block: pre, post, res-post, sandwich, DeepNorm, parallel.
+"""Norm placement in residual blocks: pre, post, res-post, sandwich, DeepNorm, parallel.
 
 Each function composes `Residual` (or `Weighted`), `Sequential` and `Parallel`. The parts of a branch are named `norm`,
 `f`, `dropout`, `scale` and `drop`, in the order in which they run; those that have no effect are left out.
@@ -39,7 +39,7 @@ def _residual(
     drop_path: float,
     alpha: float = 1.0,
 ) -> Block:
-    """Return α x + drop(scale(after(dropout(branch(before(x)))))), without the parts that do nothing."""
+    """Return α x + drop(scale(after(dropout(branch(before(x)))))), without no-op parts."""
     parts: list[tuple[str, Block | None]] = [
         ("norm", before),
         ("f", branch),
@@ -56,7 +56,7 @@ def _residual(
 def pre_norm(
     branch: Block, norm: Block, *, scale: Block | float = 1.0, dropout: float = 0.0, drop_path: float = 0.0
 ) -> Block:
-    """Return y = x + scale · f(norm(x)): the stream itself is never normalised, and grows with depth.
+    """Return y = x + scale · f(norm(x)): the stream is never normalised and grows with depth.
 
     Leaves: `branch.norm`, `branch.f`, `branch.scale`.
 
@@ -82,7 +82,7 @@ def pre_norm(
 def post_norm(
     branch: Block, norm: Block, *, scale: Block | float = 1.0, dropout: float = 0.0, drop_path: float = 0.0
 ) -> Block:
-    """Return y = norm(x + scale · f(x)): the stream is normalised after every sum, as in the first Transformer.
+    """Return y = norm(x + scale · f(x)): the stream is normalised after every sum.
 
     Leaves: `add.branch.f`, `add.branch.scale`, `norm`. Arguments as for `pre_norm`.
 
@@ -102,7 +102,7 @@ def post_norm(
 def res_post_norm(
     branch: Block, norm: Block, *, scale: Block | float = 1.0, dropout: float = 0.0, drop_path: float = 0.0
 ) -> Block:
-    """Return y = x + scale · norm(f(x)): every branch adds a vector of the norm's size, whatever f's is.
+    """Return y = x + scale · norm(f(x)): every branch's output has the norm's scale.
 
     Leaves: `branch.f`, `branch.norm`, `branch.scale`. Arguments as for `pre_norm`.
 
@@ -127,7 +127,7 @@ def sandwich(
     dropout: float = 0.0,
     drop_path: float = 0.0,
 ) -> Block:
-    """Return y = x + scale · out_norm(f(norm(x))), also known as Peri-LN: neither f's input nor its output can grow.
+    """Return y = x + scale · out_norm(f(norm(x))) (Peri-LN): f's input and output are bounded.
 
     Leaves: `branch.norm`, `branch.f`, `branch.out_norm`, `branch.scale`. Arguments as for `pre_norm`, and:
 
@@ -222,7 +222,7 @@ def deep_norm_constants(layers: int) -> DeepNormConstants:
 
 
 def deep_norm_encoder_decoder(encoder_layers: int, decoder_layers: int) -> tuple[DeepNormConstants, DeepNormConstants]:
-    """Return the constants of an encoder of N layers and of the decoder of M layers that reads it.
+    """Return the constants of an encoder of N layers and of its decoder of M layers.
 
     Encoder: α = 0.81 (N⁴M)^(1/16), β = 0.87 (N⁴M)^(−1/16). Decoder: α = (3M)^¼, β = (12M)^−¼.
 
@@ -254,7 +254,7 @@ def _require_layers(*counts: int) -> None:
 def parallel_branches(
     norm: Block | None, *, scale: Block | float = 1.0, drop_path: float = 0.0, **branches: Block
 ) -> Block:
-    """Return y = x + scale · Σ fᵢ(norm(x)): all branches read the same normalised stream, as in GPT-J.
+    """Return y = x + scale · Σ fᵢ(norm(x)): branches share one normalised input (GPT-J).
 
     Leaves: `branch.norm`, `branch.f.<name>`, `branch.scale`.
 

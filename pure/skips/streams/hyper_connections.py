@@ -1,4 +1,4 @@
-"""Hyper-connections: n streams, read by learnt weights, mixed among each other, and written to by the branch."""
+"""Hyper-connections: n streams with learnt read, mixing and write weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LAuReL: residual connections whose two sides are learnt, by scalars and by a low-rank map."""
+"""LAuReL: residual connections with learnt scalars and a learnt low-rank map."""
 
 from __future__ import annotations
 

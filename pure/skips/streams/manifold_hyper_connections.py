@@ -1,4 +1,4 @@
-"""Manifold-constrained hyper-connections: the streams are mixed by doubly stochastic matrices."""
+"""Manifold-constrained hyper-connections: doubly stochastic mixing of the streams."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ManifoldConnection", "sinkhorn"]
 
 
 def sinkhorn(logits: Tensor, iterations: int = 20, eps: float = 0.0) -> Tensor:
-    """Return the matrix near exp(logits) whose rows and columns sum to 1, by Sinkhorn and Knopp's iteration.
+    """Return exp(logits) scaled so that rows and columns sum to 1 (Sinkhorn–Knopp).
 
     Rows are divided by their sums, then columns, `iterations` times: the columns of the result sum to 1 up to rounding
     and `eps`, the rows to what the iteration has reached.
@@ -120,7 +120,7 @@ class ManifoldConnection(Composite):
         return write(self, run("branch", read), read, post, res.mT @ inner)
 
     def _weights(self, params: Params, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return h_pre, h_post and H_res transposed, each of every position of (batch, …, n, features)."""
+        """Return h_pre, h_post and H_resᵀ at every position of (batch, …, n, features)."""
         n, dtype = self.streams, inner.dtype
         weight = widen(owned(self, params, "weight", (n * (n + 2), n * self.features), dtype))
         parts = widen(owned(self, params, "bias", (n * (n + 2),), dtype)).split([n, n, n * n])

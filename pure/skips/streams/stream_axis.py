@@ -110,7 +110,7 @@ class Stack(Composite):
 
 
 def owned(block: Block, params: Params, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return a block's own leaf by its dotted name, or raise the error that says what is wrong with the tree.
+    """Return a block's own leaf by its dotted name, or raise a tree error.
 
     Raises:
         TreeError: the leaf is missing or has another shape.

@@ -1,4 +1,4 @@
-"""Value residual: the first layer's attention values are mixed into those of every later layer."""
+"""Value residual: the first layer's values are mixed into every later layer's."""
 
 from __future__ import annotations
 
