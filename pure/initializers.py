@@ -62,12 +62,12 @@ def check_generator(generator: object) -> torch.Generator:
 
 @dataclass(frozen=True)
 class _Rule:
-    """Allocates on the generator's device, fills in place once by `rule`, and moves.
+    """Allocates on the generator's device, fills in place once, and moves.
 
-    `rule` is called with the tensor, the values of the fields in order, and the generator.
+    `_rule` takes the tensor, the values of the fields in order, and the generator.
     """
 
-    rule: ClassVar[Callable[..., Tensor]]
+    _rule: ClassVar[Callable[..., Tensor]]
 
     def __call__(
         self,
@@ -81,8 +81,12 @@ class _Rule:
         where = target if target.type == "meta" else check_generator(generator).device
         tensor = torch.empty(tuple(shape), dtype=dtype, device=where)
         if target.type != "meta":  # shapes alone: nothing to draw, which also keeps vmap from refusing a random call
-            self.rule(tensor, *astuple(self), generator=generator)
+            self.fill(tensor, generator)
         return tensor.to(target)
+
+    def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
+        """Fill in place."""
+        self._rule(tensor, *astuple(self), generator=generator)
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,7 @@ class Constant(_Rule):
     value: float = 0.0
 
     @staticmethod
-    def rule(tensor: Tensor, value: float, generator: torch.Generator) -> Tensor:
-        """Fill the tensor with `value`."""
+    def _rule(tensor: Tensor, value: float, generator: torch.Generator) -> Tensor:
         return rules.constant_(tensor, value)
 
 
@@ -104,7 +107,7 @@ class Uniform(_Rule):
     low: float = 0.0
     high: float = 1.0
 
-    rule = staticmethod(rules.uniform_)
+    _rule = staticmethod(rules.uniform_)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Normal(_Rule):
     mean: float = 0.0
     std: float = 1.0
 
-    rule = staticmethod(rules.normal_)
+    _rule = staticmethod(rules.normal_)
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class TruncatedNormal(_Rule):
     low: float = -2.0
     high: float = 2.0
 
-    rule = staticmethod(rules.trunc_normal_)
+    _rule = staticmethod(rules.trunc_normal_)
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ class KaimingUniform(_Rule):
     mode: Fan = "fan_in"
     nonlinearity: str = "leaky_relu"
 
-    rule = staticmethod(rules.kaiming_uniform_)
+    _rule = staticmethod(rules.kaiming_uniform_)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ class KaimingNormal(_Rule):
     mode: Fan = "fan_in"
     nonlinearity: str = "relu"
 
-    rule = staticmethod(rules.kaiming_normal_)
+    _rule = staticmethod(rules.kaiming_normal_)
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class XavierUniform(_Rule):
 
     gain: float = 1.0
 
-    rule = staticmethod(rules.xavier_uniform_)
+    _rule = staticmethod(rules.xavier_uniform_)
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ class XavierNormal(_Rule):
 
     gain: float = 1.0
 
-    rule = staticmethod(rules.xavier_normal_)
+    _rule = staticmethod(rules.xavier_normal_)
 
 
 @dataclass(frozen=True)
@@ -175,4 +178,4 @@ class Orthogonal(_Rule):
 
     gain: float = 1.0
 
-    rule = staticmethod(rules.orthogonal_)
+    _rule = staticmethod(rules.orthogonal_)
