@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pure import tree
-from pure.errors import ArgumentError, ShapeError, TreeError, UnsupportedError
+from pure.errors import ArgumentError, PureError, ShapeError, TreeError, UnsupportedError
 from pure.flow.hessian.gradient_graph import GradientRecorder
 from pure.flow.linalg.operator_products import products
 from pure.flow.per_sample.weight_use import Parameters
@@ -136,7 +136,7 @@ def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Produ
         recorder = GradientRecorder(leaves)
         try:
             out = value(recorder.copies, recorder)
-        except Exception:
+        except (RuntimeError, TypeError, ValueError, AttributeError, PureError):  # of a gradient that is missing, too
             if not recorder.unsafe:
                 raise
         if recorder.unsafe:
