@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import pure
+from parity_tests import theory_ensembles as ensembles
 from parity_tests.test_flow_plots import check_layout
 from pure import flow, nets
 from pure.errors import ArgumentError, UnsupportedError
@@ -155,7 +156,7 @@ def test_wide_streams_are_sampled_and_exact_on_request() -> None:
 def test_pre_norm_networks_follow_the_ratio_of_variances() -> None:
     """E‖∂h_L/∂h_l‖²/n = q_L/q_l = (1 + L)/(1 + l), over draws of the weights."""
     depth, width, draws = 8, 96, 12
-    block = theory.ensembles.pre_normed(width, width, depth)
+    block = ensembles.pre_normed(width, width, depth)
     curves = []
     for draw in range(draws):
         params, _ = block.init(seeded(100 + draw), FLOAT64)
@@ -195,7 +196,7 @@ def test_the_result_reads_as_a_mapping_a_table_and_json() -> None:
 @pytest.mark.parametrize("method", ["product", "hutchinson"])
 def test_the_picture(method: Any) -> None:
     pytest.importorskip("matplotlib")
-    block = theory.ensembles.pre_normed(16, 16, 6)
+    block = ensembles.pre_normed(16, 16, 6)
     params, _ = block.init(seeded(1), FLOAT64)
     found = flow.partial_jacobians(block, params, normal(2, 16), method=method, generator=seeded(2))
     figure = found.plot(law=theory.partial_jacobian(6))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pure
+from parity_tests import theory_ensembles as ensembles
 from parity_tests.test_flow_plots import check_layout
 from pure import flow, nets
 from pure.errors import ArgumentError, DtypeError, UnsupportedError
@@ -240,22 +241,22 @@ def measured_ratio(block: pure.Block, width: int, draws: int) -> tuple[float, fl
 
 @pytest.mark.parametrize("depth", [1, 3, 6])
 def test_gaussian_linear_networks_spread_by_depth_plus_one(depth: int) -> None:
-    value, error = measured_ratio(theory.ensembles.linear(96, depth), 96, 12)
+    value, error = measured_ratio(ensembles.linear(96, depth), 96, 12)
     assert abs(value - (depth + 1)) < LIMIT * error + depth**2 / 96
     assert abs(value - (depth + 2)) > LIMIT * error
 
 
 def test_orthogonal_relu_networks_spread_as_gaussian_linear_ones_do() -> None:
     depth, width = 4, 128
-    value, error = measured_ratio(theory.ensembles.plain([width] * (depth + 1), orthogonal=True), width, 12)
+    value, error = measured_ratio(ensembles.plain([width] * (depth + 1), orthogonal=True), width, 12)
     assert abs(value - theory.plain_spectrum_ratio(depth, "orthogonal relu")) < LIMIT * error + 0.25
-    gaussian, _ = measured_ratio(theory.ensembles.plain([width] * (depth + 1)), width, 12)
+    gaussian, _ = measured_ratio(ensembles.plain([width] * (depth + 1)), width, 12)
     assert gaussian > 1.4 * value, "Gaussian ReLU layers add twice as much"
 
 
 def test_the_top_edge_of_a_product_of_gaussian_matrices() -> None:
     width, depth = 400, 2
-    fn = of_block(theory.ensembles.linear(width, depth), 3)
+    fn = of_block(ensembles.linear(width, depth), 3)
     top = flow.jacobian_spectrum(fn, normal(width), k=1, method="golub-kahan")["largest σ"] ** 2
     assert top == pytest.approx(theory.gaussian_product_edge(depth), rel=0.06)
 
@@ -263,7 +264,7 @@ def test_the_top_edge_of_a_product_of_gaussian_matrices() -> None:
 @pytest.mark.parametrize(("depth", "square"), [(4, 1 / 4), (10, 1 / 10)])
 def test_residual_networks_have_the_moments_of_the_law_at_finite_depth(depth: int, square: float) -> None:
     width, draws = 96, 12
-    block = theory.ensembles.residual(width, width, [math.sqrt(square)] * depth)
+    block = ensembles.residual(width, width, [math.sqrt(square)] * depth)
     first = []
     for draw in range(draws):
         first.append(flow.jacobian_spectrum(of_block(block, 500 + draw), normal(width, seed=draw))["m1"])
@@ -291,7 +292,7 @@ def test_the_result_reads_as_numbers_a_table_and_json(options: dict[str, Any]) -
 @pytest.mark.parametrize("options", METHODS, ids=lambda options: options["method"])
 def test_every_result_has_its_picture(options: dict[str, Any], batched: bool) -> None:
     pytest.importorskip("matplotlib")
-    block = theory.ensembles.linear(30, 2)
+    block = ensembles.linear(30, 2)
     x = normal(3, 30, seed=1) if batched else normal(30, seed=1)
     found = flow.jacobian_spectrum(of_block(block), x, batched=batched, **options)
     figure = found.plot(theory=theory.gaussian_product_density(2), edges=(0.0, theory.gaussian_product_edge(2)))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import pure
+from parity_tests import theory_ensembles as ensembles
 from parity_tests import theory_laws
 from pure import nets
 from pure.flow import theory
-from pure.flow.theory import ensembles
 from pure.initializers import KaimingNormal, Normal, XavierNormal
 
 BLOCKS: dict[str, tuple[Callable[[], pure.Block], int]] = {

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from parity_tests import theory_ensembles as ensembles
 from parity_tests import theory_laws
 from parity_tests.theory_laws import FLOAT32, jacobians, moments, seeded
 from pure.flow import theory
-from pure.flow.theory import ensembles, mean_ratio
+from pure.flow.theory import mean_ratio
 
 
 def test_correlations_follow_the_arc_cosine_angles_and_not_two_to_the_minus_depth() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import pure
+from parity_tests import theory_ensembles as ensembles
 from parity_tests import theory_laws
 from pure.flow import theory
-from pure.flow.theory import ensembles
 from pure.initializers import Constant, KaimingNormal, Normal
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import pure
+from parity_tests import theory_ensembles as ensembles
 from pure import nets
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow import theory
-from pure.flow.theory import ensembles
 from pure.flow.theory.initialiser_laws import drawn
 from pure.initializers import (
     Constant,

@@ -29,9 +29,7 @@ def test_trends_are_said_by_rule(median: tuple[float, ...], said: str) -> None:
 
 def test_a_log_chart_places_decades_evenly() -> None:
     line = chart.Line("plain", "plain", (1, 2, 3), (1e-4, 1e-2, 1.0))
-    drawn = chart.draw(
-        [line], chart.Axes("layer", chart.limits([line], log=True), log=True), title="t", description="d"
-    )
+    drawn = chart.draw([line], chart.Axes("layer", chart.limits([line]), log=True), title="t", description="d")
     (points,) = re.findall(r'<polyline class="line s-plain" points="([^"]+)"', drawn)
     heights = [float(point.split(",")[1]) for point in points.split()]
     assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.2)

@@ -1,6 +1,6 @@
 """The random networks that the laws speak of, as blocks: exact variances, no biases, Gaussian weights.
 
-`check` and `stacked_draws` draw hundreds of each at once; a block's own `predict` must give back the law's closed form.
+`theory.check` draws hundreds of each at once; `theory.predict` of a block must give back the law's closed form.
 """
 
 from __future__ import annotations

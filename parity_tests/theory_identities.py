@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 
 import pure
+from parity_tests import theory_ensembles as ensembles
 from parity_tests.theory_rows import Row, identity, value
 from pure import flow, nets
 from pure.flow import theory
@@ -57,7 +58,7 @@ def subset_sums(layers: list[pure.Block], params: list[Any], x: Tensor, v: Tenso
 
 def paths() -> Iterator[Row]:
     depth, alpha = 8, 0.7
-    block = theory.ensembles.residual(6, 9, [alpha] * depth)
+    block = ensembles.residual(6, 9, [alpha] * depth)
     params, _ = drawn(block)
     x, v = normal(3, 6, seed=1), normal(3, 6, seed=2)
     whole = pushed(block, params, x, v)
@@ -121,10 +122,10 @@ def samples() -> Iterator[Row]:
 def algebra() -> Iterator[Row]:
     """One number by two methods: closed forms beside recursions and products that were derived independently."""
     width, branch = 12, 20
-    plain = read_stack(theory.ensembles.plain([width] * 6))
+    plain = read_stack(ensembles.plain([width] * 6))
     expected = theory.plain_fourth_moment([width] * 6)
     yield value("A", "E‖Ju‖⁴: product formula = trace recursion", expected, fourth(plain, width))
-    block = read_stack(theory.ensembles.residual(width, branch, [0.6] * 5))
+    block = read_stack(ensembles.residual(width, branch, [0.6] * 5))
     expected = theory.residual_fourth_moment(5, 0.6, width, branch)
     yield value("B", "E‖Ju‖⁴: product formula = trace recursion", expected, fourth(block, width))
     energies = theory.path_energies([0.36] * 5)
@@ -140,7 +141,7 @@ def algebra() -> Iterator[Row]:
     yield value("C", "the same mean from the Poisson-binomial energies", harmonic, moment)
     product = math.prod((layer + 0.5) / (layer + 1) for layer in range(1, 31))
     yield value("G", "Γ(L+3/2)Γ(2)/(Γ(3/2)Γ(L+2)) = Π (l+½)/(l+1), L = 30", product, theory.batch_norm_correlation(30))
-    wide = read_stack(theory.ensembles.residual(10**7, 10**7, [0.5] * 4))
+    wide = read_stack(ensembles.residual(10**7, 10**7, [0.5] * 4))
     ratio = traces(wide, 10**7)[1] / 10**7 / theory.residual_second_moment(4, 0.5) ** 2
     limit = theory.residual_spectrum_ratio([0.25] * 4)
     yield value("D", "m₂/m₁² at n = 10⁷: exact recursion = limit", limit, ratio, 1e-6)
@@ -151,6 +152,35 @@ def fourth(stack: Any, width: int) -> float:
     return (squared + 2 * trace) / (width * (width + 2))
 
 
+def spectrum_moments(inverse_s: Sequence[float], orders: int) -> list[float]:
+    """Return m_1, …, m_K of the law whose S-transform is the inverse of a power series.
+
+    Args:
+        inverse_s: c_0, c_1, … of 1/S(z) = Σ c_j z^j, at least K of them, fewer where the series ends.
+        orders: K.
+
+    Source: Voiculescu 1987, Multiplication of certain non-commuting random variables; Lagrange's inversion.
+
+    Example:
+        >>> spectrum_moments([1.0, 1.0], 4)  # 1/S = 1 + z: Marchenko and Pastur's law, Catalan's numbers
+        [1.0, 2.0, 5.0, 14.0]
+    """
+    phi = _product([1.0, 1.0], inverse_s, orders)
+    power, moments = [1.0], []
+    for k in range(1, orders + 1):
+        power = _product(power, phi, orders)
+        moments.append((power[k - 1] if k <= len(power) else 0.0) / k)
+    return moments
+
+
+def _product(left: Sequence[float], right: Sequence[float], terms: int) -> list[float]:
+    out = [0.0] * min(terms, len(left) + len(right) - 1)
+    for i, a in enumerate(left):
+        for j, b in enumerate(right[: max(0, len(out) - i)]):
+            out[i + j] += a * b
+    return out
+
+
 def densities() -> Iterator[Row]:
     """Moments of the closed-form densities by quadrature, beside the moments of the S-transform."""
     logs, density = theory.residual_limit_density(1.0, 8193)
@@ -159,11 +189,9 @@ def densities() -> Iterator[Row]:
         expected = theory.residual_limit_moment(order, 1.0) if order else 1.0
         yield value("D", f"limit density, c = 1: moment {order} is the S-transform's", expected, found, 1e-5)
     series = [math.exp(1.0) * 2.0**j / math.factorial(j) for j in range(6)]
-    worst = max(
-        abs(m / theory.residual_limit_moment(k, 1.0) - 1) for k, m in enumerate(theory.spectrum_moments(series, 6), 1)
-    )
+    worst = max(abs(m / theory.residual_limit_moment(k, 1.0) - 1) for k, m in enumerate(spectrum_moments(series, 6), 1))
     yield identity("D", "Lagrange's inversion of e^(c(1+2z)): moments 1…6", worst)
-    fuss = theory.spectrum_moments([1.0, 3.0, 3.0, 1.0], 6)
+    fuss = spectrum_moments([1.0, 3.0, 3.0, 1.0], 6)
     worst = max(abs(m / (math.comb(4 * k, k) / (3 * k + 1)) - 1) for k, m in enumerate(fuss, 1))
     yield identity("E", "(1+z)³: moments 1…6 are the Fuss–Catalan numbers", worst)
 

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.func import jvp, vmap
 
 import pure
+from parity_tests import theory_ensembles as ensembles
 from parity_tests.theory_rows import Row, law, row
 from pure import nets
 from pure.flow import theory
 from pure.flow.shared.estimate import Estimate, estimate
-from pure.flow.theory import ensembles, mean_ratio
+from pure.flow.theory import mean_ratio
 from pure.flow.theory.draw_measurements import inputs
 
 FLOAT32, FLOAT64 = torch.float32, torch.float64

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 from export.graph.onnx_types import dtype_name
+from export.runtime.environment import version_of
 from export.trace.aten_graph import Traced
 
-__all__ = ["FORMAT", "describe_call", "version"]
+__all__ = ["FORMAT", "describe_call"]
 
 FORMAT = 1
 """Version of the metadata written into files."""
@@ -45,13 +45,5 @@ def describe_call(traced: Traced, baked: frozenset[int]) -> dict[str, Any]:
         "leaves": leaves,
         "out": {"structure": traced.out_structure, "leaves": outputs},
         "dynamic": sorted(traced.sizes.named),
-        "versions": {name: version(name) for name in ("pure-export", "torch", "onnx", "onnx-ir")},
+        "versions": {name: version_of(name) or "unknown" for name in ("pure-export", "torch", "onnx", "onnx-ir")},
     }
-
-
-def version(distribution: str) -> str:
-    """Return an installed distribution's version, or "unknown"."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "unknown"

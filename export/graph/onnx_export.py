@@ -17,7 +17,7 @@ from export.files import data_file, saving, splicing
 from export.files.data_file import DataFile
 from export.files.protobuf_wire import CALL_KEY
 from export.graph.builder import Builder
-from export.graph.call_metadata import describe_call, version
+from export.graph.call_metadata import describe_call
 from export.graph.checking import check as check_model
 from export.graph.function_calls import DOMAIN
 from export.graph.function_inlining import is_constant
@@ -25,6 +25,7 @@ from export.graph.function_outline import outline
 from export.graph.lowering import lower_graph
 from export.graph.onnx_types import ONNX_TYPES, dtype_name
 from export.ops.registry import LOWERINGS, lowering
+from export.runtime.environment import version_of
 from export.trace import isolation
 from export.trace.aten_graph import Traced, trace
 from pure_export_shared import replacing
@@ -245,7 +246,9 @@ def translate(
     graph = ir.Graph(
         inputs, outputs, nodes=nodes, initializers=initializers, opset_imports={"": opset}, name=traced.name
     )
-    model = ir.Model(graph, ir_version=10, producer_name="pure-export", producer_version=version("pure-export"))
+    model = ir.Model(
+        graph, ir_version=10, producer_name="pure-export", producer_version=version_of("pure-export") or "unknown"
+    )
     call = describe_call(traced, baked)
     model.metadata_props[CALL_KEY] = json.dumps(call, separators=(",", ":"))
     if data is not None:

@@ -16,29 +16,29 @@ Feed = dict[str, np.ndarray[Any, Any]]
 """The tensors of one batch by the names of the file's inputs."""
 
 
-def fed(loaded: Loaded, batches: Iterable[Sequence[Any]], word: str) -> list[Feed]:
+def fed(loaded: Loaded, batches: Iterable[Sequence[Any]]) -> list[Feed]:
     """Return each batch as {input name: array}, checked against the file's call.
 
     Raises:
         ArgumentError: if there is none, one does not fit, or one holds NaN or infinities.
     """
     if isinstance(batches, (str, bytes, dict)) or not isinstance(batches, Iterable):
-        raise ArgumentError(f"{word} must be a sequence of tuples of arguments, got a {type(batches).__name__}")
+        raise ArgumentError(f"batches must be a sequence of tuples of arguments, got a {type(batches).__name__}")
     feeds = []
     for i, batch in enumerate(batches):
         if not isinstance(batch, (tuple, list)):
             raise ArgumentError(
-                f"{word}[{i}] must be the tuple of arguments of {loaded.signature}, got a {type(batch).__name__}; "
+                f"batches[{i}] must be the tuple of arguments of {loaded.signature}, got a {type(batch).__name__}; "
                 "write [(x,), …]"
             )
         try:
             feed = loaded.feed(*batch)
         except ArgumentError as error:
-            raise ArgumentError(f"{word}[{i}]: {error}") from error
+            raise ArgumentError(f"batches[{i}]: {error}") from error
         bad = [name for name, array in feed.items() if array.dtype.kind == "f" and not np.isfinite(array).all()]
         if bad:
-            raise ArgumentError(f"{word}[{i}]: {', '.join(bad)} holds NaN or infinities; leave such samples out")
+            raise ArgumentError(f"batches[{i}]: {', '.join(bad)} holds NaN or infinities; leave such samples out")
         feeds.append(feed)
     if not feeds:
-        raise ArgumentError(f"{word} is empty; give at least one batch, as a tuple of arguments")
+        raise ArgumentError("batches is empty; give at least one batch, as a tuple of arguments")
     return feeds

@@ -97,7 +97,7 @@ def verify_quantized(
     ran = kernels(path)
     problems = _problems(path, reference, ran)
     given = list(batches)
-    feeds = fed(exact, given, "batches")
+    feeds = fed(exact, given)
     leaves: list[Leaf] = []
     agreements: list[Agreement] = []
     accuracy = None

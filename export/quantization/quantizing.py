@@ -137,7 +137,7 @@ def quantize(
     if target.exists() and target.samefile(source):
         raise ArgumentError(f"out is the file itself, {source}; give another name, as the float file is still needed")
     with replacing(target, WriteError) as file, tempfile.TemporaryDirectory(prefix="pure-export-") as folder:
-        feeds = None if batches is None else fed(loading.open_file(source, "cpu", spinning=False), batches, "batches")
+        feeds = None if batches is None else fed(loading.open_file(source, "cpu", spinning=False), batches)
         original = inline(onnx.load(source))
         model = preparation.prepared(original, source, Path(folder))
         preparation.check_weights(model, source, call)

@@ -8,7 +8,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,6 @@ def open_session(
     model: str | os.PathLike[str] | bytes,
     choice: Choice,
     *,
-    optimise: bool = True,
     spinning: bool = True,
     path: str | os.PathLike[str] | None = None,
     weights: Mapping[str, Any] | None = None,
@@ -167,7 +166,6 @@ def open_session(
     Args:
         model: a file, or a serialised model.
         choice: the device.
-        optimise: whether ONNX Runtime may rewrite the graph.
         spinning: whether idle threads wait actively: faster calls, but in the way of other threads.
         path: the file that a serialised model comes from, with its data file beside it.
         weights: values, which have to live as long as the session, for tensors that the model says are in a data file.
@@ -181,8 +179,7 @@ def open_session(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.use_deterministic_compute = True
-    level = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -194,12 +191,11 @@ def open_session(
     providers: list[Any] = [CPU]
     if choice.device == "cuda":
         providers.insert(0, (CUDA, {"use_tf32": str(int(choice.tf32)), "enable_cuda_graph": str(int(cuda_graph))}))
-    source = model if isinstance(model, bytes) else os.fspath(model)
+    source, file = (model, path) if isinstance(model, bytes) else (os.fspath(model), model)
     try:
         session = onnxruntime.InferenceSession(source, options, providers=providers)
     except ERRORS as error:
-        raise translated(error, path if isinstance(model, bytes) else model) from error
-    file = path if isinstance(model, bytes) else model
+        raise translated(error, file) from error
     session.readable = read_calls(file).readable if file is not None else str
     if choice.device == "cuda":
         _check_placement(session)
@@ -232,9 +228,7 @@ def _check_placement(session: onnxruntime.InferenceSession) -> None:
         )
 
 
-def translated(
-    error: Exception, path: str | os.PathLike[str] | None, names: Sequence[str] = ()
-) -> LoadError | UnsupportedOpError:
+def translated(error: Exception, path: str | os.PathLike[str] | None) -> LoadError | UnsupportedOpError:
     """Turn ONNX Runtime's exception into a typed error."""
     text = str(error)
     found = re.search(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'", text)

@@ -27,7 +27,7 @@ from pure.flow.plot.hessian import density, loss_contours, loss_landscape, loss_
 from pure.flow.plot.jacobian import partial_norms, singular_values
 from pure.flow.plot.kernel import tangent_kernel
 from pure.flow.plot.path_plots import coherence, paths
-from pure.flow.plot.theory import agreement, path_lengths, predicted, residual_spectrum
+from pure.flow.plot.theory import agreement, predicted
 from pure.flow.shared.result import DRAWINGS
 from pure.flow.theory.checking import Check
 from pure.flow.theory.prediction import Predictions
@@ -52,11 +52,9 @@ __all__ = [
     "loss_landscape",
     "loss_line",
     "partial_norms",
-    "path_lengths",
     "paths",
     "predicted",
     "propagation",
-    "residual_spectrum",
     "shattering",
     "singular_values",
     "tangent_kernel",

@@ -43,7 +43,8 @@ def singular_values(
 
     Args:
         spectrum: as `jacobian_spectrum` gives it.
-        theory: (λ, density of λ), as `theory.gaussian_product_density` gives it.
+        theory: (λ, density of λ), as `theory.gaussian_product_density` gives it; of `theory.residual_limit_density`,
+            which gives ln λ and its density, (λ, density / λ).
         edges: where the law's spectrum ends, in λ.
         bins: of the histogram.
         title: above the picture.

@@ -91,11 +91,10 @@ def curve(
     )
 
 
-def guide_lines(axes: Axes, guides: Mapping[str, Sequence[float]], x: Sequence[float] | None = None) -> None:
+def guide_lines(axes: Axes, guides: Mapping[str, Sequence[float]]) -> None:
     """Draw laws as dotted black lines beside what was measured."""
     for (label, values), style in zip(guides.items(), cycle((":", "-.", (0, (1, 1))))):
-        where = range(len(values)) if x is None or len(x) != len(values) else x
-        axes.plot(where, list(values), color=GUIDE, linestyle=style, linewidth=1.4, label=label, zorder=3)
+        axes.plot(range(len(values)), list(values), color=GUIDE, linestyle=style, linewidth=1.4, label=label, zorder=3)
 
 
 def log_if_wide(axes: Axes, values: Sequence[float]) -> None:

@@ -5,7 +5,6 @@ correlations across inputs (F, G), pre-norm (H) and highway networks (I). `predi
 they give with its own initialisers; `check` measures over draws and says which agree.
 """
 
-from pure.flow.theory import ensembles
 from pure.flow.theory.applicable_laws import predict
 from pure.flow.theory.checking import Check, Comparison, check, compare
 from pure.flow.theory.draw_measurements import stacked_draws
@@ -19,7 +18,7 @@ from pure.flow.theory.laws.correlation import (
     residual_correlation,
 )
 from pure.flow.theory.laws.highway import HighwayStep, gate_moments, highway_step
-from pure.flow.theory.laws.path_lengths import mean_path_length, path_energies, path_share, poisson_path_lengths
+from pure.flow.theory.laws.path_lengths import mean_path_length, path_energies, path_share
 from pure.flow.theory.laws.path_sweep import path_parts
 from pure.flow.theory.laws.plain import plain_fourth_moment, plain_second_moment
 from pure.flow.theory.laws.pre_norm import partial_jacobian, stream_variance
@@ -37,7 +36,6 @@ from pure.flow.theory.laws.spectrum import (
     residual_limit_edges,
     residual_limit_moment,
     residual_spectrum_ratio,
-    spectrum_moments,
 )
 from pure.flow.theory.prediction import LAWS, Prediction, Predictions
 from pure.flow.theory.ratio_estimate import mean_ratio, z_score
@@ -55,7 +53,6 @@ __all__ = [
     "branch_gain",
     "check",
     "compare",
-    "ensembles",
     "gate_moments",
     "gaussian_product_density",
     "gaussian_product_edge",
@@ -72,7 +69,6 @@ __all__ = [
     "plain_fourth_moment",
     "plain_second_moment",
     "plain_spectrum_ratio",
-    "poisson_path_lengths",
     "predict",
     "residual_angles",
     "residual_correlation",
@@ -82,7 +78,6 @@ __all__ = [
     "residual_limit_moment",
     "residual_second_moment",
     "residual_spectrum_ratio",
-    "spectrum_moments",
     "stacked_draws",
     "stream_variance",
     "z_score",

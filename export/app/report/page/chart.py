@@ -44,24 +44,20 @@ class Axes:
 
     Attributes:
         x_label: quantity and unit.
-            y_range: Lowest and highest value.
-        log: whether the vertical axis is logarithmic.
-        percent: whether ordinates are parts of one, written as percentages.
+        y_range: lowest and highest value.
+        log: whether the vertical axis is logarithmic; else ordinates are parts of one, written as percentages.
     """
 
     x_label: str
     y_range: tuple[float, float]
     log: bool = False
-    percent: bool = False
 
 
-def limits(lines: Sequence[Line], *, log: bool) -> tuple[float, float]:
-    """Return a range that holds all lines and bands: whole decades if logarithmic, otherwise from 0."""
-    values = [v for line in lines for part in (line.y, line.low, line.high) for v in part if not log or v > 0]
+def limits(lines: Sequence[Line]) -> tuple[float, float]:
+    """Return the whole decades that hold all lines and bands, for a logarithmic axis."""
+    values = [v for line in lines for part in (line.y, line.low, line.high) for v in part if v > 0]
     if not values:
-        return (0.1, 1.0) if log else (0.0, 1.0)
-    if not log:
-        return 0.0, max(values) * 1.05 or 1.0
+        return 0.1, 1.0
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return 10.0**low, 10.0 ** max(high, low + 1)
 
@@ -72,12 +68,7 @@ def _ticks(axes: Axes) -> list[tuple[float, str]]:
         first, last = round(math.log10(low)), round(math.log10(high))
         step = max(1, math.ceil((last - first) / 7))
         return [(10.0**e, power(e)) for e in range(last, first - 1, -step)]
-    if axes.percent:
-        return [(part / 4, f"{25 * part} %") for part in range(5) if low <= part / 4 <= high]
-    raw = (high - low) / 5
-    unit = 10.0 ** math.floor(math.log10(raw))
-    gap = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= raw)
-    return [(low + i * gap, f"{low + i * gap:g}") for i in range(int((high - low) / gap + 1e-9) + 1)]
+    return [(part / 4, f"{25 * part} %") for part in range(5) if low <= part / 4 <= high]
 
 
 def _x_ticks(first: float, last: float) -> list[int]:

@@ -76,7 +76,7 @@ def gradients(results: Results) -> str:
         title: [_curve(r, flow, band=False) for r, flow in zip(results.networks, flows, strict=True)]
         for title, flows in moments.items()
     }
-    axes = Axes(LAYER, chart.limits([line for group in groups.values() for line in group], log=True), log=True)
+    axes = Axes(LAYER, chart.limits([line for group in groups.values() for line in group]), log=True)
     together = []
     for title, group in groups.items():
         trends = [
@@ -110,7 +110,7 @@ def _spreads(results: Results) -> Iterator[str]:
         ]
         for r in results.compared
     }
-    axes = Axes(LAYER, chart.limits([line for pair in pairs.values() for line in pair], log=True), log=True)
+    axes = Axes(LAYER, chart.limits([line for pair in pairs.values() for line in pair]), log=True)
     for (title, pair), r in zip(pairs.items(), results.compared, strict=True):
         said = f"at initialisation it {wording.trend(r.before)}, after training it {wording.trend(r.after)}"
         name = f"Gradient norm by layer in the {title} network, with the spread over the digits"
@@ -133,9 +133,9 @@ def training(results: Results) -> str:
     losses = [_spread(r, [t.train_loss for t in r.trainings]) for r in results.networks]
     rates = [_spread(r, [t.test_accuracy for t in r.trainings]) for r in results.networks]
     said = wording.accuracy_finding(results)
-    loss_axes = Axes("epoch", chart.limits(losses, log=True), log=True)
+    loss_axes = Axes("epoch", chart.limits(losses), log=True)
     loss = chart.draw(losses, loss_axes, title="Training loss by epoch", description=said)
-    rate_axes = Axes("epoch", (0.0, 1.0), percent=True)
+    rate_axes = Axes("epoch", (0.0, 1.0))
     rate = chart.draw(rates, rate_axes, title="Held-out accuracy by epoch", description=said)
     seeds = [f"Seed {t.seed}" for t in results.networks[0].trainings]
     rows = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pure.errors import ArgumentError
 
-__all__ = ["mean_path_length", "path_energies", "path_share", "poisson_path_lengths"]
+__all__ = ["mean_path_length", "path_energies", "path_share"]
 
 
 def path_energies(gains: Sequence[float], carries: Sequence[float] | None = None) -> list[float]:
@@ -52,20 +52,6 @@ def mean_path_length(gains: Sequence[float]) -> float:
         (1.083333, 1.083333)
     """
     return sum(gain / (1 + gain) for gain in gains)
-
-
-def poisson_path_lengths(mean: float, orders: int) -> list[float]:
-    """Return the limit law e^(−c) c^k / k! of the path length for k < `orders`; α = √(c/L), L → ∞.
-
-    Args:
-        mean: c.
-        orders: how many.
-
-    Example:
-        >>> [round(p, 4) for p in poisson_path_lengths(1.0, 3)]
-        [0.3679, 0.3679, 0.1839]
-    """
-    return [math.exp(k * math.log(mean) - mean - math.lgamma(k + 1)) for k in range(orders)]
 
 
 def path_share(blocks: int, shortest: int, longest: int) -> float:

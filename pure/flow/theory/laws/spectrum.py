@@ -24,39 +24,9 @@ __all__ = [
     "residual_limit_edges",
     "residual_limit_moment",
     "residual_spectrum_ratio",
-    "spectrum_moments",
 ]
 
 Ensemble = Literal["gaussian linear", "gaussian relu", "orthogonal relu"]
-
-
-def spectrum_moments(inverse_s: Sequence[float], orders: int) -> list[float]:
-    """Return m_1, …, m_K of the law whose S-transform is the inverse of a power series.
-
-    Args:
-        inverse_s: c_0, c_1, … of 1/S(z) = Σ c_j z^j, at least K of them, fewer where the series ends.
-        orders: K.
-
-    Source: Voiculescu 1987, Multiplication of certain non-commuting random variables; Lagrange's inversion.
-
-    Example:
-        >>> spectrum_moments([1.0, 1.0], 4)  # 1/S = 1 + z: Marchenko and Pastur's law, Catalan's numbers
-        [1.0, 2.0, 5.0, 14.0]
-    """
-    phi = _product([1.0, 1.0], inverse_s, orders)
-    power, moments = [1.0], []
-    for k in range(1, orders + 1):
-        power = _product(power, phi, orders)
-        moments.append((power[k - 1] if k <= len(power) else 0.0) / k)
-    return moments
-
-
-def _product(left: Sequence[float], right: Sequence[float], terms: int) -> list[float]:
-    out = [0.0] * min(terms, len(left) + len(right) - 1)
-    for i, a in enumerate(left):
-        for j, b in enumerate(right[: max(0, len(out) - i)]):
-            out[i + j] += a * b
-    return out
 
 
 def plain_spectrum_ratio(depth: int, ensemble: Ensemble) -> float:
