@@ -53,8 +53,7 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**plain, "verdict": verdict_dict(self.verdict)}
+        return {**vars(self), "verdict": verdict_dict(self.verdict)}
 
 
 def verdict_dict(verdict: Verdict) -> dict[str, Any]:

@@ -59,8 +59,7 @@ class Shot:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, without the pictures."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        plain = {key: value for key, value in plain.items() if key not in ("before", "after")}
+        plain = {key: value for key, value in vars(self).items() if key not in ("before", "after")}
         height, width = self.before.shape[1:]
         return {**plain, "height": height, "width": width, "verdict": verdict_dict(self.verdict)}
 
@@ -95,8 +94,7 @@ class Enhanced:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, without the pictures."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**plain, "shots": [shot.to_dict() for shot in self.shots]}
+        return {**vars(self), "shots": [shot.to_dict() for shot in self.shots]}
 
 
 def load(settings: Settings) -> dict[str, Tensor]:
