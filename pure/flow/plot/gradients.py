@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,8 +11,8 @@ import torch
 from pure.errors import ArgumentError
 from pure.flow.activations.gradients_by_depth import ActivationGradient, GradientNorms
 from pure.flow.per_sample.sample_norms import PerSampleNorms
-from pure.flow.plot.panels import log_ticks, whole_numbers
-from pure.flow.plot.style import COLOURS, HEAT, MARKERS, canvas
+from pure.flow.plot.panels import curve, log_heat, log_ticks, styles, whole_numbers
+from pure.flow.plot.style import COLOURS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,15 +68,10 @@ def by_depth(
     banded = any(low is not None for _, low, _ in curves.values())
     with canvas() as (figure, axes):
         hidden = 0
-        longest = max(len(middle) for middle, _, _ in curves.values())
-        for (label, (middle, low, high)), colour, marker in zip(curves.items(), cycle(COLOURS), cycle(MARKERS)):
-            depth = range(len(middle))
+        for label, (middle, *band), colour, marker in styles(curves):
             hidden += sum(not value > 0 for value in middle)
-            if low is not None and high is not None:
-                axes.fill_between(depth, _positive(low), _positive(high), color=colour, alpha=0.18, linewidth=0)
-            axes.plot(
-                depth, _positive(middle), color=colour, marker=marker, markevery=max(1, longest // 25), label=label
-            )
+            edges = [edge if edge is None else _positive(edge) for edge in band]
+            curve(axes, range(len(middle)), _positive(middle), *edges, colour=colour, marker=marker, label=label)
         axes.set_yscale("log")
         axes.set_xlabel("depth (block nearest the input: 0)")
         what = "block's parameters" if of == "parameters" else f"{of} $h$"
@@ -155,23 +149,14 @@ def heat(norms: PerSampleNorms, *, of: Literal["leaves", "blocks"] = "leaves", t
         raise ArgumentError("heat of a result without parameters: there is nothing to draw")
     order = norms.total.argsort(descending=True)
     values = torch.stack([row[order] for row in rows.values()]).cpu()
-    drawn = values[(values > 0) & values.isfinite()]
     with canvas(_height(len(rows))) as (figure, axes):
-        from matplotlib import colormaps
-        from matplotlib.colors import LogNorm
-
-        low, high = (float(drawn.min()), float(drawn.max())) if len(drawn) else (0.1, 1.0)
-        scale = LogNorm(low, high if high > low else low * 1.01)
-        colours = colormaps[HEAT].with_extremes(bad="#e6e6e6")
-        shown = values.where((values > 0) & values.isfinite(), torch.nan).numpy()
-        image = axes.imshow(shown, aspect="auto", norm=scale, cmap=colours, interpolation="nearest")
+        image = log_heat(axes, values, aspect="auto")
         _rows(axes, list(rows))
-        axes.grid(visible=False)
         axes.set_xlabel(f"sample (of {values.shape[1]}), largest total gradient first")
         axes.xaxis.set_major_locator(whole_numbers())
         axes.set_title(title or "Per-sample gradient norm", loc="left")
         bar = figure.colorbar(image, ax=axes, pad=0.015, fraction=0.05, aspect=5 * _height(len(rows)))
-        grey = "\n(grey: 0 or not finite)" if len(drawn) < values.numel() else ""
+        grey = "" if ((values > 0) & values.isfinite()).all() else "\n(grey: 0 or not finite)"
         bar.set_label(r"$\Vert \partial\,\mathrm{loss}_b/\partial \theta \Vert_2$" + grey)
     return figure
 

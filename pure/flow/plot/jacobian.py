@@ -12,8 +12,8 @@ from torch import Tensor
 from pure.errors import ArgumentError
 from pure.flow.jacobian.partial_norms import PartialJacobians
 from pure.flow.jacobian.singular_values import JacobianSpectrum
-from pure.flow.plot.panels import whole_numbers
-from pure.flow.plot.style import COLOURS, HEAT, canvas
+from pure.flow.plot.panels import log_heat, whole_numbers
+from pure.flow.plot.style import COLOURS, canvas
 from pure.flow.shared.estimate import half_width
 
 if TYPE_CHECKING:
@@ -194,17 +194,7 @@ def partial_norms(norms: PartialJacobians, *, law: Sequence[float] | None = None
 
 
 def _heat(figure: Figure, axes: Axes, norms: PartialJacobians) -> None:
-    from matplotlib import colormaps
-    from matplotlib.colors import LogNorm
-
-    values = norms.norms.cpu()
-    drawn = values[(values > 0) & values.isfinite()]
-    low, high = float(drawn.min()), float(drawn.max())
-    scale = LogNorm(low, high if high > low * 1.01 else low * 1.01)
-    colours = colormaps[HEAT].with_extremes(bad="#ededed")
-    shown = values.where(values > 0, torch.nan).numpy()
-    image = axes.imshow(shown, norm=scale, cmap=colours, interpolation="nearest", origin="lower")
-    axes.grid(visible=False)
+    image = log_heat(axes, norms.norms.cpu(), origin="lower")
     axes.set_xlabel("to depth $t$")
     axes.set_ylabel("from depth $s$")
     axes.xaxis.set_major_locator(whole_numbers())

@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import torch
+from torch import Tensor
+
 from pure.errors import ArgumentError
-from pure.flow.plot.style import COLOURS, MARKERS, canvas
+from pure.flow.plot.style import COLOURS, HEAT, MARKERS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from matplotlib.ticker import MaxNLocator
 
 __all__ = [
@@ -21,6 +25,7 @@ __all__ = [
     "guide_lines",
     "labelled",
     "legend",
+    "log_heat",
     "log_if_wide",
     "log_ticks",
     "panels",
@@ -95,6 +100,20 @@ def guide_lines(axes: Axes, guides: Mapping[str, Sequence[float]]) -> None:
     """Draw laws as dotted black lines beside what was measured."""
     for (label, values), style in zip(guides.items(), cycle((":", "-.", (0, (1, 1))))):
         axes.plot(range(len(values)), list(values), color=GUIDE, linestyle=style, linewidth=1.4, label=label, zorder=3)
+
+
+def log_heat(axes: Axes, values: Tensor, **options: Any) -> AxesImage:
+    """Draw a matrix in colours by its logarithm; what is not positive or not finite is grey. Options are `imshow`'s."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LogNorm
+
+    shown = values.where((values > 0) & values.isfinite(), torch.nan)
+    drawn = shown[~shown.isnan()]
+    low, high = (float(drawn.min()), float(drawn.max())) if len(drawn) else (0.1, 1.0)
+    colours = colormaps[HEAT].with_extremes(bad="#e6e6e6")
+    axes.grid(visible=False)
+    scale = LogNorm(low, max(high, low * 1.01))
+    return axes.imshow(shown.numpy(), norm=scale, cmap=colours, interpolation="nearest", **options)
 
 
 def log_if_wide(axes: Axes, values: Sequence[float]) -> None:
