@@ -142,7 +142,7 @@ def check_blocks(block: Block) -> None:
 
 
 class Runner:
-    """Runs the children of one block, each on its part of the trees, and collects their new states.
+    """Runs a block's children, each on its part of the trees, and collects new states.
 
     Attributes:
         new_state: the new states of the children that ran.

@@ -31,7 +31,7 @@ __all__ = ["Composite", "Run"]
 
 
 class Run(Protocol):
-    """Runs one child by name on an input, with its own part of every tree, and keeps its new state."""
+    """Runs a child by name with its part of every tree, and keeps its new state."""
 
     def __call__(self, name: str, x: Any, shape: Shape | None = None, /) -> Any:
         """Return the child's output; a shortcut is told the `shape` that it must produce."""

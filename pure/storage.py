@@ -33,7 +33,7 @@ def save(tree: Tree, path: str | os.PathLike[str], *, metadata: Mapping[str, str
 
 
 def write_tensors(flat: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: Mapping[str, str] | None) -> None:
-    """Write named tensors as one safetensors file, atomically; shared tensors are each written in full."""
+    """Write named tensors as one safetensors file, atomically; shared ones each in full."""
     for name, leaf in flat.items():
         if not isinstance(leaf, Tensor):
             raise TreeError(f"save: leaf {name!r} is {type(leaf).__name__}, expected a tensor")

@@ -59,7 +59,7 @@ class Summary:
 
 
 def summary(block: Block, x_shape: Shape) -> Summary:
-    """Return names, shapes and counts of a block's parameters and state, and its output shape; nothing is allocated.
+    """Return a table of a block's leaves, counts and output shape; nothing is allocated.
 
     Args:
         block: any block.

@@ -1,4 +1,4 @@
-"""Seeing inside a pure function: `tag` names a value, `capture` returns the named values beside the output.
+"""Intermediate values of a pure function: `tag` names one, `capture` returns them.
 
 A tag is the identity, so that a tagged function stays the same function. Containers push the name of the child they
 run, so that a tag deep inside a network is known by its whole path, such as `"3.branch"`. The captured values are

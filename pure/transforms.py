@@ -1,4 +1,4 @@
-"""`grad` and `value_and_grad`: the gradients of `torch.func`, at the speed of plain autograd where that is the same.
+"""`grad` and `value_and_grad` as in `torch.func`, by plain autograd where equivalent.
 
 A `torch.func.grad` dispatches every operation through a transform level and records a graph of the backward pass for
 the transforms around it. A gradient that is taken alone, as in a training step, needs neither. These functions notice

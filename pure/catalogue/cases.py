@@ -32,7 +32,7 @@ FAMILIES: tuple[Family, ...] = get_args(Family)
 
 @dataclass(frozen=True)
 class Case:
-    """One row: how to make a block, what to feed it, where its formula comes from, and what it is equal to.
+    """One row: how to make a block, its inputs, the formula's source, and its reference.
 
     Attributes:
         name: unique, in lower case.

@@ -69,7 +69,7 @@ class Sequential(Named):
 
     def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the last child's output."""
-        for name, _ in self.items:
+        for name in self._children:
             x = run(name, x)
         return x
 

@@ -17,7 +17,7 @@ __all__ = ["MoveAxis", "Upsample"]
 
 @dataclass(frozen=True, repr=False)
 class MoveAxis(Leaf):
-    """The same values with one axis in another place: `MoveAxis(1, -1)` puts the channels last, for any rank.
+    """Move one axis to another place: `MoveAxis(1, -1)` puts the channels last.
 
     Args:
         source: the axis.

@@ -185,7 +185,7 @@ class GroupNorm(_Affine):
 
 @dataclass(frozen=True, repr=False)
 class BatchNorm(Block):
-    """Normalisation of each channel by batch statistics (training) or running ones (evaluation).
+    """Normalise each channel by batch statistics (training) or running ones (evaluation).
 
     Takes (batch, channels, *space) of any rank. Leaves: `weight`, `bias` (channels,). State: `running_mean`,
     `running_var` (unbiased), `num_batches_tracked` (int64), with PyTorch's update

@@ -20,7 +20,7 @@ __all__ = ["ClassToken", "MeanToken", "PatchEmbedding"]
 
 @dataclass(frozen=True, repr=False)
 class PatchEmbedding(Composite):
-    """Patches of an image, each projected to a token: (batch, in_channels, height, width) → (batch, tokens, features).
+    """Project image patches to tokens: (batch, in_channels, H, W) → (batch, tokens, features).
 
     Child: `proj`, a convolution whose stride is its kernel.
 

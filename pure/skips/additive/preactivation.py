@@ -139,7 +139,7 @@ def preact_bottleneck(
 
 @dataclass(frozen=True, repr=False)
 class PoolPad(Shortcut):
-    """Average pooling by `stride`, then zero channels behind, up to the branch's: PyramidNet's shortcut.
+    """Average pooling by `stride`, then zero-padded channels: PyramidNet's shortcut.
 
     Args:
         stride: size and step of the window; odd borders are pooled over what is there.

@@ -28,7 +28,7 @@ __all__ = ["AvgPoolProject", "Crop", "Identity", "Interpolate", "Pad", "Project"
 
 @dataclass(frozen=True, repr=False)
 class Shortcut(Composite):
-    """A block that is told the shape it must produce: `prepare(x, shape)`, then its children one after another."""
+    """A block fitted to an output shape: `prepare(x, shape)`, then its children in order."""
 
     def prepare(self, x: Tensor, shape: Shape) -> Tensor:
         """Return `x` resized towards `shape` without parameters; by default `x` itself."""
@@ -205,7 +205,7 @@ class Interpolate(_Spatial):
 
 @dataclass(frozen=True, repr=False)
 class AvgPoolProject(Shortcut):
-    """Average pooling by `stride`, then a 1×1 projection of stride 1: no value of the stream is skipped.
+    """Average pooling by `stride`, then a 1×1 projection: no value of the stream is skipped.
 
     Args:
         in_channels: channels of the stream.

@@ -23,7 +23,7 @@ Mode = Literal["select", "branch"]
 
 @dataclass(frozen=True, repr=False)
 class Branching(Composite):
-    """A composite that computes some parts only where they are needed, in one of two modes that agree.
+    """A composite that computes some parts only where needed, in one of two equal modes.
 
     - "select" (default) computes everything and selects; differentiable and mappable by every `torch.func` transform,
       as in training.

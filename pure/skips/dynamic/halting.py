@@ -25,7 +25,7 @@ __all__ = ["ACT", "PonderNet", "halting_unit"]
 
 
 def halting_unit(features: int, *, bias: float = 1.0, pool: bool = False) -> Block:
-    """Return the halting unit of ACT: one logit from the state, its bias positive so that thinking is short at first.
+    """Return ACT's halting unit: one logit of the state, with a positive initial bias.
 
     Args:
         features: of the state.

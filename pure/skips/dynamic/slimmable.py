@@ -118,7 +118,7 @@ class SlimConv2d(Conv2d):
 
 @dataclass(frozen=True, repr=False)
 class SwitchableBatchNorm(Composite):
-    """One BatchNorm a width, of which one is active; statistics and gains of the others stay as they are.
+    """One BatchNorm per width; only the active one's statistics and gains change.
 
     Children: "0", "1", … in the order of `channels`.
 
@@ -162,7 +162,7 @@ def _index(owner: str, active: int, count: int) -> None:
 
 @dataclass(frozen=True, repr=False)
 class Slimmable(Block):
-    """One network at several widths, on one set of parameters: in evaluation the active one, in training all of them.
+    """One network at several widths that share parameters; training runs all of them.
 
     In training the output is that of every width, stacked along axis 1: (batch, widths, …), for a loss that sums over
     them; each width updates its own batch statistics.

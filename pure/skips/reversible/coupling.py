@@ -19,7 +19,7 @@ __all__ = ["Invertible", "Reversible", "inverse"]
 
 @dataclass(frozen=True, repr=False)
 class Invertible(Composite):
-    """A composite whose input can be computed back from its output, by calls of the same children."""
+    """A composite whose input can be recomputed from its output with the same children."""
 
     def inverse(self, params: Params, y: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the x with `block(params, x, state, extras) = y`, up to rounding."""

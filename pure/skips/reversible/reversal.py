@@ -66,7 +66,7 @@ def _run(blocks: tuple[Invertible, ...], spec: Any, x: Any, *leaves: Any) -> Any
 
 @dataclass(frozen=True, repr=False)
 class ReversibleStack(Stack, Invertible):
-    """Reversible blocks one after another, whose gradient stores the output alone, whatever the depth.
+    """A chain of reversible blocks; its gradient stores only the output, at any depth.
 
     The backward pass computes each block's input from its output and differentiates the block there, at the price of
     one more evaluation a block and of the rounding of its inverse. It composes with grad, vmap, jvp and second

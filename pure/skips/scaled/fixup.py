@@ -144,7 +144,7 @@ def fixup_basic(
 def fixup_bottleneck(
     in_channels: int, width: int, out_channels: int, *, depth: int, stride: int = 1, shortcut: Block | None = None
 ) -> Block:
-    """Return the block of a 1×1, a 3×3 (strided) and a 1×1 convolution, m = 3, with the published initial values.
+    """Return Fixup's bottleneck: 1×1, 3×3 (strided) and 1×1 convolutions, m = 3.
 
     Args:
         in_channels: channels of the stream.

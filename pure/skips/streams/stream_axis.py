@@ -87,7 +87,7 @@ class Collapse(Leaf):
 
 @dataclass(frozen=True, repr=False)
 class Stack(Composite):
-    """Base of networks that keep what earlier blocks gave: the children "0", "1", … and a rule over depth.
+    """Base of networks that keep earlier outputs: children "0", "1", … and a rule over depth.
 
     Raises:
         ArgumentError: no blocks, or one that is no Block.
