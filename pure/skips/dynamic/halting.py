@@ -29,7 +29,7 @@ def halting_unit(features: int, *, bias: float = 1.0, pool: bool = False) -> Blo
 
     Args:
         features: of the state.
-        bias: initial bias; 1 in the paper.
+        bias: initial bias; positive, so that few steps run at first; 1 in the paper.
         pool: whether to average (batch, features, *space) over space first.
 
     Source: Graves 2016 (1603.08983), section 2.
