@@ -1,4 +1,4 @@
-"""Structured pruning: whole channels go, and a smaller block is left that computes the same as one with zeros."""
+"""Structured pruning: cut whole channels, leaving a smaller block that computes the same as one with zeros."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from pure.pruning.rebuild import resized
 __all__ = ["PrunedChannels", "prune_channels"]
 
 Cut = dict[tuple[str, int], set[int]]
-"""(leaf, axis) → the positions that go."""
+"""(leaf, axis) → the positions that are cut."""
 
-CLOSE = 1e-9
-"""How far, relative to the largest value, the smaller block may be from the zeroed one in float64."""
-DRAWS = 3
-"""How many random inputs they are compared on: a relu may be dead on one."""
+MAX_RELATIVE_DIFFERENCE = 1e-9
+"""Largest difference of the smaller block's output from the zeroed one's in float64, over the largest value."""
+RANDOM_INPUTS = 3
+"""Number of random inputs on which the two are compared: a relu may be dead on one."""
 
 
 @dataclass(frozen=True)
 class PrunedChannels:
-    """What `prune_channels` gives.
+    """The result of `prune_channels`.
 
     Attributes:
         groups: the coupled channels.
-        masks: {group name: which channels stay}.
+        masks: {group name: (channels,) booleans, True for each channel that stays}.
         zeroed: parameters of the old shapes, 0 wherever a cut channel is written, scaled or read.
         params: the smaller parameters.
         state: the smaller state.
@@ -66,10 +66,10 @@ def prune_channels(
     importance: str | Importance = "l1",
     scope: Literal["group", "global"] = "group",
 ) -> PrunedChannels:
-    """Cut channels, in every leaf that they run through, and rebuild the block with the sizes that are left.
+    """Cut channels in every leaf that they run through, and rebuild the block with the remaining sizes.
 
-    Which axes hang together comes from `coupled_channels`. The zeroed parameters compute in evaluation what the
-    smaller block computes; that is checked on random inputs in float64 before the smaller block is given out.
+    `coupled_channels` says which axes must be cut together. In evaluation the zeroed parameters compute what the
+    smaller block computes; that is checked on random inputs in float64 before the smaller block is returned.
 
     Args:
         block: any block.
@@ -77,14 +77,15 @@ def prune_channels(
         x: shape of the input, batch axis first, or an example input.
         state: its state.
         extras: what the block reads beside `x`.
-        keep: the part of the channels that stays, at least one a group; or such parts, or masks of one boolean a
-            channel, by patterns over the groups' names, such as `{"*.fc1.weight": 0.5}`: of two that match the later
-            one holds, and groups without one stay whole.
-        importance: what ranks the channels, see `channel_importance`.
-        scope: whether a part holds in each "group" or, a single number, "global" over all by one threshold.
+        keep: the fraction of the channels that stays, at least one per group; or a mapping from patterns over the
+            groups' names to fractions or masks of one boolean per channel, such as `{"*.fc1.weight": 0.5}`: the last
+            pattern that matches a group holds, and groups that none matches stay whole.
+        importance: the score that ranks the channels, see `channel_importance`.
+        scope: "group" applies the fraction to each group, "global" one threshold to all channels, for which `keep`
+            must be one number.
 
     Raises:
-        ArgumentError: a part outside (0, 1], a pattern that matches no group, an unknown scope or importance, or a
+        ArgumentError: a fraction outside (0, 1], a pattern that matches no group, an unknown scope or importance, or a
             mask that does not fit.
         UnsupportedError: an operation whose effect on channels is not known.
 
@@ -121,7 +122,7 @@ fc2=Linear(in_features=2, out_features=4))
 def _masks(
     groups: Sequence[ChannelGroup], params: Params, keep: Any, importance: str | Importance, scope: str
 ) -> dict[str, Tensor]:
-    """Return which channels of each group stay."""
+    """Return the masks, by group name, of the channels that stay."""
     if scope not in ("group", "global"):
         raise ArgumentError(f"prune_channels scope={scope!r}: expected 'group' or 'global'")
     if scope == "global":
@@ -139,7 +140,7 @@ def _masks(
 
 
 def _mask(group: ChannelGroup, params: Params, wanted: Any, importance: str | Importance) -> Tensor:
-    """Return the mask of one group from what was asked for: a mask, or the part that stays."""
+    """Return the mask of one group from the mask or the fraction that the caller gave."""
     if not isinstance(wanted, Tensor):
         return _largest(_scores(group, params, importance), _part(wanted))
     mask = wanted.detach().bool().cpu()
@@ -154,7 +155,7 @@ def _mask(group: ChannelGroup, params: Params, wanted: Any, importance: str | Im
 def _over_all(
     groups: Sequence[ChannelGroup], params: Params, keep: Any, importance: str | Importance
 ) -> dict[str, Tensor]:
-    """Return the masks of one threshold over all groups; each keeps one channel at least."""
+    """Return the masks that one threshold over all groups gives; each keeps at least one channel."""
     part = _part(keep)
     scores = {group.name: _scores(group, params, importance) for group in groups}
     if not scores:
@@ -180,14 +181,14 @@ def _scores(group: ChannelGroup, params: Params, importance: str | Importance) -
 
 
 def _largest(scores: Tensor, keep: float) -> Tensor:
-    """Return a mask of the largest scores, one at least; of equal ones the last go first."""
+    """Return a mask of the largest scores, at least one; among equal scores the last are cut first."""
     count = max(int(keep * len(scores) + 0.5), 1)
     order = torch.argsort(scores, descending=True, stable=True)
     return torch.zeros(len(scores), dtype=torch.bool).scatter(0, order[:count], True)
 
 
 def _positions(groups: Sequence[ChannelGroup], masks: Mapping[str, Tensor]) -> dict[str, Cut]:
-    """Return, by tree, which positions of each (leaf, axis) are cut."""
+    """Return the positions of each (leaf, axis) that are cut, separately for params and state."""
     cut: dict[str, Cut] = {"params": {}, "state": {}}
     for group in groups:
         gone = (~masks[group.name]).nonzero().flatten().tolist()
@@ -214,20 +215,24 @@ def _cut(trees: Any, cut: Cut, *, small: bool) -> Any:
 def _require_equal(
     block: Block, zeroed: Params, state: State, made: Block, params: Params, small: State, x: Any, extras: Any
 ) -> None:
-    """Run both on random inputs in float64, and refuse a smaller block that computes something else."""
+    """Raise unless both blocks compute the same on random inputs in float64.
+
+    Raises:
+        UnsupportedError: the smaller block fails on its parameters, or its output differs.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def ready(leaf: Any) -> Any:
         return tree.cast(leaf.detach().cpu(), torch.float64) if isinstance(leaf, Tensor) else leaf
 
     def another(leaf: Any) -> Any:
-        """Return other values where the input has a floating type, or the input itself."""
+        """Return random values if the input has a floating type, else the input itself."""
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             return torch.randn(leaf.shape, generator=generator, dtype=leaf.dtype)
         return leaf
 
     example = torch.zeros(tuple(x), dtype=torch.float64) if is_shape(x) else tree.tree_map(ready, x)
-    inputs = [tree.tree_map(another, example) for _ in range(DRAWS)] + ([] if is_shape(x) else [example])
+    inputs = [tree.tree_map(another, example) for _ in range(RANDOM_INPUTS)] + ([] if is_shape(x) else [example])
     shared = tree.tree_map(ready, dict(extras))
     before, after = (tree.tree_map(ready, given) for given in ((zeroed, state), (params, small)))
     for given in inputs:
@@ -246,7 +251,7 @@ def _require_equal(
 
 
 def _close(y: Tensor, other: Tensor) -> bool:
-    """Tell whether two results are the same but for rounding; those that are not finite never are."""
+    """Return whether two results agree up to rounding; results that are not finite never do."""
     if not y.numel():
         return True
-    return bool((y - other).abs().max() <= CLOSE * y.abs().max().clamp_min(1e-30))
+    return bool((y - other).abs().max() <= MAX_RELATIVE_DIFFERENCE * y.abs().max().clamp_min(1e-30))

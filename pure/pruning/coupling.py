@@ -1,4 +1,4 @@
-"""Coupled channels: which positions of which axes of which leaves must be cut together, found by tracing."""
+"""Coupled channels: find by tracing which positions on which axes of the leaves must be cut together."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Member:
         axis: the axis.
         indices: for each channel of the group, its positions on the axis; several where channels were flattened
             together with space, or where a leaf feeds two places.
-        role: "writes" the output axis of a kernel, "reads" an input axis, "gains" the factor of a norm, "follows"
-            what is left, such as biases and statistics.
+        role: "writes" for the output axis of a kernel, "reads" for an input axis, "gains" for the factor of a norm,
+            "follows" for the rest, such as biases and statistics.
         tree: "params" or "state".
     """
 
@@ -44,10 +44,10 @@ class Member:
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that live on the same axes; each of them can be cut without the others.
+    """Channels that occupy the same axes; each of them can be cut without the others.
 
     Attributes:
-        name: the first leaf that writes them; with "#2", "#3", … behind it if it writes several groups.
+        name: the first leaf that writes them; followed by "#2", "#3", … if it writes several groups.
         members: the axes.
     """
 
@@ -70,13 +70,14 @@ def coupled_channels(
     state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
 ) -> tuple[ChannelGroup, ...]:
-    """Return the groups of channels that can be cut, with every axis that each cut must reach.
+    """Return the groups of channels that can be cut, with all axes on which they must be cut together.
 
-    The evaluation is traced on shapes alone and the identity of every channel followed through the graph: additions
+    Evaluation is traced on shapes alone, and the identity of every channel is followed through the graph: additions
     and gates join the channels of their operands, so that all writers of one stream (stem, branches, projections)
-    share their channels; concatenation keeps them apart; a flattened map multiplies them. What cannot be cut without
-    changing the rest is in no group: the axes of input and output, axes that a layer norm, a softmax or a mean runs
-    over, split axes such as heads. Grouped convolutions and group norms lose whole groups.
+    share their channels; concatenation keeps them apart; flattening a map gives each channel several positions.
+    Channels that cannot be cut without changing the others are in no group: the axes of input and output, axes that a
+    layer norm, a softmax or a mean runs over, and split axes such as heads. Grouped convolutions and group norms lose
+    whole groups.
 
     Args:
         block: any block.
@@ -117,12 +118,12 @@ def coupled_channels(
 
 
 def is_shape(x: Any) -> bool:
-    """Tell whether an input was given by its shape alone."""
+    """Return whether an input was given by its shape alone."""
     return isinstance(x, tuple | list) and all(isinstance(size, int) for size in x)
 
 
 def _on_meta(leaf: Any) -> Any:
-    """Return the leaf without its values, floating point in one dtype: only shapes are asked for."""
+    """Return the leaf on the meta device, floating point as float32: the trace needs shapes only."""
     return tree.cast(leaf.detach().to("meta"), torch.float32) if isinstance(leaf, Tensor) else leaf
 
 
@@ -132,7 +133,7 @@ def _follow(
     given: Sequence[Any],
     leaves: Mapping[tuple[str, str], Value],
 ) -> None:
-    """Read the graph from inputs to outputs; what is known of the channels ends up in the registry."""
+    """Apply the rule of every node, from inputs to outputs, which joins and pins channels in the registry."""
     inputs = iter(_inputs(given, leaves))
     values: dict[torch.fx.Node, Any] = {}
 
@@ -178,7 +179,7 @@ def _inputs(given: Sequence[Any], leaves: Mapping[tuple[str, str], Value]) -> li
 
 
 def _groups(registry: Registry, leaves: Mapping[tuple[str, str], Value]) -> tuple[ChannelGroup, ...]:
-    """Gather the positions of each channel, and the channels that live on the same axes."""
+    """Collect the positions of each channel, and group the channels that occupy the same axes."""
     channels: dict[int, dict[tuple[str, str, int], list[int]]] = {}
     for (which, name), value in leaves.items():
         for axis, labels in enumerate(value.axes):

@@ -1,4 +1,4 @@
-"""Pruning whole blocks: residual branches that add little are left out, and the stream goes on."""
+"""Depth pruning: remove residual branches that add little; their skips stay."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from pure.tags import observe
 __all__ = ["block_importance", "remove_blocks"]
 
 Trees = dict[str, Any]
-Rest = tuple[tuple[str, ...], ...]
+Paths = tuple[tuple[str, ...], ...]
 
 
 def block_importance(
     block: Block, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY
 ) -> dict[str, float]:
-    """Return ‖branch‖ / ‖stream‖ of every block that tags both, by the block's dotted path, in the order they run.
+    """Return {dotted path: ‖branch‖ / ‖stream‖} of every block that tags both, in the order they run.
 
-    The norms are over the whole batch, in evaluation. A small ratio says that the block hardly changes the stream;
-    the outermost block has the empty path.
+    The norms are over the whole batch, in evaluation. A block with a small ratio hardly changes the stream. The
+    outermost block has the empty path.
 
     Source: Veit et al. 2016 (1605.06431), section 4.1, where single blocks are deleted after training.
 
@@ -69,20 +69,21 @@ def remove_blocks(
 ) -> tuple[Block, Params, State]:
     """Return `(block, params, state)` without some residual blocks, whose branches are taken to be 0.
 
-    y = activation(x + f(x)) becomes activation(x). The other children keep their names and so their leaves; of a
-    `Repeat` the slices go. Removing a branch that is exactly 0 leaves the output as it was, bit for bit.
+    y = activation(x + f(x)) becomes activation(x). The other children keep their names and so their leaves; a `Repeat`
+    loses the slices of the removed depths. Removing a branch that is exactly 0 leaves the output the same, bit for bit.
 
     Args:
         block: any block.
         params: its parameters.
         state: its state.
         names: dotted paths of the residual blocks to remove, as `block_importance` gives them; or, with a threshold,
-            all of `block_importance`.
-        threshold: remove every block of `names` whose importance is at most this, leaving those that cannot be.
+            the result of `block_importance`.
+        threshold: remove every block of `names` whose importance is at most this, except those that cannot be removed.
 
     Raises:
         ArgumentError: a path that leads to no block, a threshold without importances, or importances without one.
-        UnsupportedError: a block that is not a `Residual` with an identity shortcut, so that nothing simple is left.
+        UnsupportedError: a block that is not a `Residual` with an identity shortcut, or stacked parameters that would
+            differ in shape between the depths of a `Repeat`.
 
     Source: Veit et al. 2016 (1605.06431), section 4.1.
 
@@ -138,13 +139,13 @@ def _path(name: str) -> tuple[str, ...]:
 
 
 def _left(block: Block) -> Block:
-    """Return what is left of a residual block without its branch."""
+    """Return the block that a residual block without its branch is: its activation, or the identity."""
     assert isinstance(block, Residual)
     return Identity() if block.activation == "identity" else Activation(block.activation)
 
 
-def _without(block: Block, params: Trees, state: Trees, paths: Rest, level: int) -> tuple[Block, Trees, Trees]:
-    """Return block and trees without what lies at the paths; `level` Repeats are around, stacked in front."""
+def _without(block: Block, params: Trees, state: Trees, paths: Paths, level: int) -> tuple[Block, Trees, Trees]:
+    """Return block and trees without the blocks at the paths; the leaves have `level` stacking axes in front."""
     if () in paths:
         return _left(block), {}, {}
     if not paths:
@@ -194,8 +195,8 @@ def _renamed(block: Rename, made: Block, params: Trees, state: Trees) -> tuple[B
     return renamed, renamed._outer(params), renamed._outer(state)
 
 
-def _shorter(block: Repeat, params: Trees, state: Trees, paths: Rest, level: int) -> tuple[Block, Trees, Trees]:
-    """Return a Repeat without some of its depths; what goes inside a depth must go in all of them."""
+def _shorter(block: Repeat, params: Trees, state: Trees, paths: Paths, level: int) -> tuple[Block, Trees, Trees]:
+    """Return a Repeat without some of its depths; a block inside it can be removed at all depths only."""
     inside = {path[1:] for path in paths} - {()}
     gone = {path[0] for path in paths if len(path) == 1}
     for rest in inside:

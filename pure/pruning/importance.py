@@ -1,8 +1,8 @@
-"""How much a channel matters: one score a channel of a group."""
+"""Importance of channels: one score for each channel of a group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -19,45 +19,49 @@ Importance = Callable[[ChannelGroup, Params], Tensor]
 """(group, params) → one score a channel; the smallest are cut."""
 
 
-def _per_channel(group: ChannelGroup, member: Member, leaf: Tensor, power: int) -> Tensor:
-    """Return Σ |w|^power over what belongs to each channel along the member's axis."""
-    rows = leaf.detach().abs().pow(power).movedim(member.axis, 0).reshape(leaf.shape[member.axis], -1).sum(1)
-    return torch.stack([rows[list(positions)].sum() for positions in member.indices])
-
-
-def _norms(group: ChannelGroup, params: Params, power: int) -> Tensor:
+def _power_sums(members: Sequence[Member], params: Params, power: int) -> Tensor:
+    """Return Σ |w|^power of each channel, (channels,), over its positions in all leaves of the members."""
     flat = tree.flatten(params)
+    sums = []
+    for member in members:
+        leaf = flat[member.name].detach()
+        rows = leaf.abs().pow(power).movedim(member.axis, 0).reshape(leaf.shape[member.axis], -1).sum(1)
+        sums.append(torch.stack([rows[list(positions)].sum() for positions in member.indices]))
+    return torch.stack(sums).sum(0)
+
+
+def _of_writers(group: ChannelGroup, params: Params, power: int) -> Tensor:
+    """Return Σ |w|^power of each channel over the kernels that write it, else over all its parameters."""
     own = [member for member in group.members if member.tree == "params"]
     writers = [member for member in own if member.role == "writes"] or own
     if not writers:
         raise UnsupportedError(f"importance of {group.name!r}: the group has no parameters: give scores or masks")
-    return torch.stack([_per_channel(group, member, flat[member.name], power) for member in writers]).sum(0)
+    return _power_sums(writers, params, power)
 
 
 def _l1(group: ChannelGroup, params: Params) -> Tensor:
-    return _norms(group, params, 1)
+    return _of_writers(group, params, 1)
 
 
 def _l2(group: ChannelGroup, params: Params) -> Tensor:
-    return _norms(group, params, 2).sqrt()
+    return _of_writers(group, params, 2).sqrt()
 
 
 def _gamma(group: ChannelGroup, params: Params) -> Tensor:
-    flat = tree.flatten(params)
     gains = [member for member in group.members if member.role == "gains" and member.tree == "params"]
     if not gains:
         raise UnsupportedError(
             f"importance 'gamma' of {group.name!r}: no batch or group norm scales these channels: use 'l1' or 'l2'"
         )
-    return torch.stack([_per_channel(group, member, flat[member.name], 1) for member in gains]).sum(0)
+    return _power_sums(gains, params, 1)
 
 
 IMPORTANCES: Final[dict[str, Importance]] = {"l1": _l1, "l2": _l2, "gamma": _gamma}
-"""Name → rule."""
+"""Name → function that gives the scores."""
 
 
 def channel_importance(group: ChannelGroup, params: Params, importance: str | Importance = "l1") -> Tensor:
-    """Return one score a channel, summed over all leaves that write the group.
+    """Return one score per channel, (channels,), summed over all leaves that write the group.
 
     Args:
         group: from `coupled_channels`.

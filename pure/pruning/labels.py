@@ -1,7 +1,7 @@
-"""Identities of channels: which positions of which axes are one channel, kept while a graph is read.
+"""Identities of channels: a union-find over the positions of axes, filled while a graph is traversed.
 
-Every position of every axis of a value has a label. Equal labels are one channel. Label 0 is what cannot be cut: a
-position of the input, of a spatial axis, of an axis that something reduces. Joining a label with 0 pins it.
+Every position of every axis of a value has a label. Equal labels are one channel. Label 0 marks a position that cannot
+be cut: of the input, of a spatial axis, of an axis that is reduced. Joining a label with 0 pins it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pure.errors import UnsupportedError
 __all__ = ["Labels", "Registry", "Value", "fixed", "fixed_value"]
 
 Labels = Tensor
-"""One label a position of an axis: an int64 vector."""
+"""One label for each position of an axis: an int64 vector."""
 
 
 def fixed(size: int) -> Labels:
@@ -27,7 +27,7 @@ def fixed(size: int) -> Labels:
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a tensor: the labels of each axis, and which leaf it is a view of, if it is one."""
+    """A tensor of the graph: the labels of each axis, and the (tree, name) of the leaf that it is a view of, if any."""
 
     axes: tuple[Labels, ...]
     leaf: tuple[str, str] | None = None
@@ -39,13 +39,20 @@ class Value:
 
 
 def fixed_value(shape: Iterable[int], leaf: tuple[str, str] | None = None) -> Value:
-    """Return a value none of whose axes can be cut."""
+    """Return a value of that shape with no axis that can be cut."""
     return Value(tuple(fixed(size) for size in shape), leaf)
 
 
 @dataclass
 class Registry:
-    """Which labels are one channel (a union-find), and what each leaf is to the operations that take it."""
+    """Which labels are one channel (a union-find), and how operations use the leaves.
+
+    Attributes:
+        parents: parent of each label; 0 is its own.
+        read: labels on axes along which a kernel reads.
+        kernels: leaves, as (tree, name), that are kernels.
+        gains: leaves, as (tree, name), that scale channels in a norm.
+    """
 
     parents: list[int] = field(default_factory=lambda: [0])
     read: set[int] = field(default_factory=set)
@@ -61,23 +68,25 @@ class Registry:
         return torch.arange(start, start + size)
 
     def root(self, label: int) -> int:
-        """Return the label that stands for the whole channel; 0 where it is pinned."""
+        """Return the representative label of a channel, 0 if it is pinned."""
         while self.parents[label] != label:
             self.parents[label] = self.parents[self.parents[label]]
             label = self.parents[label]
         return label
 
     def roots(self, labels: Labels) -> Labels:
-        """Return the channel of each position."""
+        """Return the representative label of each position's channel."""
         return torch.tensor([self.root(label) for label in labels.tolist()], dtype=torch.int64)
 
     def join(self, first: Labels, second: Labels) -> Labels:
-        """Make two axes of one size the same channels, position by position, and return the first's labels."""
+        """Make two axes of one size the same channels, position by position, and return the first's labels.
+
+        Raises:
+            UnsupportedError: axes of different sizes.
+        """
         if len(first) != len(second):
             raise UnsupportedError(f"coupled channels: axes of {len(first)} and {len(second)} positions meet")
-        for one, other in zip(first.tolist(), second.tolist(), strict=True):
-            low, high = sorted((self.root(one), self.root(other)))
-            self.parents[high] = low
+        self.join_rows(torch.stack([first, second], 1))
         return first
 
     def join_rows(self, labels: Tensor) -> None:
@@ -93,12 +102,17 @@ class Registry:
             self.parents[self.root(label)] = 0
         return fixed(len(labels))
 
-    def pin_value(self, value: Value) -> Value:
-        """Pin every axis of a value."""
-        return Value(tuple(self.pin(axis) for axis in value.axes), value.leaf)
+    def pin_axes(self, value: Value, places: Iterable[int]) -> Value:
+        """Return the value with some of its axes, counted from the end where negative, impossible to cut."""
+        pinned = {range(len(value.axes))[place] for place in places}
+        return Value(tuple(self.pin(axis) if i in pinned else axis for i, axis in enumerate(value.axes)))
+
+    def pin_value(self, value: Value) -> None:
+        """Make every axis of a value impossible to cut."""
+        self.pin_axes(value, range(len(value.axes)))
 
     def contract(self, axis: Labels, kernel: Value, kernel_axis: int) -> None:
-        """Note that a kernel reads the channels of `axis` along one of its own axes."""
+        """Record that a kernel reads the channels of `axis` along one of its own axes."""
         self.join(axis, kernel.axes[kernel_axis])
         if kernel.leaf is not None:
             self.kernels.add(kernel.leaf)

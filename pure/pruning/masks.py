@@ -1,4 +1,4 @@
-"""Unstructured pruning: masks of 0 and 1 beside the parameters."""
+"""Unstructured pruning: masks of 0 and 1 with the shapes of the parameters."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Where = str | Sequence[str] | Callable[[str, Any], bool]
 def magnitude_masks(
     params: Tree, amount: float, *, scope: Literal["global", "leaf"] = "global", where: Where | None = None
 ) -> Tree:
-    """Return masks that are 0 at the smallest |values|, exactly round(amount · count) of them, and 1 elsewhere.
+    """Return masks that are 0 at the round(amount · count) smallest |values| and 1 elsewhere.
 
-    Of equal values the one that comes first in tree order goes first. A masked function is
+    Among equal values the first in tree order are masked first. A masked function is
     `lambda params: f(apply_masks(params, masks))`; its gradients are masked likewise.
 
     Args:
         params: nested dicts of tensors.
-        amount: the part that becomes 0, in [0, 1].
+        amount: the fraction of the values that becomes 0, in [0, 1].
         scope: "global" ranks the chosen leaves together, "leaf" each by itself.
         where: the leaves to prune, by glob patterns over dotted names or a function of name and leaf; None takes those
             of two axes or more, which leaves out biases and gains. Other leaves get masks of ones.
@@ -80,7 +80,7 @@ def _kept(values: Tensor, amount: float) -> Tensor:
 
 
 def apply_masks(params: Tree, masks: Tree) -> Tree:
-    """Return params ⊙ masks; differentiable, so that the gradient by the params is masked too.
+    """Return params ⊙ masks; differentiable, so that the gradient w.r.t. the params is masked too.
 
     Args:
         params: a tree of tensors.
@@ -112,11 +112,11 @@ class Sparsity:
 
     @property
     def total(self) -> float:
-        """The part of all values that is 0."""
+        """The fraction of all values that is 0."""
         return sum(self.zeros.values()) / max(sum(self.counts.values()), 1)
 
     def __getitem__(self, name: str) -> float:
-        """Return the part of a leaf that is 0."""
+        """Return the fraction of a leaf that is 0."""
         return self.zeros[name] / max(self.counts[name], 1)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The same block with other children, or with the sizes that smaller leaves ask for."""
+"""Rebuild a block with other children, or with the sizes of smaller leaves."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pure.compose.repeat import Repeat
 from pure.compose.wrapper import Wrapper
 from pure.errors import PureError, UnsupportedError
 
-__all__ = ["part", "resized", "with_children"]
+__all__ = ["held_children", "part", "resized", "with_children", "with_items"]
 
-MOST = 20_000
-"""How many combinations of sizes are tried for one block."""
+MAX_COMBINATIONS = 20_000
+"""The most combinations of sizes that are tried for one block."""
 
 
 def part(trees: Mapping[str, Any], name: str) -> Any:
@@ -30,11 +30,7 @@ def held_children(block: Block) -> list[str]:
     """Return the names of the children that fields hold; a block makes the others itself, from its sizes."""
     if isinstance(block, Named):
         return list(block.children())
-    found: set[str] = set()
-    waiting = list(block.children().items())
-    for field in dataclasses.fields(block):
-        if field.init:
-            _swapped(getattr(block, field.name), waiting, {}, found)
+    _, found = _with_fields(block, {})
     return [name for name in block.children() if name in found]
 
 
@@ -53,20 +49,22 @@ def with_children(block: Block, new: Mapping[str, Block]) -> Block:
         raise UnsupportedError(
             f"{type(block).__name__} makes its children {missing} itself: they cannot be replaced by others"
         )
-    return dataclasses.replace(block, **_with_fields(block, new))
+    changed, _ = _with_fields(block, new)
+    return dataclasses.replace(block, **changed)
 
 
-def _with_fields(block: Block, new: Mapping[str, Block]) -> dict[str, Any]:
-    """Return the fields that hold children to be replaced, with the new ones."""
+def _with_fields(block: Block, new: Mapping[str, Block]) -> tuple[dict[str, Any], set[str]]:
+    """Return the fields that hold children to be replaced, with the new ones, and the names of all children held."""
     waiting = list(block.children().items())
+    found: set[str] = set()
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(block):
         if field.init:
             value = getattr(block, field.name)
-            swapped = _swapped(value, waiting, new, set())
+            swapped = _swapped(value, waiting, new, found)
             if swapped is not value:
                 changed[field.name] = swapped
-    return changed
+    return changed, found
 
 
 def with_items(block: Named, items: Mapping[str, Block]) -> Block:
@@ -75,7 +73,7 @@ def with_items(block: Named, items: Mapping[str, Block]) -> Block:
 
 
 def _swapped(value: Any, waiting: list[tuple[str, Block]], new: Mapping[str, Block], found: set[str]) -> Any:
-    """Return a field's value with the children in it replaced; fields hold children in their order."""
+    """Return a field's value with the children in it replaced; found children move from `waiting` to `found`."""
     if isinstance(value, tuple):
         parts = [_swapped(entry, waiting, new, found) for entry in value]
         return value if all(a is b for a, b in zip(parts, value, strict=True)) else tuple(parts)
@@ -93,10 +91,15 @@ def _swapped(value: Any, waiting: list[tuple[str, Block]], new: Mapping[str, Blo
 
 
 def resized(block: Block, params: Params, state: State = EMPTY) -> Block:
-    """Return the block with the sizes that `params` and `state` have, such as after channels were cut.
+    """Return the block with the sizes that `params` and `state` have, for example after channels were cut.
 
-    Blocks made of blocks are taken apart; of a block with sizes of its own the fewest sizes are changed so that
-    `init` would give leaves of the given shapes.
+    Children are resized one by one; of a block with sizes of its own, as few as possible are changed so that `init`
+    gives leaves of the given shapes.
+
+    Args:
+        block: any block.
+        params: parameters under the names of the block's own, of other shapes.
+        state: its state, likewise.
 
     Raises:
         UnsupportedError: no sizes of a block give these leaves.
@@ -142,7 +145,7 @@ def _with_sizes(block: Block, new: Mapping[str, Block], params: Params, state: S
     """Return the block with new children and the fewest of its own integers changed that give leaves these shapes."""
     options = {spot: _candidates(size, _ratios(block, params, state)) for spot, size in _integers(block)}
     changes = _changes(block, {spot: sizes for spot, sizes in options.items() if sizes})
-    for sizes in itertools.islice(itertools.chain([{}], changes), MOST):
+    for sizes in itertools.islice(itertools.chain([{}], changes), MAX_COMBINATIONS):
         made = _replaced(block, new, sizes)
         if made is not None and _fits(made, params, state):
             return made
@@ -151,7 +154,7 @@ def _with_sizes(block: Block, new: Mapping[str, Block], params: Params, state: S
 
 
 def _changes(block: Block, options: Mapping[tuple[str, int], list[int]]) -> Iterator[dict[tuple[str, int], int]]:
-    """Give the ways to change sizes, few changes first; groups of channels go as a whole, so their number changes."""
+    """Yield the ways to change sizes, few changes first; channels are cut by whole groups, so `groups` must change."""
     grouped = {("groups", -1)} if getattr(block, "groups", 1) > 1 else set()
     for count in range(1, len(options) + 1):
         for spots in itertools.combinations(options, count):
@@ -171,12 +174,12 @@ def _ratios(block: Block, params: Params, state: State) -> list[tuple[int, int]]
 
 
 def _candidates(size: int, ratios: list[tuple[int, int]]) -> list[int]:
-    """Return what a size may become: scaled as one of the axes was."""
+    """Return the other sizes that result if a size is scaled as one of the changed axes was."""
     return sorted({size * new // old for old, new in ratios if size * new % old == 0 and size * new > 0} - {size})
 
 
 def _integers(block: Block) -> Iterator[tuple[tuple[str, int], int]]:
-    """Give every integer among the fields: ((field, position in a tuple or −1), value)."""
+    """Yield every integer among the fields as ((field, position in a tuple or −1), value)."""
     for field in dataclasses.fields(block):
         value = getattr(block, field.name) if field.init else None
         for position, entry in enumerate(value) if isinstance(value, tuple) else [(-1, value)]:
@@ -188,7 +191,7 @@ def _replaced(block: Block, new: Mapping[str, Block], sizes: Mapping[tuple[str, 
     """Return the block with those children and integers, or None if it refuses them."""
     if isinstance(block, Named):
         return with_children(block, new) if not sizes else None
-    changed = _with_fields(block, new)
+    changed, _ = _with_fields(block, new)
     for (name, position), size in sizes.items():
         if position < 0:
             changed[name] = size

@@ -1,6 +1,6 @@
 """What each ATen operation says about channels: which positions of its operands and result are the same channel.
 
-A rule takes the registry, the node's arguments with values in place of nodes, and the shape of the result.
+A rule takes the registry, the shape of the result, and the node's arguments with values in place of nodes.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from typing import Any, Final
 
 import torch
 
+from pure.block import Shape
 from pure.errors import UnsupportedError
 from pure.pruning import reshaping
 from pure.pruning.labels import Registry, Value, fixed, fixed_value
 
 __all__ = ["apply_rule"]
 
-Shape = tuple[int, ...]
 Rule = Callable[..., Any]
-"""(registry, shape of the result, *args, **kwargs) → value, or a tuple of values."""
+"""(registry, shape of the result, *args, **kwargs) → value, or a tuple of values.
+
+One value stands for every output of an operation that has several.
+"""
 
 
 def _elementwise(registry: Registry, shape: Shape, *args: Any, **kwargs: Any) -> Value:
@@ -39,80 +42,6 @@ def _same(registry: Registry, shape: Shape, x: Value, *rest: Any, **kwargs: Any)
 
 def _constant(registry: Registry, shape: Shape, *args: Any, **kwargs: Any) -> Value:
     return fixed_value(shape)
-
-
-def _view(registry: Registry, shape: Shape, x: Value, *rest: Any, **kwargs: Any) -> Value:
-    return reshaping.view(registry, x, shape)
-
-
-def _permute(registry: Registry, shape: Shape, x: Value, order: Sequence[int]) -> Value:
-    return reshaping.permute(x, order)
-
-
-def _transpose(registry: Registry, shape: Shape, x: Value, first: int, second: int) -> Value:
-    order = list(range(len(x.axes)))
-    order[first], order[second] = order[second], order[first]
-    return reshaping.permute(x, order)
-
-
-def _t(registry: Registry, shape: Shape, x: Value) -> Value:
-    return reshaping.permute(x, range(len(x.axes))[::-1])
-
-
-def _expand(registry: Registry, shape: Shape, x: Value, *rest: Any, **kwargs: Any) -> Value:
-    return reshaping.expand(x, shape)
-
-
-def _slice(
-    registry: Registry,
-    shape: Shape,
-    x: Value,
-    axis: int = 0,
-    start: int | None = None,
-    end: int | None = None,
-    step: int = 1,
-) -> Value:
-    return reshaping.take(x, axis, slice(start, end, step))
-
-
-def _select(registry: Registry, shape: Shape, x: Value, axis: int, index: int) -> Value:
-    return reshaping.select(registry, x, axis)
-
-
-def _unbind(registry: Registry, shape: Shape, x: Value, axis: int = 0) -> tuple[Value, ...]:
-    return (reshaping.select(registry, x, axis),) * x.shape[axis]
-
-
-def _split(registry: Registry, shape: Shape, x: Value, sizes: int | Sequence[int], axis: int = 0) -> tuple[Value, ...]:
-    whole = x.shape[axis]
-    parts = [min(sizes, whole - start) for start in range(0, whole, sizes)] if isinstance(sizes, int) else list(sizes)
-    starts = [sum(parts[:i]) for i in range(len(parts))]
-    return tuple(reshaping.take(x, axis, slice(start, start + size)) for start, size in zip(starts, parts, strict=True))
-
-
-def _flip(registry: Registry, shape: Shape, x: Value, axes: Sequence[int]) -> Value:
-    for axis in axes:
-        x = reshaping.take(x, axis, torch.arange(x.shape[axis] - 1, -1, -1))
-    return x
-
-
-def _roll(registry: Registry, shape: Shape, x: Value, shifts: Sequence[int], axes: Sequence[int] = ()) -> Value:
-    places = [axis % len(x.axes) for axis in axes] or list(range(len(x.axes)))
-    return Value(tuple(registry.pin(a) if i in places else a for i, a in enumerate(x.axes)))
-
-
-def _cat(registry: Registry, shape: Shape, values: Sequence[Value], axis: int = 0) -> Value:
-    return reshaping.cat(registry, [value for value in values if value.shape != (0,)], axis)
-
-
-def _stack(registry: Registry, shape: Shape, values: Sequence[Value], axis: int = 0) -> Value:
-    axis %= len(shape)
-    joined = registry.broadcast(values)
-    return Value((*joined[:axis], fixed(shape[axis]), *joined[axis:]))
-
-
-def _pad(registry: Registry, shape: Shape, x: Value, amounts: Sequence[int], value: float = 0.0) -> Value:
-    return reshaping.pad(registry, x, amounts, zeros=value == 0)
 
 
 def _mm(registry: Registry, shape: Shape, a: Value, b: Value) -> Value:
@@ -165,11 +94,11 @@ def _convolution(
     return Value((x.axes[0], channels, *(fixed(size) for size in shape[2:])))
 
 
-def _gain(registry: Registry, x: Value, axis: int, *vectors: Value | None) -> None:
-    """Join per-channel vectors with an axis; the first is the gain."""
+def _gain(registry: Registry, x: Value, *vectors: Value | None) -> None:
+    """Join per-channel vectors with the channel axis, axis 1; the first vector is the gain."""
     for vector in vectors:
         if vector is not None:
-            registry.join(x.axes[axis], vector.axes[0])
+            registry.join(x.axes[1], vector.axes[0])
     if vectors[0] is not None and vectors[0].leaf is not None:
         registry.gains.add(vectors[0].leaf)
 
@@ -185,29 +114,20 @@ def _batch_norm(
     *rest: Any,
     **kwargs: Any,
 ) -> tuple[Value, ...]:
-    _gain(registry, x, 1, weight, bias, mean, variance)
+    _gain(registry, x, weight, bias, mean, variance)
     return x, fixed_value((0,)), fixed_value((0,))
 
 
-def _norm_over(registry: Registry, x: Value, count: int, *vectors: Value | None) -> tuple[Value, ...]:
-    """Statistics over the last `count` axes: cutting one channel would change the others."""
-    axes = (*x.axes[: len(x.axes) - count], *(registry.pin(axis) for axis in x.axes[len(x.axes) - count :]))
-    for vector in vectors:
-        if vector is not None:
+def _norm_over_last(
+    registry: Registry, shape: Shape, x: Value, sizes: Sequence[int], *weight_bias_eps: Any
+) -> tuple[Value, ...]:
+    """Pin the last axes, which a layer or RMS norm runs over: cutting one channel would change the others."""
+    normed = registry.pin_axes(x, range(-len(sizes), 0))
+    for vector in weight_bias_eps:
+        if isinstance(vector, Value):
             registry.pin_value(vector)
-    return Value(axes), Value(axes[:-count]), Value(axes[:-count])
-
-
-def _layer_norm(
-    registry: Registry, shape: Shape, x: Value, sizes: Sequence[int], weight: Value | None, bias: Value | None, eps: Any
-) -> tuple[Value, ...]:
-    return _norm_over(registry, x, len(sizes), weight, bias)
-
-
-def _rms_norm(
-    registry: Registry, shape: Shape, x: Value, sizes: Sequence[int], weight: Value | None, eps: Any
-) -> tuple[Value, ...]:
-    return _norm_over(registry, x, len(sizes), weight)
+    statistics = Value(normed.axes[: -len(sizes)])
+    return normed, statistics, statistics
 
 
 def _group_norm(
@@ -215,51 +135,40 @@ def _group_norm(
 ) -> tuple[Value, ...]:
     groups = rest[3]
     registry.join_rows(x.axes[1].reshape(groups, -1))
-    _gain(registry, x, 1, weight, bias)
+    _gain(registry, x, weight, bias)
     for axis in x.axes[2:]:
         registry.pin(axis)
     return x, fixed_value((x.shape[0], groups)), fixed_value((x.shape[0], groups))
 
 
 def _reduce(registry: Registry, shape: Shape, x: Value, *args: Any, **kwargs: Any) -> Value:
-    """Reduce some axes (none named: all): a mean or a sum over channels counts them, so they are pinned."""
+    """Pin the axes that are reduced (all if none is named): a mean or a sum runs over every channel."""
     axes = args[0] if args else kwargs.get("dim")
     if isinstance(axes, int):
         axes = None if isinstance(axes, bool) else [axes]
     rank = len(x.axes)
     gone = {axis % rank for axis in axes} if axes else set(range(rank))
-    kept = [registry.pin(axis) if place in gone else axis for place, axis in enumerate(x.axes)]
+    registry.pin_axes(x, gone)
     if len(shape) == rank:
-        return Value(tuple(fixed(shape[i]) if i in gone else axis for i, axis in enumerate(kept)))
-    return Value(tuple(axis for i, axis in enumerate(kept) if i not in gone))
+        return Value(tuple(fixed(shape[i]) if i in gone else axis for i, axis in enumerate(x.axes)))
+    return Value(tuple(axis for i, axis in enumerate(x.axes) if i not in gone))
 
 
 def _vector_norm(registry: Registry, shape: Shape, x: Value, order: Any = 2, axes: Any = None, *rest: Any) -> Value:
     return _reduce(registry, shape, x, axes)
 
 
-def _reduce_twice(registry: Registry, shape: Shape, x: Value, *args: Any, **kwargs: Any) -> tuple[Value, Value]:
-    reduced = _reduce(registry, shape, x, *args, **kwargs)
-    return reduced, reduced
-
-
 def _along(registry: Registry, shape: Shape, x: Value, axis: int, *rest: Any, **kwargs: Any) -> Value:
-    """An operation along one axis that keeps its size, such as softmax."""
-    axis %= max(len(x.axes), 1)
-    return Value(tuple(registry.pin(labels) if i == axis else labels for i, labels in enumerate(x.axes)))
+    """Pin the axis along which an operation runs that keeps its size, such as softmax."""
+    return registry.pin_axes(x, [axis] if x.axes else [])
 
 
 def _spatial(registry: Registry, shape: Shape, x: Value, *rest: Any, **kwargs: Any) -> Value:
-    """Pooling and resizing: each channel by itself."""
+    """Pin the spatial axes of a pooling or resizing, which treats each channel by itself."""
     space = len(shape) - 2 if len(x.axes) == len(shape) else 0
     for axis in x.axes[2:]:
         registry.pin(axis)
     return Value((*x.axes[: len(shape) - space], *(fixed(size) for size in shape[len(shape) - space :])))
-
-
-def _spatial_twice(registry: Registry, shape: Shape, x: Value, *rest: Any, **kwargs: Any) -> tuple[Value, Value]:
-    pooled = _spatial(registry, shape, x)
-    return pooled, pooled
 
 
 def _embedding(registry: Registry, shape: Shape, weight: Value, indices: Value, *rest: Any, **kwargs: Any) -> Value:
@@ -279,10 +188,6 @@ def _attention(
     return (out, *(fixed_value(()) for _ in range(8)))
 
 
-def _attention_alone(registry: Registry, shape: Shape, *args: Any, **kwargs: Any) -> Value:
-    return _attention(registry, shape, *args, **kwargs)[0]
-
-
 RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("hardswish", "hardsigmoid", "hardtanh", "mish", "softplus", "elu", "celu"), _elementwise),
     **dict.fromkeys(("leaky_relu", "threshold", "_prelu_kernel", "lerp", "softshrink", "hardshrink"), _elementwise),
@@ -290,49 +195,55 @@ RULES: Final[dict[str, Rule]] = {
     **dict.fromkeys(("clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh_copy", "dropout"), _same),
     **dict.fromkeys(("full_like", "zeros_like", "ones_like", "empty_like"), _same),
     **dict.fromkeys(("full", "zeros", "ones", "empty", "arange", "scalar_tensor", "eye", "linspace"), _constant),
-    **dict.fromkeys(("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "_reshape_alias"), _view),
+    **dict.fromkeys(("view", "_unsafe_view", "reshape", "_reshape_alias"), reshaping.view),
+    **dict.fromkeys(("squeeze", "unsqueeze", "flatten"), reshaping.view),
     **dict.fromkeys(("mean", "sum", "amax", "amin", "var", "std", "prod", "logsumexp"), _reduce),
-    **dict.fromkeys(("argmax", "argmin", "all", "any"), _reduce),
-    **dict.fromkeys(("var_mean", "std_mean", "max", "min"), _reduce_twice),
+    **dict.fromkeys(("argmax", "argmin", "all", "any", "var_mean", "std_mean", "max", "min"), _reduce),
     **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "log_softmax", "cumsum", "cumprod"), _along),
     **dict.fromkeys(
         ("avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "adaptive_avg_pool1d"), _spatial
     ),
     **dict.fromkeys(("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d"), _spatial),
     **dict.fromkeys(("upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d"), _spatial),
-    **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d"), _spatial_twice),
+    **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d"), _spatial),
     **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"), _batch_norm),
     **dict.fromkeys(("mm", "bmm", "matmul", "mv", "dot"), _mm),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), _addmm),
-    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    **dict.fromkeys(("split", "split_with_sizes"), reshaping.split),
     **dict.fromkeys(("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"), _attention),
-    **dict.fromkeys(("_scaled_dot_product_flash_attention_for_cpu",), _attention),
-    **dict.fromkeys(("_scaled_dot_product_attention_math",), _attention),
-    "scaled_dot_product_attention": _attention_alone,
+    **dict.fromkeys(("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math"), _attention),
+    "scaled_dot_product_attention": _attention,
     "linalg_vector_norm": _vector_norm,
-    "permute": _permute,
-    "transpose": _transpose,
-    "t": _t,
-    "expand": _expand,
-    "slice": _slice,
-    "select": _select,
-    "unbind": _unbind,
-    "flip": _flip,
-    "roll": _roll,
-    "cat": _cat,
-    "stack": _stack,
-    "constant_pad_nd": _pad,
+    "permute": reshaping.permute,
+    "transpose": reshaping.transpose,
+    "t": reshaping.transpose_matrix,
+    "expand": reshaping.expand,
+    "slice": reshaping.slice_axis,
+    "select": reshaping.select,
+    "unbind": reshaping.unbind,
+    "flip": reshaping.flip,
+    "roll": reshaping.roll,
+    "cat": reshaping.cat,
+    "stack": reshaping.stack,
+    "constant_pad_nd": reshaping.constant_pad_nd,
     "linear": _linear,
     "convolution": _convolution,
-    "native_layer_norm": _layer_norm,
-    "_fused_rms_norm": _rms_norm,
+    "native_layer_norm": _norm_over_last,
+    "_fused_rms_norm": _norm_over_last,
     "native_group_norm": _group_norm,
     "embedding": _embedding,
 }
 
 
 def apply_rule(registry: Registry, target: Any, shape: Shape, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Return the value of a node's operation.
+    """Return the value of a node's operation, or the values of its outputs.
+
+    Args:
+        registry: joins and pins the channels that the operation mixes.
+        target: the operation, an overload of `torch.ops`.
+        shape: of the result; of the first one where there are several.
+        args: the node's arguments, a `Value` in place of each tensor.
+        kwargs: its keyword arguments, likewise.
 
     Raises:
         UnsupportedError: an operation without a rule.
