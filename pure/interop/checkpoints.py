@@ -53,7 +53,7 @@ def _schemes(block: Block, source: str | None) -> list[tuple[Scheme, Names]]:
 
 
 def _best(block: Block, given: Mapping[str, Tensor], source: str | None) -> tuple[Scheme, Names]:
-    """Return the scheme of whose names the checkpoint has most, with those names, behind its prefix or bare."""
+    """Return the scheme most of whose names the checkpoint has, with the names, with or without its prefix."""
     choices = [
         (scheme, {ours: (prefix + theirs, rule) for ours, (theirs, rule) in names.items()})
         for scheme, names in _schemes(block, source)
@@ -76,17 +76,17 @@ def from_state_dict(
         block: a network of `pure.nets`, of any size, classes or input channels that the checkpoint has.
         state_dict: {the library's name: tensor}, or the path of a safetensors file or of the index of a sharded one;
             the tensors keep their dtype and device and are not copied. Nothing here unpickles.
-        source: whose names they are; None finds out.
-        ignore: names, prefixes or glob patterns, the library's, of what is not taken, such as "fc" for another head;
-            what the block has in its place is drawn.
-        generator: for what is drawn; seed 0 if none is given.
+        source: the library that the names belong to; None to find out from the names.
+        ignore: names, prefixes or glob patterns, in the library's names, of tensors not to load, such as "fc" for
+            another head; the block's own leaves there are sampled as `init` does.
+        generator: for the leaves that are sampled; None for seed 0.
 
     Raises:
-        ArgumentError: no mapping and no path, an unknown source, a block whose names no library has, or an `ignore`
+        ArgumentError: neither a mapping nor a path, an unknown source, a block that no library names, or an `ignore`
             that matches nothing.
-        CheckpointError: one `TreeError` for all that is missing, unexpected, mis-shaped or no tensor, with the nearest
-            names; or for a tied weight whose two copies differ.
-        SaveError: a file that is not there or is no safetensors file.
+        CheckpointError: one `TreeError` that lists all tensors that are missing, unexpected, of another shape or not
+            tensors, with the nearest names; or a tied weight whose two copies differ.
+        SaveError: a file that does not exist or is not a safetensors file.
     """
     _require_block(block)
     tensors = _opened(state_dict)
@@ -139,7 +139,7 @@ def _opened(state_dict: Any) -> Mapping[str, Any]:
 
 
 def _drawn(block: Block, taken: Mapping[str, Tensor], generator: torch.Generator | None) -> dict[str, Tensor]:
-    """Return what the checkpoint did not give, as `init` makes it, in the checkpoint's dtype and on its device."""
+    """Return the leaves that the checkpoint lacks, sampled by `init`, in its dtype and on its device."""
     example = next((leaf for leaf in taken.values() if leaf.is_floating_point()), torch.empty(0))
     rest = [name for name in _leaves(block) if name not in taken]
     if all(name.endswith(COUNTER) for name in rest):
@@ -152,14 +152,14 @@ def _drawn(block: Block, taken: Mapping[str, Tensor], generator: torch.Generator
 
 
 def _unexpected(scheme: Scheme, names: Names, given: Sequence[str]) -> list[str]:
-    """Return the checkpoint's names that mean nothing to the network."""
+    """Return the checkpoint's names that the network does not have."""
     known = {theirs for theirs, _ in names.values()} | set(scheme.copies)
     patterns = [re.compile(pattern) for pattern in scheme.ignored]
     return [name for name in given if name not in known and not any(p.fullmatch(name) for p in patterns)]
 
 
 def _patterns(ignore: Any) -> tuple[str, ...]:
-    """Return what is to be ignored as a tuple."""
+    """Return `ignore` as a tuple of strings."""
     found = (ignore,) if isinstance(ignore, str) else tuple(ignore) if isinstance(ignore, Iterable) else (ignore,)
     wrong = [item for item in found if not isinstance(item, str)]
     if wrong:
@@ -168,7 +168,7 @@ def _patterns(ignore: Any) -> tuple[str, ...]:
 
 
 def _require_use(ignored: Sequence[str], names: Sequence[str]) -> None:
-    """Raise if something is to be ignored that is not there."""
+    """Raise if a pattern to ignore matches no name."""
     for prefix in ignored:
         if not any(_below(name, (prefix,)) for name in names):
             heads = list(dict.fromkeys(name.partition(".")[0] for name in names))
@@ -179,7 +179,7 @@ def _require_use(ignored: Sequence[str], names: Sequence[str]) -> None:
 
 
 def _below(name: str, patterns: Sequence[str]) -> bool:
-    """Return whether a dotted name is one of `patterns`, stands below one, or matches one with wildcards."""
+    """Return whether a dotted name is one of `patterns`, is below one, or matches one with wildcards."""
     return any(
         name == pattern or name.startswith(pattern.rstrip(".") + ".") or fnmatchcase(name, pattern)
         for pattern in patterns
@@ -187,7 +187,7 @@ def _below(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _require_equal_copies(scheme: Scheme, names: Names, given: Mapping[str, Tensor]) -> None:
-    """Raise if a tied weight stands twice in the checkpoint with different values."""
+    """Raise if the checkpoint has two copies of a tied weight with different values."""
     written = {theirs.removeprefix(scheme.prefix): theirs for theirs, _ in names.values()}
     for second, bare in scheme.copies.items():
         first = written[bare]
@@ -211,13 +211,13 @@ def to_state_dict(
 ) -> dict[str, Tensor]:
     """Return the trees of a network under a library's names: the exact inverse of `from_state_dict`.
 
-    `pure.interop.write` writes the result as safetensors; tied weights stand in it under each of their names.
+    `pure.interop.write` writes the result as safetensors; tied weights are in it under each of their names.
 
     Args:
         block: a network of `pure.nets`.
         params: its parameters.
         state: its state.
-        source: whose names; needed where libraries name the network differently.
+        source: the library to name for; needed where libraries name the network differently.
 
     Raises:
         ArgumentError: a block whose names the library does not have, or libraries that differ and no `source`.

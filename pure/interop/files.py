@@ -22,11 +22,11 @@ def read(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
     """Return the tensors of a safetensors file by name, or those of every file that a sharded one's index lists.
 
     Args:
-        path: `….safetensors`, or `….safetensors.index.json`, whose files lie beside it.
+        path: `….safetensors`, or `….safetensors.index.json`, whose files are in the same folder.
         device: where the tensors end up.
 
     Raises:
-        SaveError: a file that is not there, is no safetensors file, or is a pickle, which could run code.
+        SaveError: a file that does not exist, is not a safetensors file, or is a pickle, which could run code.
     """
     source = Path(path)
     if source.suffix in PICKLES:
@@ -57,7 +57,7 @@ def write(state_dict: Mapping[str, Tensor], path: str | os.PathLike[str]) -> Non
     The header says `format: pt`, without which transformers refuses a file.
 
     Raises:
-        TreeError: a value that is no tensor.
+        TreeError: a value that is not a tensor.
         SaveError: the file cannot be written.
 
     Example:

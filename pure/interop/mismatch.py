@@ -1,4 +1,4 @@
-"""What a checkpoint has that a network has not, and the other way round: one error, short whatever the numbers."""
+"""Differences between the names of a checkpoint and of a network, reported as one error of bounded length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pure.errors import TreeError, nearest
 
 __all__ = ["CheckpointError", "check_tensors", "misfit", "refusal"]
 
-SHOWN: Final = 5
+MAX_SHOWN: Final = 5
+"""The most names of each kind that a message shows."""
 
 
 class CheckpointError(TreeError):
@@ -21,7 +22,7 @@ class CheckpointError(TreeError):
 
     Attributes:
         missing: every name that the network needs and the checkpoint lacks.
-        unexpected: every name that the checkpoint has and the network has no use for.
+        unexpected: every name of the checkpoint's that the network does not have.
         misfits: {name: what is wrong with the value under it: its type, shape or dtype}.
 
     Fails: a ResNet-50's tensors for `nets.resnet18()`. Fix: the network that the checkpoint is of, or `ignore=(…)`.
@@ -44,7 +45,7 @@ def check_tensors(given: Mapping[Any, Any]) -> None:
     """Raise unless every name is a string and every value a tensor.
 
     Raises:
-        CheckpointError: it lists what is none, or says under which name a nested checkpoint lies.
+        CheckpointError: names that are not strings, values that are not tensors, or a nested checkpoint, named.
     """
     wrong: dict[str, str] = {}
     for name, value in given.items():
@@ -63,7 +64,7 @@ def check_tensors(given: Mapping[Any, Any]) -> None:
 
 
 def misfit(name: str, given: Tensor, expected: Tensor) -> str | None:
-    """Return what is wrong with a tensor's shape or kind of number, None if it fits; floats of any width will do."""
+    """Return what is wrong with a tensor's shape or dtype, None if it fits; floats of any width fit."""
     if given.shape != expected.shape:
         return f"shape of {name!r} is {tuple(given.shape)}, expected {tuple(expected.shape)}"
     if expected.is_floating_point():
@@ -80,15 +81,15 @@ def refusal(
     unexpected: Sequence[str],
     misfits: Mapping[str, str],
 ) -> CheckpointError:
-    """Return the error: names behind a prefix, another network altogether, or one that differs in places.
+    """Return the error for names with a prefix, for another network, or for single differences.
 
     Args:
-        what: whose names they are, and of which networks.
+        what: the library and the networks that the names belong to.
         wanted: every name of the network's.
         given: every name of the checkpoint's.
         missing: what the checkpoint lacks.
-        unexpected: what the network has no use for.
-        misfits: {name: what is wrong with it}.
+        unexpected: names that the network does not have.
+        misfits: {name: what is wrong with its tensor}.
     """
     prefix = _prefix(wanted, given)
     if prefix:
@@ -106,10 +107,12 @@ def refusal(
         kept = [name for name in wanted if name in set(given)]
         lines = [
             _joined(
-                (f"missing {name!r}{nearest(name, unexpected)}" for name in missing[:SHOWN]), len(missing), "missing"
+                (f"missing {name!r}{nearest(name, unexpected)}" for name in missing[:MAX_SHOWN]),
+                len(missing),
+                "missing",
             ),
             _joined(
-                (f"unexpected {name!r}{nearest(name, [*missing, *kept])}" for name in unexpected[:SHOWN]),
+                (f"unexpected {name!r}{nearest(name, [*missing, *kept])}" for name in unexpected[:MAX_SHOWN]),
                 len(unexpected),
                 "unexpected",
             ),
@@ -125,12 +128,12 @@ def _joined(lines: Iterable[str], number: int, what: str, between: str = "; ") -
     >>> _joined(["a", "b", "c", "d", "e"], 7, "missing")
     'a; b; c; d; e; … and 2 more missing'
     """
-    more = [f"… and {number - SHOWN} more {what}"] if number > SHOWN else []
-    return between.join([*list(lines)[:SHOWN], *more])
+    more = [f"… and {number - MAX_SHOWN} more {what}"] if number > MAX_SHOWN else []
+    return between.join([*list(lines)[:MAX_SHOWN], *more])
 
 
 def _prefix(wanted: Sequence[str], given: Sequence[str]) -> str:
-    """Return what stands in front of at least half of the network's names, more than stand there bare.
+    """Return the prefix that at least half of the network's names have in `given`, if fewer stand without it.
 
     >>> _prefix(["fc.weight", "fc.bias"], ["module.fc.weight", "module.fc.bias"])
     'module.'

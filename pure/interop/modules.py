@@ -1,4 +1,4 @@
-"""A block as a real `torch.nn.Module`, and any `torch.nn.Module` as a block."""
+"""Conversion of blocks to `torch.nn.Module` and of any `torch.nn.Module` to a block."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class _Node(nn.Module):
 class BlockModule(_Node):
     """A block with parameters and state of its own: `module(x)`, `module(x, extras)`, `module(x, extras, noise)`.
 
-    In training mode a call draws noise from `generator`, where the block needs some and none is given, and writes the
-    new state into the buffers.
+    In training mode a call draws noise from `generator`, where the block needs some and the caller passes none, and
+    writes the new state into the buffers.
     """
 
     def __init__(self, block: Block, params: Params, state: State, generator: torch.Generator | None = None) -> None:
@@ -104,7 +104,7 @@ def to_module(
         block: any block.
         params: its parameters; copied.
         state: its state; copied.
-        generator: where stochastic blocks draw their noise in training; without one it must be given at each call.
+        generator: source of the noise of stochastic blocks in training; without one, pass noise at each call.
 
     Raises:
         TreeError: trees that do not fit the block, all differences listed, or a name that `nn.Module` itself uses.
@@ -120,7 +120,7 @@ def to_module(
 
 
 class _Reading(nn.Module):
-    """A module that gives its buffers beside its output, so that one which forward replaces is not lost."""
+    """A module that returns its buffers with its output, so that a buffer which forward replaces is not lost."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class ModuleBlock(Block):
 
     `extras` are handed to the module's forward as keyword arguments; an `x` that is a tuple as several positional
     ones. Buffers are the state: they are copied before the module may write to them, and returned as the new state.
-    A module with dropout draws from PyTorch's global generator, which is seeded by the noise for the call and put back.
+    A module with dropout draws from PyTorch's global generator, which is seeded by the noise for the call and restored.
     """
 
     evaluating: _Reading
@@ -172,7 +172,7 @@ class ModuleBlock(Block):
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> tuple[Params, State]:
-        """Return copies of the values that the module had when it was taken over; nothing is drawn."""
+        """Return copies of the values that the module had in `from_module`; nothing is sampled."""
         check_generator(generator)
 
         def place(leaf: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class ModuleBlock(Block):
 
     @contextmanager
     def _seeded(self, training: bool, noise: Any) -> Iterator[None]:
-        """Seed the global generator for a call that draws from it, and put it back."""
+        """Seed the global generator for a call that draws from it, and restore it."""
         if not (training and self.stochastic):
             yield
             return
@@ -229,7 +229,7 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
         The block, its parameters and its state, under the module's own names.
 
     Raises:
-        ArgumentError: something that is no `nn.Module`.
+        ArgumentError: an argument that is not an `nn.Module`.
 
     In training the block runs the module's parts in the modes they are in, or all in training mode if the module
     itself is in evaluation mode.

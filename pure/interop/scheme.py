@@ -18,7 +18,7 @@ Groups = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Rule:
-    """One of our names, or a whole part of the tree, and what the library calls it.
+    """Translation of one name of ours, or of all names of one form, to the library's.
 
     Attributes:
         ours: template of our dotted name. `{word}` stands for letters, digits and underscores, `{rest}` for anything.
@@ -65,7 +65,7 @@ class Scheme:
             such as constant masks.
         copies: {a second name: the name that it repeats}, for tied weights; written on saving, and on loading required
             to be equal where they are there.
-        prefix: what a checkpoint of the network inside a larger model has in front of every name, and may lack.
+        prefix: prefix of every name in a checkpoint of the network inside a larger model; optional on loading.
         reads_only: an older naming, which is read and no longer written.
     """
 

@@ -53,7 +53,7 @@ def create(name: str, **options: Any) -> Block:
 
     Args:
         name: one of `names()`.
-        options: the arguments of the function of that name.
+        options: arguments of the function of that name.
 
     Raises:
         ArgumentError: an unknown name, or options that the network does not take.

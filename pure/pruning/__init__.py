@@ -1,4 +1,4 @@
-"""Pruning over trees: single weights by masks, whole channels with all that hangs on them, whole residual blocks."""
+"""Prune single weights by masks, whole channels with all leaves that they run through, or whole residual blocks."""
 
 from pure.pruning.channels import PrunedChannels, prune_channels
 from pure.pruning.coupling import ChannelGroup, Member, coupled_channels

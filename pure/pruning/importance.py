@@ -16,7 +16,7 @@ from pure.pruning.coupling import ChannelGroup, Member
 __all__ = ["IMPORTANCES", "Importance", "channel_importance"]
 
 Importance = Callable[[ChannelGroup, Params], Tensor]
-"""(group, params) → one score a channel; the smallest are cut."""
+"""(group, params) → one score per channel; the smallest are cut."""
 
 
 def _power_sums(members: Sequence[Member], params: Params, power: int) -> Tensor:
@@ -66,11 +66,11 @@ def channel_importance(group: ChannelGroup, params: Params, importance: str | Im
     Args:
         group: from `coupled_channels`.
         params: the parameters.
-        importance: "l1" (Σ|w| of the kernels that write the channel), "l2" (√Σw²), "gamma" (|γ| of the norms behind
+        importance: "l1" (Σ|w| of the kernels that write the channel), "l2" (√Σw²), "gamma" (|γ| of the norms after
             them), or a function of group and params.
 
     Raises:
-        ArgumentError: an unknown name, or a function that does not give one score a channel.
+        ArgumentError: an unknown name, or a function that does not give one score per channel.
         UnsupportedError: "gamma" of channels without a norm.
 
     Source: Li et al. 2016 (1608.08710), section 3.1, for "l1"; Liu et al. 2017 (1708.06519), section 3, for "gamma".

@@ -177,7 +177,7 @@ def stack(registry: Registry, shape: Shape, values: Sequence[Value], axis: int =
 
 
 def cat(registry: Registry, shape: Shape, values: Sequence[Value], axis: int = 0) -> Value:
-    """Return values one behind the other along an axis; their other axes are the same channels."""
+    """Return values concatenated along an axis; their other axes are the same channels."""
     values = [value for value in values if value.shape != (0,)]
     axis %= len(values[0].axes)
     axes = list(values[0].axes)

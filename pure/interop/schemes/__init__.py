@@ -7,15 +7,5 @@ from pure.interop.schemes import bert, convnext, densenet, gpt2, llama, mobilene
 
 __all__ = ["SCHEMES"]
 
-SCHEMES: Final[tuple[Scheme, ...]] = (
-    *resnet.SCHEMES,
-    *resnetv2.SCHEMES,
-    *nf_resnet.SCHEMES,
-    *densenet.SCHEMES,
-    *mobilenet.SCHEMES,
-    *convnext.SCHEMES,
-    *gpt2.SCHEMES,
-    *bert.SCHEMES,
-    *llama.SCHEMES,
-    *vit.SCHEMES,
-)
+FAMILIES: Final = (resnet, resnetv2, nf_resnet, densenet, mobilenet, convnext, gpt2, bert, llama, vit)
+SCHEMES: Final[tuple[Scheme, ...]] = tuple(scheme for family in FAMILIES for scheme in family.SCHEMES)

@@ -16,7 +16,7 @@ DOWN: Final = "stages.{s}.downsample"
 
 
 def _feature(offset: int, rest: str) -> Callable[[Groups], str]:
-    """Return the name in torchvision's flat list, where stage s stands at 2s + 1 and its downsampling before it."""
+    """Return the name in torchvision's flat list, where stage s has index 2s + 1 and its downsampling 2s."""
     return lambda words: f"features.{2 * int(words['s']) + offset}.{rest.format(**words)}"
 
 

@@ -1,4 +1,4 @@
-"""The names of transformers for GPT-2, whose affine weights stand transposed, (in, out)."""
+"""The names of transformers for GPT-2, which stores affine weights transposed, (in, out)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def transposed(weight: Tensor) -> Tensor:
 
 
 def _rules(body: str) -> tuple[Rule, ...]:
-    """Return the rules for a network whose layers stand below `body` in ours."""
+    """Return the rules for a network whose layers are under `body` here."""
     block = f"{body}blocks.{{i}}."
     layer = "h.{i}."
     weights = [

@@ -22,7 +22,7 @@ LAYER = {
 
 
 def _rules(body: str, prefix: str) -> tuple[Rule, ...]:
-    """Return the rules for a network whose part `body` stands behind `prefix` in the library."""
+    """Return the rules for a network whose layers are under `body` here and under `prefix` in the library."""
     return (
         Rule(f"{body}embedding.weight", f"{prefix}embed_tokens.weight"),
         *(Rule(f"{body}blocks.{{i}}.{o}.{{leaf}}", f"{prefix}layers.{{i}}.{t}.{{leaf}}") for o, t in LAYER.items()),

@@ -36,7 +36,7 @@ Make = Callable[[int, int, int], Block]
 
 
 def _blocks(depth: int, rest: int, layers: int, widths: Sequence[int] = (0, 0, 0)) -> int:
-    """Return the blocks a stage of a network of `depth` = 3 · `layers` · blocks + `rest` layers in three stages."""
+    """Return the blocks per stage of a network of `depth` = 3 · `layers` · blocks + `rest` layers."""
     if len(widths) != 3:
         raise ArgumentError(f"widths={tuple(widths)}: expected those of three stages")
     blocks, left = divmod(depth - rest, 3 * layers)
@@ -120,7 +120,7 @@ def cifar_preresnet(
     Args:
         depth: number of layers: 110 with basic blocks; 164 or 1001 with bottlenecks.
         block: "basic" or "bottleneck".
-        shortcut: where the shape changes, behind the first BN-relu: "A" pads, "B" is a 1×1 convolution.
+        shortcut: where the shape changes, after the first BN-relu: "A" pads, "B" is a 1×1 convolution.
         num_classes: outputs of the head.
         in_channels: of the image.
         widths: of the stages; the first is also the first convolution's.

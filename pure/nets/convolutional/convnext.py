@@ -52,14 +52,14 @@ def convnext(
         in_channels: channels of the image.
         patch_size: kernel and stride of the stem.
         kernel_size: of the depthwise convolutions.
-        layer_scale: every γ at first; None for none.
+        layer_scale: initial value of every γ; None for no γ.
         response_norm: the global response norm of version 2.
-        drop_path_rate: of the last block's branch, a sample; it rises linearly from 0 over all blocks.
+        drop_path_rate: of the last block's branch, per sample; it rises linearly from 0 over all blocks.
         eps: of the norms.
         weight_init: rule for every weight; biases start at zero.
 
     Raises:
-        ArgumentError: no stages, a stage of no blocks, or other numbers of depths than of widths.
+        ArgumentError: no stages, a stage of no blocks, or different numbers of depths and widths.
 
     Source: Liu et al. 2022 (2201.03545), section 2; Woo et al. 2023 (2301.00808), section 3.
 

@@ -49,7 +49,7 @@ def densenet(
         stem_channels: channels of the first convolution.
         bottleneck: width of each layer's 1×1 convolution over `growth`; None for none.
         compression: θ, channels after a transition over those before; rounded down.
-        drop_rate: of each layer's new features, a value; see `dense_layer`.
+        drop_rate: rate of dropping each layer's new features, value by value; see `dense_layer`.
         num_classes: outputs of the classifier.
         in_channels: channels of the image.
         small_images: a 3×3 stem of stride 1 without pooling, in place of 7×7 of stride 2 and a max pool.

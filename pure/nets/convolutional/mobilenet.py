@@ -59,7 +59,7 @@ def mobilenet_v2(
         weight_init: rule for the convolutions; the classifier starts normal with deviation 0.01.
 
     Raises:
-        ArgumentError: no stages, a stage that has not four numbers, or a stride other than 1 or 2.
+        ArgumentError: no stages, a stage without exactly four numbers, or a stride other than 1 or 2.
 
     Source: Sandler et al. 2018 (1801.04381), table 2; initial values and rounding as torchvision's.
 

@@ -33,8 +33,8 @@ def norm_free_resnet(
     """Return an NF-ResNet: stem, stages of x + α f(β φ(x)), φ, global average, linear head.
 
     (batch, in_channels, height, width) → (batch, num_classes).
-    Block i of a stage has β = 1 / √(1 + (i − 1) α²) where 1 is what the variance is reset to by the projection in
-    block 0, whose own β comes from the stage before.
+    Block i > 0 of a stage has β = 1 / √(1 + i α²): the projection in block 0, whose own β comes from the stage before,
+    resets the variance to 1, and each block adds α².
     Leaves: `stem`, `stages.0.0.residual.branch.conv1`, …, `stages.0.1.branch.conv1`, …, `head`; each convolution has
     `weight`, `bias` and `gain`.
 
@@ -45,7 +45,7 @@ def norm_free_resnet(
         in_channels: of the image.
         stem_channels: outputs of the stem.
         alpha: constant in front of each branch.
-        activation: φ by name.
+        activation: φ, a name as in `pure.layers.Activation` or a function.
         skip_init: end each branch in a learnt scalar that starts at 0.
         dropout: rate in front of the head.
         drop_path_rate: of the last block; the others' rise linearly from 0.

@@ -31,7 +31,7 @@ Stem = Literal["7x7", "deep", "3x3"]
 
 
 def check_stages(depths: Sequence[int], widths: Sequence[int]) -> None:
-    """Raise unless there is one positive depth and one width a stage."""
+    """Raise unless there is one positive depth and one width per stage."""
     if not depths or len(depths) != len(widths) or min(depths) < 1:
         raise ArgumentError(
             f"depths={tuple(depths)}, widths={tuple(widths)}: expected one positive depth and one width a stage"
@@ -191,12 +191,12 @@ def wide_resnet101_2(**options: Any) -> Block:
 
 
 def resnet18d(**options: Any) -> Block:
-    """Return ResNet-18-D as timm has it (zero last γ at first): 11,708,744 parameters; options as for `resnet_v1`."""
+    """Return ResNet-18-D as timm has it (last γ initially zero): 11,708,744 parameters; options as for `resnet_v1`."""
     return resnet18(**{"stem": "deep", "avg_down": True, "zero_gamma": True, **options})
 
 
 def resnet50d(**options: Any) -> Block:
-    """Return ResNet-50-D (1812.01187) as timm has it (zero last γ at first).
+    """Return ResNet-50-D (1812.01187) as timm has it (last γ initially zero).
 
     25,576,264 parameters; options as for `resnet_v1`.
     """
@@ -204,7 +204,7 @@ def resnet50d(**options: Any) -> Block:
 
 
 def seresnet50(**options: Any) -> Block:
-    """Return SE-ResNet-50 (1709.01507) as timm has it (zero last γ at first).
+    """Return SE-ResNet-50 (1709.01507) as timm has it (last γ initially zero).
 
     28,088,024 parameters; options as for `resnet_v1`.
     """

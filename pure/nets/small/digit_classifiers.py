@@ -101,7 +101,7 @@ def highway_mlp(in_features: int, width: int, out_features: int, depth: int, gat
         width: size of the stream.
         out_features: outputs of the head.
         depth: how many layers.
-        gate_bias: bias of the transform gates T at first.
+        gate_bias: initial bias of the transform gates T.
 
     Raises:
         ArgumentError: a depth below 1.
@@ -129,7 +129,7 @@ def dense_mlp(
 
     Args:
         in_features: size of the input.
-        width: size of the stream behind the stem.
+        width: size of the stream after the stem.
         out_features: outputs of the head.
         depth: how many layers.
         growth: features that each layer adds.

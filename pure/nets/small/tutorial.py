@@ -80,7 +80,7 @@ def dynamic_net(
 ) -> Block:
     """Return y = fc3(relu(fc2(h)) if control > threshold else h) with h = relu(fc1(x)).
 
-    extras: `control`, one value for the batch or one a sample.
+    extras: `control`, one value for the batch or one per sample, (batch,).
     Leaves: `fc1`, `fc2`, `fc3`, each with `weight` and `bias`.
 
     Args:
@@ -203,7 +203,7 @@ def residual_mlp(
         hidden_features: size between the two maps.
         depth: how many blocks.
         scale: constant in front of each branch.
-        activation: by name.
+        activation: a name as in `pure.layers.Activation`, or a function.
 
     Raises:
         ArgumentError: a depth below 1, or an unknown activation.
@@ -227,7 +227,7 @@ def residual_mlp_block(
         features: size of the stream.
         hidden_features: size between the two maps.
         scale: constant in front of the branch.
-        activation: by name.
+        activation: a name as in `pure.layers.Activation`, or a function.
 
     Raises:
         ArgumentError: an unknown activation.

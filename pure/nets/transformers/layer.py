@@ -91,14 +91,14 @@ def transformer_layer(
         kv_heads: heads of keys and values; None for `heads`.
         causal: whether a token sees itself and earlier ones only.
         rotary: rotary positions.
-        dropout: rate behind the activation and, but for "parallel", on each branch's output.
+        dropout: rate after the activation and, except for "parallel", on each branch's output.
         attention_dropout: rate of dropping attention probabilities.
         drop_path: rate of dropping a sample's branch.
         scale: constant in front of each branch.
-        layer_scale: start of a learnt gain, one a feature, in place of `scale`; None for no such gain.
+        layer_scale: initial value of a learnt gain, one per feature, in place of `scale`; None for no such gain.
         layers: how many layers the stack has, for "deep", which takes α, β and Xavier's rule from it.
         weight_init: rule for the weights; not for "deep".
-        bias_init: rule for the biases, but for those of a gated feed-forward branch.
+        bias_init: rule for the biases, except those of a gated feed-forward branch.
         out_init: rule for the last weight of both branches, such as `Normal(std=0.02 / math.sqrt(2 * layers))` in
             GPT-2; None for `weight_init`; not for "deep".
 

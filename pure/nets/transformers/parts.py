@@ -1,4 +1,4 @@
-"""The parts that GPT-2, BERT, Llama, ViT and `transformer_layer` share: the feed-forward branch, and two branches."""
+"""Parts that GPT-2, BERT, Llama, ViT and `transformer_layer` share: the feed-forward branch and the block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pure.initializers import Initializer, KaimingUniform
 from pure.layers import Activation, Dropout, Linear
 from pure.layers.activation import ActivationLike
 
-__all__ = ["feed_forward", "transformer_block"]
+__all__ = ["check_depth", "feed_forward", "transformer_block"]
 
 DEFAULT = KaimingUniform()
 
@@ -42,9 +42,9 @@ def feed_forward(
     Args:
         features: size of a token.
         hidden: size between the two maps.
-        activation: σ by name.
+        activation: σ, a name as in `pure.layers.Activation` or a function.
         bias: whether there are b₁ and b₂.
-        dropout: rate of dropping values behind σ, in training.
+        dropout: rate of dropping values after σ, in training.
         weight_init: rule for the weights.
         bias_init: rule for the biases; None is uniform within 1/√fan_in.
         out_init: rule for W₂; None for `weight_init`.

@@ -38,7 +38,7 @@ ZERO: Final = Constant(0.0)
 
 
 class Rules(NamedTuple):
-    """How a library draws each part; None is the layer's own rule."""
+    """Initializers that a library uses for each part; None for the layer's own."""
 
     patch: Initializer
     patch_bias: Initializer | None
@@ -90,7 +90,7 @@ def vision_transformer(
 ) -> Block:
     """Return a vision transformer: (batch, in_channels, height, width) → (batch, num_classes).
 
-    An image's patches become tokens behind a learnt class token; learnt positions are added; pre-norm blocks follow,
+    An image's patches become tokens after a learnt class token; learnt positions are added; pre-norm blocks follow,
     then a norm, and a linear map of the class token. 86,567,656 parameters by default.
 
     Leaves: `patch_embed.proj`, `cls_token`, `pos_embed`, `blocks.<i>.attention.branch`, `blocks.<i>.mlp.branch`, `norm`
@@ -111,11 +111,11 @@ def vision_transformer(
         representation_size: width of a tanh layer before the head; None for none.
         dropout: rate in the feed-forward branches and on the output of every branch.
         attention_dropout: rate of dropping attention probabilities.
-        position_dropout: rate behind the positions.
+        position_dropout: rate after the positions are added.
         head_dropout: rate before the head.
         drop_path_rate: of the last block's branches; the rates rise linearly from 0.
         eps: of the norms.
-        initial: whose initial values, "timm" or "torchvision".
+        initial: the library whose initial values are used, "timm" or "torchvision".
 
     Raises:
         ArgumentError: patches that do not tile the image, heads that do not divide the features, unknown names.
@@ -179,7 +179,7 @@ def vision_transformer(
 
 
 def _torchvision(patch_size: int, features: int, depth: int, heads: int, options: dict[str, Any]) -> Block:
-    """Return a network of torchvision's, whose one `dropout` also stands behind the positions."""
+    """Return a network of torchvision's, whose one `dropout` also applies after the positions."""
     sizes = {"patch_size": patch_size, "features": features, "depth": depth, "heads": heads, "initial": "torchvision"}
     return vision_transformer(**{**sizes, "position_dropout": options.get("dropout", 0.0), **options})
 
