@@ -1,4 +1,4 @@
-"""Checkpoints under the names of torchvision, timm and transformers: in and out, exact inverses of each other."""
+"""Read and write checkpoints under the names of torchvision, timm and transformers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def from_state_dict(
     *,
     generator: torch.Generator | None = None,
 ) -> tuple[Params, State]:
-    """Return `(params, state)` of a network from a checkpoint of torchvision, timm or transformers.
+    """Return `(params, state)` from a checkpoint of torchvision, timm or transformers.
 
     Args:
         block: a network of `pure.nets`, of any size, classes or input channels that the checkpoint has.
@@ -209,8 +209,9 @@ def _same(a: Tensor, b: Tensor) -> bool:
 def to_state_dict(
     block: Block, params: Params, state: State = EMPTY, source: Source | None = None
 ) -> dict[str, Tensor]:
-    """Return the trees of a network under a library's names: the exact inverse of `from_state_dict`.
+    """Return the trees of a network as one state dict under a library's names.
 
+    It is the exact inverse of `from_state_dict`.
     `pure.interop.write` writes the result as safetensors; tied weights are in it under each of their names.
 
     Args:

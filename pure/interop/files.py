@@ -19,7 +19,7 @@ PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
 
 
 def read(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file by name, or those of every file that a sharded one's index lists.
+    """Return the tensors of a safetensors file, or of all files that an index lists, by name.
 
     Args:
         path: `….safetensors`, or `….safetensors.index.json`, whose files are in the same folder.
@@ -52,9 +52,10 @@ def read(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") ->
 
 
 def write(state_dict: Mapping[str, Tensor], path: str | os.PathLike[str]) -> None:
-    """Write named tensors as one safetensors file, in one step; tied weights under each of their names.
+    """Write named tensors as one safetensors file, in one step.
 
-    The header says `format: pt`, without which transformers refuses a file.
+    Tied weights are written under each of their names. The header says `format: pt`, without which transformers
+    refuses a file.
 
     Raises:
         TreeError: a value that is not a tensor.

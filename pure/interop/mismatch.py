@@ -1,4 +1,4 @@
-"""Differences between the names of a checkpoint and of a network, reported as one error of bounded length."""
+"""Differences between a checkpoint and a network, reported as one error of bounded length."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ MAX_SHOWN: Final = 5
 
 
 class CheckpointError(TreeError):
-    """A checkpoint that does not fit the network; the message shows a few names of each kind and counts the rest.
+    """A checkpoint that does not fit the network.
+
+    The message shows a few names of each kind and counts the rest.
 
     Attributes:
         missing: every name that the network needs and the checkpoint lacks.
@@ -64,7 +66,7 @@ def check_tensors(given: Mapping[Any, Any]) -> None:
 
 
 def misfit(name: str, given: Tensor, expected: Tensor) -> str | None:
-    """Return what is wrong with a tensor's shape or dtype, None if it fits; floats of any width fit."""
+    """Return what is wrong with a tensor's shape or dtype, or None; floats of any width fit."""
     if given.shape != expected.shape:
         return f"shape of {name!r} is {tuple(given.shape)}, expected {tuple(expected.shape)}"
     if expected.is_floating_point():

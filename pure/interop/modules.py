@@ -50,7 +50,9 @@ class _Node(nn.Module):
 
 
 class BlockModule(_Node):
-    """A block with parameters and state of its own: `module(x)`, `module(x, extras)`, `module(x, extras, noise)`.
+    """A block as a module that holds its parameters and state.
+
+    Calls are `module(x)`, `module(x, extras)` or `module(x, extras, noise)`.
 
     In training mode a call draws noise from `generator`, where the block needs some and the caller passes none, and
     writes the new state into the buffers.
@@ -220,7 +222,7 @@ class ModuleBlock(Block):
 
 
 def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
-    """Return `(block, params, state)` for any `torch.nn.Module`; the module itself is left as it is.
+    """Return `(block, params, state)` for any `torch.nn.Module`, which stays unchanged.
 
     Args:
         module: any module; its parameters and buffers are copied, tied parameters once.

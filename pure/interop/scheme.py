@@ -78,7 +78,7 @@ class Scheme:
     reads_only: bool = False
 
     def translate(self, names: list[str]) -> dict[str, tuple[str, Rule]] | None:
-        """Return {our name: (the library's, the rule)}, or None if a name of ours is not of this family."""
+        """Return {our name: (the library's, the rule)}, None if a name has no rule or two coincide."""
         found: dict[str, tuple[str, Rule]] = {}
         for name in names:
             for rule in self.rules:

@@ -1,4 +1,4 @@
-"""Prune single weights by masks, whole channels with all leaves that they run through, or whole residual blocks."""
+"""Pruning of single weights (by masks), whole channels, or whole residual blocks."""
 
 from pure.pruning.channels import PrunedChannels, prune_channels
 from pure.pruning.coupling import ChannelGroup, Member, coupled_channels

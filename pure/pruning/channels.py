@@ -1,4 +1,4 @@
-"""Structured pruning: cut whole channels, leaving a smaller block that computes the same as one with zeros."""
+"""Structured pruning: cut whole channels and rebuild the block with smaller sizes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def prune_channels(
     importance: str | Importance = "l1",
     scope: Literal["group", "global"] = "group",
 ) -> PrunedChannels:
-    """Cut channels in every leaf that they run through, and rebuild the block with the remaining sizes.
+    """Cut channels in every leaf that has them, and rebuild the block with smaller sizes.
 
     `coupled_channels` says which axes must be cut together. In evaluation the zeroed parameters compute what the
     smaller block computes; that is checked on random inputs in float64 before the smaller block is returned.

@@ -1,4 +1,4 @@
-"""Coupled channels: find by tracing which positions on which axes of the leaves must be cut together."""
+"""Coupled channels: find, by tracing, the positions in leaves that must be cut together."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def coupled_channels(
     state: State = EMPTY,
     extras: Mapping[str, Any] = EMPTY,
 ) -> tuple[ChannelGroup, ...]:
-    """Return the groups of channels that can be cut, with all axes on which they must be cut together.
+    """Return the groups of channels that can be cut, each with all the axes it occupies.
 
     Evaluation is traced on shapes alone, and the identity of every channel is followed through the graph: additions
     and gates join the channels of their operands, so that all writers of one stream (stem, branches, projections)

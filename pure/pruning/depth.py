@@ -30,10 +30,10 @@ Paths = tuple[tuple[str, ...], ...]
 def block_importance(
     block: Block, params: Params, x: Any, state: State = EMPTY, extras: Mapping[str, Any] = EMPTY
 ) -> dict[str, float]:
-    """Return {dotted path: ‖branch‖ / ‖stream‖} of every block that tags both, in the order they run.
+    """Return {dotted path: ‖branch‖ / ‖stream‖} of every block that tags both.
 
-    The norms are over the whole batch, in evaluation. A block with a small ratio hardly changes the stream. The
-    outermost block has the empty path.
+    Blocks are in the order in which they run. The norms are over the whole batch, in evaluation. A block with a small
+    ratio hardly changes the stream. The outermost block has the empty path.
 
     Source: Veit et al. 2016 (1605.06431), section 4.1, where single blocks are deleted after training.
 
@@ -67,7 +67,7 @@ def remove_blocks(
     *,
     threshold: float | None = None,
 ) -> tuple[Block, Params, State]:
-    """Return `(block, params, state)` without some residual blocks, whose branches are taken to be 0.
+    """Return `(block, params, state)` without the named residual blocks.
 
     y = activation(x + f(x)) becomes activation(x). The other children keep their names and so their leaves; a `Repeat`
     loses the slices of the removed depths. Removing a branch that is exactly 0 leaves the output the same, bit for bit.

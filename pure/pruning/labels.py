@@ -1,4 +1,4 @@
-"""Identities of channels: a union-find over the positions of axes, filled while a graph is traversed.
+"""Identities of channels: a union-find over positions of axes.
 
 Every position of every axis of a value has a label. Equal labels are one channel. Label 0 marks a position that cannot
 be cut: of the input, of a spatial axis, of an axis that is reduced. Joining a label with 0 pins it.
@@ -27,7 +27,7 @@ def fixed(size: int) -> Labels:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of the graph: the labels of each axis, and the (tree, name) of the leaf that it is a view of, if any."""
+    """The labels of a tensor's axes, and the leaf, (tree, name), that it is a view of, if any."""
 
     axes: tuple[Labels, ...]
     leaf: tuple[str, str] | None = None
@@ -79,7 +79,7 @@ class Registry:
         return torch.tensor([self.root(label) for label in labels.tolist()], dtype=torch.int64)
 
     def join(self, first: Labels, second: Labels) -> Labels:
-        """Make two axes of one size the same channels, position by position, and return the first's labels.
+        """Make two axes the same channels, position by position, and return the first's labels.
 
         Raises:
             UnsupportedError: axes of different sizes.
@@ -103,7 +103,7 @@ class Registry:
         return fixed(len(labels))
 
     def pin_axes(self, value: Value, places: Iterable[int]) -> Value:
-        """Return the value with some of its axes, counted from the end where negative, impossible to cut."""
+        """Return the value with some axes impossible to cut; negative ones count from the end."""
         pinned = {range(len(value.axes))[place] for place in places}
         return Value(tuple(self.pin(axis) if i in pinned else axis for i, axis in enumerate(value.axes)))
 

@@ -80,7 +80,7 @@ def _kept(values: Tensor, amount: float) -> Tensor:
 
 
 def apply_masks(params: Tree, masks: Tree) -> Tree:
-    """Return params ⊙ masks; differentiable, so that the gradient w.r.t. the params is masked too.
+    """Return params ⊙ masks, so that the gradient with respect to the params is masked too.
 
     Args:
         params: a tree of tensors.

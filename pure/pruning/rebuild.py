@@ -27,7 +27,7 @@ def part(trees: Mapping[str, Any], name: str) -> Any:
 
 
 def held_children(block: Block) -> list[str]:
-    """Return the names of the children that fields hold; a block makes the others itself, from its sizes."""
+    """Return the names of the children in fields; a block makes the others from its sizes."""
     if isinstance(block, Named):
         return list(block.children())
     _, found = _with_fields(block, {})
@@ -91,7 +91,7 @@ def _swapped(value: Any, waiting: list[tuple[str, Block]], new: Mapping[str, Blo
 
 
 def resized(block: Block, params: Params, state: State = EMPTY) -> Block:
-    """Return the block with the sizes that `params` and `state` have, for example after channels were cut.
+    """Return the block with the sizes that `params` and `state` have.
 
     Children are resized one by one; of a block with sizes of its own, as few as possible are changed so that `init`
     gives leaves of the given shapes.

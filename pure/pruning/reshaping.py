@@ -1,4 +1,4 @@
-"""Rules of ATen operations that only move values: views, permutations, slices, joins, paddings.
+"""Rules of ATen operations that only move values: views, permutations, slices, paddings.
 
 The functions are named after the operations. Like all rules (see `pure.pruning.rules`) they take the registry, the
 shape of the result and the operation's arguments, and return the value of the result.
@@ -158,7 +158,7 @@ def roll(registry: Registry, shape: Shape, value: Value, shifts: Sequence[int], 
 
 
 def select(registry: Registry, shape: Shape, value: Value, axis: int, index: int) -> Value:
-    """Return a value without an axis, which is pinned: a position counted from its end depends on its size."""
+    """Return a value without an axis; it is pinned, as its index may count from the end."""
     axis %= len(value.axes)
     registry.pin(value.axes[axis])
     return Value((*value.axes[:axis], *value.axes[axis + 1 :]), value.leaf)
@@ -170,7 +170,7 @@ def unbind(registry: Registry, shape: Shape, value: Value, axis: int = 0) -> tup
 
 
 def stack(registry: Registry, shape: Shape, values: Sequence[Value], axis: int = 0) -> Value:
-    """Return values of one shape along a new axis, which cannot be cut; their axes are the same channels."""
+    """Return values along a new axis, which cannot be cut; their axes are the same channels."""
     axis %= len(shape)
     joined = registry.broadcast(values)
     return Value((*joined[:axis], fixed(shape[axis]), *joined[axis:]))
@@ -193,9 +193,10 @@ def cat(registry: Registry, shape: Shape, values: Sequence[Value], axis: int = 0
 def constant_pad_nd(
     registry: Registry, shape: Shape, value: Value, amounts: Sequence[int], constant: float = 0.0
 ) -> Value:
-    """Return a padded (or, with negative amounts, cropped) value; the last axis comes first in `amounts`.
+    """Return a padded (or, with negative amounts, cropped) value.
 
-    A channel of zeros may be cut with what it is added to; padding with another constant pins nothing but itself.
+    The last axis comes first in `amounts`. A channel of zeros may be cut with what it is added to; padding with another
+    constant pins nothing but itself.
     """
     axes = list(value.axes)
     for step in range(len(amounts) // 2):

@@ -1,4 +1,4 @@
-"""What each ATen operation says about channels: which positions of its operands and result are the same channel.
+"""Rules of ATen operations: which positions of operands and result are the same channel.
 
 A rule takes the registry, the shape of the result, and the node's arguments with values in place of nodes.
 """

@@ -20,7 +20,7 @@ NORMS = {"attention.branch.norm": "ln_1", "mlp.branch.norm": "ln_2"}
 
 
 def transposed(weight: Tensor) -> Tensor:
-    """Return the transposed matrix, laid out anew, because safetensors writes no transposed views."""
+    """Return the transposed matrix, contiguous, as safetensors requires."""
     return weight.t().contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Residual networks for 32×32 images: ResNet, pre-activation ResNet, Wide ResNet and PyramidNet."""
+"""ResNet, pre-activation ResNet, Wide ResNet and PyramidNet for 32×32 images."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def cifar_resnet(
     in_channels: int = 3,
     widths: Sequence[int] = (16, 32, 64),
 ) -> Block:
-    """Return the ResNet of 6n + 2 layers: a 3×3 convolution, three stages of n basic blocks, average, linear head.
+    """Return the ResNet of 6n + 2 layers: 3×3 stem, 3 stages of n blocks, average, linear head.
 
     (batch, in_channels, height, width) → (batch, num_classes).
     Leaves: `conv1`, `bn1`, `stage1.0.branch.conv1`, …, `fc`.
@@ -112,9 +112,9 @@ def cifar_preresnet(
     in_channels: int = 3,
     widths: Sequence[int] = (16, 32, 64),
 ) -> Block:
-    """Return the pre-activation ResNet of 6n + 2 layers (basic blocks) or 9n + 2 (bottlenecks, four times as wide).
+    """Return the pre-activation ResNet of 6n + 2 layers, or 9n + 2 with bottlenecks.
 
-    (batch, in_channels, height, width) → (batch, num_classes).
+    Bottlenecks are four times as wide.     (batch, in_channels, height, width) → (batch, num_classes).
     Leaves: `conv1`, `stage1.0.branch.norm1`, …, `norm`, `fc`; see `preact_basic` for blocks that change the shape.
 
     Args:
@@ -158,9 +158,10 @@ def cifar_wide_resnet(
     in_channels: int = 3,
     widths: Sequence[int] = (16, 32, 64),
 ) -> Block:
-    """Return the Wide ResNet of 6n + 4 layers, the pre-activation ResNet `width` times as wide, with projections.
+    """Return the Wide ResNet of 6n + 4 layers.
 
     (batch, in_channels, height, width) → (batch, num_classes).
+    The pre-activation ResNet, `width` times as wide, with projections.
     Leaves as in `cifar_preresnet`.
 
     Args:
@@ -199,10 +200,11 @@ def cifar_pyramidnet(
     in_channels: int = 3,
     width: int = 16,
 ) -> Block:
-    """Return the PyramidNet of 6n + 2 layers (9n + 2 with bottlenecks) whose block k has `width` + α k / (3n) channels.
+    """Return the PyramidNet of 6n + 2 layers, or 9n + 2 with bottlenecks.
 
     (batch, in_channels, height, width) → (batch, num_classes).
-    The widths are rounded to the nearest integer, as in the authors' code; bottlenecks have four times as many.
+    Block k has `width` + α k / (3n) channels. The widths are rounded to the nearest integer, as in the authors' code;
+    bottlenecks have four times as many.
     Leaves: `conv1`, `bn1`, `stage1.0.branch.norm1`, …, `norm`, `fc`; no shortcut has any.
 
     Args:
@@ -253,12 +255,18 @@ def resnet56(**options: Any) -> Block:
 
 
 def resnet110(**options: Any) -> Block:
-    """Return the ResNet-110 for 32×32 images: 1,727,962 parameters; options as for `cifar_resnet`."""
+    """Return the ResNet-110 for 32×32 images.
+
+    1,727,962 parameters; options as for `cifar_resnet`.
+    """
     return cifar_resnet(110, **options)
 
 
 def resnet1202(**options: Any) -> Block:
-    """Return the ResNet-1202 for 32×32 images: 19,421,274 parameters; options as for `cifar_resnet`."""
+    """Return the ResNet-1202 for 32×32 images.
+
+    19,421,274 parameters; options as for `cifar_resnet`.
+    """
     return cifar_resnet(1202, **options)
 
 
@@ -271,12 +279,18 @@ def preresnet110(**options: Any) -> Block:
 
 
 def preresnet164(**options: Any) -> Block:
-    """Return the PreResNet-164 of bottlenecks: 1,703,258 parameters; options as for `cifar_preresnet`."""
+    """Return the PreResNet-164 of bottlenecks.
+
+    1,703,258 parameters; options as for `cifar_preresnet`.
+    """
     return cifar_preresnet(164, **{"block": "bottleneck", **options})
 
 
 def preresnet1001(**options: Any) -> Block:
-    """Return the PreResNet-1001 of bottlenecks: 10,327,706 parameters; options as for `cifar_preresnet`."""
+    """Return the PreResNet-1001 of bottlenecks.
+
+    10,327,706 parameters; options as for `cifar_preresnet`.
+    """
     return cifar_preresnet(1001, **{"block": "bottleneck", **options})
 
 

@@ -39,7 +39,7 @@ def convnext(
     eps: float = 1e-6,
     weight_init: Initializer = TruncatedNormal(std=0.02),
 ) -> Block:
-    """Return a patch stem, stages of ConvNeXt blocks with downsampling between them, mean over space, norm, classifier.
+    """Return patch stem, stages of ConvNeXt blocks, mean over space, norm, classifier.
 
     (batch, in_channels, height, width) → (batch, num_classes).
     Names: `stem.conv`, `stem.norm`, `stages.1.downsample.norm`, `stages.1.downsample.conv`,

@@ -1,4 +1,4 @@
-"""DenseNets: for large images with torchvision's names, and the paper's own for 32×32 images."""
+"""DenseNets for large images, with torchvision's names, and the paper's for 32×32 images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def densenet(
     small_images: bool = False,
     weight_init: Initializer = KaimingNormal(),
 ) -> Block:
-    """Return stem, dense blocks with transitions between them, BN-relu, mean over space, linear classifier.
+    """Return stem, dense blocks with transitions, BN-relu, mean over space, linear classifier.
 
     (batch, in_channels, height, width) → (batch, num_classes).
     Names are torchvision's: `features.conv0`, `features.denseblock1.denselayer1.branch.norm1`, `features.transition1`,
@@ -99,9 +99,10 @@ def densenet_cifar(
     stem_channels: int = 16,
     **options: Any,
 ) -> Block:
-    """Return the DenseNet for 32×32 images: three equal blocks, a 3×3 stem; `depth` counts every weighted layer.
+    """Return the DenseNet for 32×32 images: a 3×3 stem and three equal blocks.
 
-    (batch, in_channels, height, width) → (batch, num_classes); names as in `densenet`.
+    (batch, in_channels, height, width) → (batch, num_classes); names as in `densenet`. `depth` counts every weighted
+    layer.
 
     Args:
         depth: 3n + 4, or 6n + 4 with bottlenecks.
@@ -129,30 +130,48 @@ def densenet_cifar(
 
 
 def densenet121(**options: Any) -> Block:
-    """Return DenseNet-121: growth 32, blocks of 6, 12, 24, 16; 7,978,856 parameters; options as for `densenet`."""
+    """Return DenseNet-121: growth 32, blocks of 6, 12, 24, 16.
+
+    7,978,856 parameters; options as for `densenet`.
+    """
     return densenet(32, (6, 12, 24, 16), 64, **options)
 
 
 def densenet161(**options: Any) -> Block:
-    """Return DenseNet-161: growth 48, blocks of 6, 12, 36, 24; 28,681,000 parameters; options as for `densenet`."""
+    """Return DenseNet-161: growth 48, blocks of 6, 12, 36, 24.
+
+    28,681,000 parameters; options as for `densenet`.
+    """
     return densenet(48, (6, 12, 36, 24), 96, **options)
 
 
 def densenet169(**options: Any) -> Block:
-    """Return DenseNet-169: growth 32, blocks of 6, 12, 32, 32; 14,149,480 parameters; options as for `densenet`."""
+    """Return DenseNet-169: growth 32, blocks of 6, 12, 32, 32.
+
+    14,149,480 parameters; options as for `densenet`.
+    """
     return densenet(32, (6, 12, 32, 32), 64, **options)
 
 
 def densenet201(**options: Any) -> Block:
-    """Return DenseNet-201: growth 32, blocks of 6, 12, 48, 32; 20,013,928 parameters; options as for `densenet`."""
+    """Return DenseNet-201: growth 32, blocks of 6, 12, 48, 32.
+
+    20,013,928 parameters; options as for `densenet`.
+    """
     return densenet(32, (6, 12, 48, 32), 64, **options)
 
 
 def densenet40_12(**options: Any) -> Block:
-    """Return the paper's DenseNet (L=40, k=12) for CIFAR: 1,019,722 parameters; options as for `densenet_cifar`."""
+    """Return the paper's DenseNet (L=40, k=12) for CIFAR.
+
+    1,019,722 parameters; options as for `densenet_cifar`.
+    """
     return densenet_cifar(40, 12, **options)
 
 
 def densenet_bc100_12(**options: Any) -> Block:
-    """Return the paper's DenseNet-BC (L=100, k=12) for CIFAR: 769,162 parameters; options as for `densenet_cifar`."""
+    """Return the paper's DenseNet-BC (L=100, k=12) for CIFAR.
+
+    769,162 parameters; options as for `densenet_cifar`.
+    """
     return densenet_cifar(100, 12, bottleneck=4, compression=0.5, stem_channels=24, **options)

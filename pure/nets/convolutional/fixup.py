@@ -82,5 +82,8 @@ def fixup_resnet20(*, num_classes: int = 10, in_channels: int = 3) -> Block:
 
 
 def fixup_resnet110(*, num_classes: int = 10, in_channels: int = 3) -> Block:
-    """Return Fixup-ResNet-110, three stages of 18 blocks: 1,720,138 parameters; see `fixup_resnet`."""
+    """Return Fixup-ResNet-110, three stages of 18 blocks.
+
+    1,720,138 parameters; see `fixup_resnet`.
+    """
     return fixup_resnet((18, 18, 18), num_classes=num_classes, in_channels=in_channels)

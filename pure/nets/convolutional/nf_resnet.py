@@ -1,4 +1,4 @@
-"""ResNet without normalisation: weight-standardised convolutions and scaled branches, as timm's `nf_resnet`."""
+"""Normaliser-free ResNet, as timm's `nf_resnet`: standardised weights, scaled branches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ResNet, version 1: torchvision's and timm's, with ResNeXt, Wide ResNet-50-2, ResNet-D and SE-ResNet."""
+"""ResNet, version 1, as in torchvision and timm, with its ResNeXt, wide, -D and SE forms."""
 
 from __future__ import annotations
 
@@ -191,7 +191,10 @@ def wide_resnet101_2(**options: Any) -> Block:
 
 
 def resnet18d(**options: Any) -> Block:
-    """Return ResNet-18-D as timm has it (last γ initially zero): 11,708,744 parameters; options as for `resnet_v1`."""
+    """Return ResNet-18-D as timm has it (last γ initially zero).
+
+    11,708,744 parameters; options as for `resnet_v1`.
+    """
     return resnet18(**{"stem": "deep", "avg_down": True, "zero_gamma": True, **options})
 
 

@@ -42,7 +42,7 @@ def resnet_v2(
     dropout: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> Block:
-    """Return a pre-activation ResNet: stem without norm, stages, BN-relu, global average, linear head.
+    """Return a pre-activation ResNet: stem without norm, stages, BN-relu, average, linear head.
 
     (batch, in_channels, height, width) → (batch, num_classes).
     Leaves: `stem.conv`, `stages.0.0.norm1`, `stages.0.0.residual.branch.conv1`, …,

@@ -26,8 +26,9 @@ def unet(
     norm: bool = False,
     weight_init: Initializer = KaimingNormal(),
 ) -> Block:
-    """Return u₀ and a 1×1 head, with u_i(x) = D[e, up(u_{i+1}(maxpool₂ e))], e = E x, the last level E alone.
+    """Return a U-Net: a 1×1 convolution of u₀, the finest level.
 
+    u_i(x) = D[e, up(u_{i+1}(maxpool₂ e))] with e = E x; the last level is E alone.
     (batch, in_channels, …) → (batch, out_channels, …), with `dims` axes of space; 28,942,850 parameters for 3 and 2
     channels.
     E and D are two 3×3 convolutions with relu; up repeats each value twice along every axis and mixes the channels by a

@@ -1,1 +1,1 @@
-"""Small networks: those of the tutorials, and classifiers of one shape with four kinds of skip."""
+"""Small networks: the tutorials', and classifiers that differ in their kind of skip alone."""

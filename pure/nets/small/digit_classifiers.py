@@ -1,7 +1,8 @@
-"""Deep classifiers of one shape and four kinds of skip, for comparing how gradients flow: none, added, gated, dense.
+"""Deep classifiers that differ in their skips alone, to compare how gradients flow.
 
-All map (batch, in_features) to (batch, out_features): a linear stem with relu, `depth` layers, a linear head. Their
-leaves stand under `stem.linear`, `layers.0`, … and `head`. The counts are those of 784 → 50 → 10 with 50 layers.
+The skips are none, added, gated or dense. All map (batch, in_features) to (batch, out_features): a linear stem with
+relu, `depth` layers, a linear head. Their leaves stand under `stem.linear`, `layers.0`, … and `head`. The counts are
+those of 784 → 50 → 10 with 50 layers.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def _classifier(in_features: int, width: int, out_features: int, layers: list[Bl
 def plain_mlp(
     in_features: int, width: int, out_features: int, depth: int, weight_init: Initializer = KaimingNormal()
 ) -> Block:
-    """Return `depth` layers x ← relu(W x + b) between a stem and a linear head; 167,260 parameters.
+    """Return `depth` layers x ← relu(W x + b) between stem and head; 167,260 parameters.
 
     Args:
         in_features: size of the input.

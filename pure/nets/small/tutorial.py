@@ -1,4 +1,4 @@
-"""The small networks of the tutorials that this library grew out of, and a residual MLP of any depth."""
+"""Small networks of the tutorials this library grew out of, and a residual MLP."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ def residual_block(
     padding: int | Literal["same"] = 0,
     shortcut: ShortcutName | Block = "identity",
 ) -> Block:
-    """Return y = S(x) + conv2(relu(conv1(x))) with 3×3 convolutions, leaves `conv1`, `conv2` and `shortcut`.
+    """Return y = S(x) + conv2(relu(conv1(x))) with 3×3 convolutions.
+
+    Leaves: `conv1`, `conv2`, `shortcut`.
 
     As the tutorial writes it (no padding, other channels, identity) the sum is impossible, and the call says so. What
     works: "same" padding with equal channels; "project" (1×1 convolution) or "pad" (zero channels; "pad_centred")
@@ -170,8 +172,9 @@ def tutorial_resnet(
     padding: int | Literal["same"] = 1,
     shortcut: ShortcutName = "project",
 ) -> Block:
-    """Return the two-block ResNet, block1 (3 → 64), relu, block2 (64 → 128); leaves `block1.conv1.weight`, ….
+    """Return the two-block ResNet: block1 (3 → 64), relu, block2 (64 → 128).
 
+    Leaves: `block1.conv1.weight`, ….
     (batch, 3, height, width) → (batch, 128, height, width); 268,736 parameters by default.
 
     Args:
@@ -194,8 +197,9 @@ def tutorial_resnet(
 def residual_mlp(
     features: int, hidden_features: int, depth: int, scale: float = 1.0, activation: ActivationLike = "relu"
 ) -> Block:
-    """Return `depth` blocks x ← x + scale · W₂ activation(W₁ x), leaves `0.branch.fc1.weight`, ….
+    """Return `depth` blocks x ← x + scale · W₂ activation(W₁ x).
 
+    Leaves: `0.branch.fc1.weight`, ….
     `Repeat(residual_mlp_block(…), depth)` is the same network with its parameters stacked over the depth.
 
     Args:

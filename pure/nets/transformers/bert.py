@@ -30,9 +30,9 @@ def bert_layer(
     activation: ActivationLike = "gelu",
     eps: float = 1e-12,
 ) -> Block:
-    """Return x ← LN(x + attention(x)), x ← LN(x + W₂ gelu(W₁ x)), with attention in both directions.
+    """Return x ← LN(x + attention(x)), x ← LN(x + W₂ gelu(W₁ x)).
 
-    Weights start normal with deviation 0.02, biases at 0.
+    Attention is bidirectional.     Weights start normal with deviation 0.02, biases at 0.
 
     extras: `attention_mask` (batch, tokens), optional: above 0 where a token may be attended to.
 
@@ -76,7 +76,9 @@ def bert_base(
     eps: float = 1e-12,
     pooler: bool = False,
 ) -> Block:
-    """Return BERT's encoder: (batch, tokens) integers to (batch, tokens, features); by default the base model.
+    """Return BERT's encoder, by default that of the base model.
+
+    (batch, tokens) integers → (batch, tokens, features).
 
     extras, all optional: `attention_mask` (batch, tokens), above 0 where a token may be attended to;
     `token_type_ids` (batch, tokens), integers, 0 if not given.

@@ -79,8 +79,9 @@ def gpt2(
     eps: float = 1e-5,
     head: bool = True,
 ) -> Block:
-    """Return GPT-2: (batch, tokens) integers to logits (batch, tokens, vocab_size); by default the small one.
+    """Return GPT-2, by default the small one.
 
+    (batch, tokens) integers → logits (batch, tokens, vocab_size).
     The head is the transposed token embedding. Leaves: `body.embedding`, `body.positions`, `body.blocks.0.attention`,
     …, `body.norm`; without the head they lack `body`.
 
@@ -132,7 +133,9 @@ def gpt2(
 
 
 def gpt2_medium(**options: Any) -> Block:
-    """Return GPT-2 medium, 354,823,168 parameters: 24 blocks of 1024 features and 16 heads; options as for `gpt2`.
+    """Return GPT-2 medium: 24 blocks of 1024 features and 16 heads.
+
+    354,823,168 parameters; options as for `gpt2`.
 
     Example:
         >>> gpt2_medium(vocab_size=11, depth=1).out_shape((3, 5))

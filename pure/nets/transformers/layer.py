@@ -1,4 +1,4 @@
-"""One transformer layer from sizes and names, with norms anywhere, made of `pure.nets.transformers.parts`."""
+"""One transformer layer, from sizes and names, with its norms in any of the usual places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Llama: a causal language model with RMSNorm, rotary positions, shared keys and values, and SwiGLU."""
+"""Llama: a causal language model with RMSNorm, rotary positions, grouped queries, SwiGLU."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def llama_block(
     attention_dropout: float = 0.0,
     eps: float = 1e-6,
 ) -> Block:
-    """Return x ← x + attention(RMS x), x ← x + W_d (silu(W_g RMS x) ⊙ W_u RMS x), with causal rotary attention.
+    """Return x ← x + attention(RMS x), x ← x + W_d (silu(W_g RMS x) ⊙ W_u RMS x).
 
-    Weights start normal with deviation 0.02.
+    Attention is causal, with rotary positions.     Weights start normal with deviation 0.02.
 
     extras: `attention_mask` (batch, tokens), optional: above 0 where a token may be attended to.
 
@@ -89,8 +89,9 @@ def llama(
     tied: bool = False,
     head: bool = True,
 ) -> Block:
-    """Return a Llama of any size: (batch, tokens) integers to logits (batch, tokens, vocab_size); by default of 7B.
+    """Return a Llama of any size, by default that of 7B.
 
+    (batch, tokens) integers → logits (batch, tokens, vocab_size).
     Leaves: `body.embedding`, `body.blocks.0.attention`, …, `body.norm` and, unless it is tied, `head.weight`; without
     the head they lack `body`.
 

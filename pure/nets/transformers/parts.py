@@ -1,4 +1,4 @@
-"""Parts that GPT-2, BERT, Llama, ViT and `transformer_layer` share: the feed-forward branch and the block."""
+"""Parts that all transformers here share: the feed-forward branch and the block."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def feed_forward(
 
 
 def transformer_block(placed: Callable[[Block], Block], attention: Block, mlp: Block) -> Block:
-    """Return attention, then the feed-forward layer, each with the skip and the norm that `placed` puts around it.
+    """Return attention and feed-forward layer, each in the skip and norm that `placed` adds.
 
     Args:
         placed: makes the residual block of a branch, such as `lambda branch: pre_norm(branch, LayerNorm(8))`.

@@ -1,4 +1,4 @@
-"""Vision transformers, named as torchvision (`vit_b_16`) and timm (`vit_small_patch16_224`) name them."""
+"""Vision transformers under the names of torchvision (`vit_b_16`) and timm (`vit_tiny_…`)."""
 
 from __future__ import annotations
 
@@ -185,7 +185,9 @@ def _torchvision(patch_size: int, features: int, depth: int, heads: int, options
 
 
 def vit_b_16(**options: Any) -> Block:
-    """Return torchvision's ViT-B/16, 86,567,656 parameters; options as for `vision_transformer`.
+    """Return torchvision's ViT-B/16.
+
+    86,567,656 parameters; options as for `vision_transformer`.
 
     Example:
         >>> from pure.block import specification
@@ -197,22 +199,34 @@ def vit_b_16(**options: Any) -> Block:
 
 
 def vit_b_32(**options: Any) -> Block:
-    """Return torchvision's ViT-B/32, 88,224,232 parameters; options as for `vision_transformer`."""
+    """Return torchvision's ViT-B/32.
+
+    88,224,232 parameters; options as for `vision_transformer`.
+    """
     return _torchvision(32, 768, 12, 12, options)
 
 
 def vit_l_16(**options: Any) -> Block:
-    """Return torchvision's ViT-L/16, 304,326,632 parameters; options as for `vision_transformer`."""
+    """Return torchvision's ViT-L/16.
+
+    304,326,632 parameters; options as for `vision_transformer`.
+    """
     return _torchvision(16, 1024, 24, 16, options)
 
 
 def vit_l_32(**options: Any) -> Block:
-    """Return torchvision's ViT-L/32, 306,535,400 parameters; options as for `vision_transformer`."""
+    """Return torchvision's ViT-L/32.
+
+    306,535,400 parameters; options as for `vision_transformer`.
+    """
     return _torchvision(32, 1024, 24, 16, options)
 
 
 def vit_h_14(**options: Any) -> Block:
-    """Return torchvision's ViT-H/14, 632,045,800 parameters; options as for `vision_transformer`."""
+    """Return torchvision's ViT-H/14.
+
+    632,045,800 parameters; options as for `vision_transformer`.
+    """
     return _torchvision(14, 1280, 32, 16, options)
 
 
