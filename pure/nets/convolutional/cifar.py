@@ -114,7 +114,7 @@ def cifar_preresnet(
 ) -> Block:
     """Return the pre-activation ResNet of 6n + 2 layers, or 9n + 2 with bottlenecks.
 
-    Bottlenecks are four times as wide.     (batch, in_channels, height, width) → (batch, num_classes).
+    Bottlenecks are four times as wide. (batch, in_channels, height, width) → (batch, num_classes).
     Leaves: `conv1`, `stage1.0.branch.norm1`, …, `norm`, `fc`; see `preact_basic` for blocks that change the shape.
 
     Args:

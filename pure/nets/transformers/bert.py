@@ -32,7 +32,7 @@ def bert_layer(
 ) -> Block:
     """Return x ← LN(x + attention(x)), x ← LN(x + W₂ gelu(W₁ x)).
 
-    Attention is bidirectional.     Weights start normal with deviation 0.02, biases at 0.
+    Attention is bidirectional. Weights start normal with deviation 0.02, biases at 0.
 
     extras: `attention_mask` (batch, tokens), optional: above 0 where a token may be attended to.
 

@@ -35,7 +35,7 @@ def llama_block(
 ) -> Block:
     """Return x ← x + attention(RMS x), x ← x + W_d (silu(W_g RMS x) ⊙ W_u RMS x).
 
-    Attention is causal, with rotary positions.     Weights start normal with deviation 0.02.
+    Attention is causal, with rotary positions. Weights start normal with deviation 0.02.
 
     extras: `attention_mask` (batch, tokens), optional: above 0 where a token may be attended to.
 
