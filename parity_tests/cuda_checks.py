@@ -103,7 +103,7 @@ def judged(case: Case, device: str, **options: Any) -> Facts:
     verdict = export.verify(*case, device=device, **options)
     verdict.raise_if_failed()
     assert verdict.device == device
-    return {"worst_ratio": verdict.worst, "comparisons": len(verdict.rows), "kinks": len(verdict.kinks)}
+    return {"worst_ratio": verdict.worst, "comparisons": len(verdict.rows), "open_decisions": len(verdict.decisions)}
 
 
 def outside(f: export.Loaded, device: str) -> list[str]:

@@ -99,9 +99,9 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_pruning.py::test_a_part_can_be_asked_of_some_groups",
         "test_published_inits_placement.py::test_an_update_stays_small_with_deep_norm_and_grows_with_post_norm",
         "test_reference.py::test_the_kept_page_is_what_the_command_makes_now",
-        "test_verify_kinks.py::test_a_pool_picks_either_of_two_values_that_tie_within_rounding",
-        "test_verify_kinks.py::test_a_relu_whose_result_is_rearranged_before_it_is_compared_is_followed",
-        "test_verify_kinks.py::test_the_backward_pass_of_a_highway_stack_is_right",
+        "test_verify_decisions.py::test_a_pool_picks_either_of_two_values_that_tie_within_rounding",
+        "test_verify_decisions.py::test_a_relu_whose_result_is_rearranged_before_it_is_compared_may_take_either_side",
+        "test_verify_decisions.py::test_the_backward_pass_of_a_highway_stack_is_right",
         "test_verify_verdict.py::test_a_weight_off_by_a_thousandth_fails_and_its_node_is_named",
         "test_verify_verdict.py::test_nan_and_infinity_fail",
     ),
@@ -162,7 +162,7 @@ COSTLY = {
     "test_transform_matrix.py::test_a_cell_is_right",
     "test_tutorial_verdicts.py::test_a_module_with_other_weights_does_not_pass",
     "test_tutorial_verdicts.py::test_the_verdict_passes_at_every_batch_size_and_against_the_module",
-    "test_verify_kinks.py::test_a_mask_that_is_wrong_at_a_clear_margin_fails",
+    "test_verify_decisions.py::test_a_mask_that_is_wrong_at_a_clear_margin_fails",
     "test_verify_verdict.py::test_damage_fails_on_the_leaf_it_touches",
 }
 """Tests of which one row is fast, as each takes long."""

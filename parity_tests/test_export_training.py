@@ -246,10 +246,9 @@ def test_five_steps_of_a_smooth_resnet_track_eager_within_its_rounding(
 
 @pytest.mark.slow
 def test_the_fifth_step_of_a_resnet_is_right_from_where_eager_stands() -> None:
-    """With relu, each step is judged from eager's own state: flips within rounding are followed there."""
+    """With relu, each step is judged from eager's own state: either side of a flip within rounding is right there."""
     step, trees, (images, labels) = resnet(nets.resnet18(num_classes=5))
     fourth = five(step, trees, images, labels)[3]
     trees = fourth["params"], fourth["state"], fourth["opt_state"]
     verdict = export.verify(step, (*trees, images[4:], labels[4:]))
     assert verdict.passed, verdict.table()
-    assert all(kink.clear == 0 for kink in verdict.kinks), verdict.kinks

@@ -1,9 +1,9 @@
-"""Verdicts: does a file compute what the eager function computes?
+"""Verdicts: does a file compute what the function computes?
 
-- Which inputs, sizes and branches is a file judged on: `verification`, `judge`, `branch_forcing`.
-- What do eager, float64 and the file give on the same inputs: `paired_runs`, `reference_runs`.
-- How large is an error in units of rounding: `error_ratio`, `pooled_errors`, `elementary_errors`.
-- Which side of a decision within rounding did the file take: `kinks`, `followed_run`, `deciding_operators`.
-- Where does it first differ: `localisation`.
+- Which inputs, sizes and branches is a file judged on: `verification`, `judge`, `judged_file`, `branch_forcing`.
+- How large may an element's error be: `monte_carlo` (its rounding scale), `noise_model` (how much an operator rounds),
+  `decisions` (what rounding leaves open), `comparison` (elements, slices and leaves held against it).
+- What does the function itself give: `reference_runs`.
+- Where does a file first differ: `localisation`, `reproduction`.
 - What is reported: `verdict_result`.
 """

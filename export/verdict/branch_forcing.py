@@ -1,56 +1,70 @@
-"""Variants of a model for a verdict on graphs with `If`: each branch forced, inner values visible."""
+"""Variants of a model for a verdict on graphs with `If`: each branch forced by itself, inner values as outputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["combinations", "depth_of", "forced", "predicates", "with_outputs"]
+from export.graph.node_notes import read_notes
 
-MAX_FORCED_DEPTH = 4
-"""Nesting depth of `If` down to which every combination of branches is forced; deeper ones follow the last."""
-
-
-def depth_of(graph: onnx.GraphProto) -> int:
-    """Return how deeply `If` nodes are nested, those inside loops counted too; 0 without any."""
-    inside = ((node.op_type == "If") + max(map(depth_of, _branches(node))) for node in graph.node if _branches(node))
-    return max(inside, default=0)
+__all__ = ["Condition", "conditions", "forced", "with_outputs"]
 
 
-def _branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """An `If` of a model.
+
+    Attributes:
+        key: the recorded operation that it came from, as its metadata names it; its own name without.
+        predicate: the value that decides.
+        within: the sides of other conditions that lead to it, {key: side}.
+    """
+
+    key: str
+    predicate: str
+    within: Mapping[str, bool]
+
+    def choices(self) -> Iterator[dict[str, bool]]:
+        """Yield the ways to force it, one a side, with the sides that lead to it."""
+        for side in (True, False):
+            yield {**self.within, self.key: side}
 
 
-def combinations(depth: int) -> Iterator[tuple[bool, ...]]:
-    """Yield the ways to force the branches, one choice a nesting depth; every branch is taken in one of them."""
-    for number in range(2 ** (levels := min(depth, MAX_FORCED_DEPTH))):
-        yield tuple(not number >> i & 1 for i in range(levels))
+def conditions(graph: onnx.GraphProto, within: Mapping[str, bool] | None = None) -> list[Condition]:
+    """Return every `If` of a graph, those in branches and loops too, outermost first."""
+    found = []
+    for node in graph.node:
+        if node.op_type == "If":
+            found.append(Condition(_key(node), node.input[0], within or {}))
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                side = {"then_branch": True, "else_branch": False}.get(attribute.name)
+                inner = dict(within or {}) if side is None else {**(within or {}), _key(node): side}
+                found += conditions(attribute.g, inner)
+    return found
 
 
-def forced(model: onnx.ModelProto, choices: Sequence[bool]) -> onnx.ModelProto:
-    """Return a copy whose `If` nodes at nesting depth d have the constant predicate `choices[d]`."""
+def forced(model: onnx.ModelProto, choices: Mapping[str, bool]) -> onnx.ModelProto:
+    """Return a copy in which the conditions with these keys take these sides."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for value in (True, False):
         copy.graph.initializer.append(numpy_helper.from_array(np.array(value), f"forced.{value}"))
-    _force(copy.graph, choices, 0)
+    _force(copy.graph, choices)
     return copy
 
 
-def _force(graph: onnx.GraphProto, choices: Sequence[bool], depth: int) -> None:
+def _force(graph: onnx.GraphProto, choices: Mapping[str, bool]) -> None:
     for node in graph.node:
-        if node.op_type == "If":
-            node.input[0] = f"forced.{choices[min(depth, len(choices) - 1)]}"
-        for branch in _branches(node):
-            _force(branch, choices, depth + (node.op_type == "If"))
-
-
-def predicates(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the outermost predicates, in the order of the graph."""
-    return [node.input[0] for node in graph.node if node.op_type == "If"]
+        if node.op_type == "If" and _key(node) in choices:
+            node.input[0] = f"forced.{choices[_key(node)]}"
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _force(attribute.g, choices)
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
@@ -58,8 +72,13 @@ def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProt
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
+    there = {value.name for value in copy.graph.output}
     for name in dict.fromkeys(names):
-        if name not in {value.name for value in copy.graph.output}:
+        if name not in there:
             kind = types.get(name, onnx.TensorProto.BOOL)
             copy.graph.output.append(helper.make_tensor_value_info(name, kind, None))
     return copy
+
+
+def _key(node: onnx.NodeProto) -> str:
+    return read_notes(node).get("fx") or node.name

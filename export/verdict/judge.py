@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,82 +11,81 @@ from export.errors import ExportError
 from export.files.pytree_structure import describe
 from export.graph.onnx_types import dtype_name
 from export.runtime.loaded_file import Loaded
+from export.trace import isolation
 from export.trace.arguments import is_tensor, resized
 from export.trace.symbolic_sizes import sizes_of
 from export.verdict import branch_forcing
-from export.verdict.error_ratio import Errors, finite, largest_ratio, misfit, numeric_row
-from export.verdict.paired_runs import REFUSALS, PairedRuns
-from export.verdict.pooled_errors import Pool, fails, fails_narrowly
-from export.verdict.reference_runs import Outcome, Results
-from export.verdict.verdict_result import Predicate, Row, Status
+from export.verdict.comparison import LIMIT, Comparison, compare
+from export.verdict.decisions import REACH, Decision
+from export.verdict.judged_file import JudgedFile
+from export.verdict.monte_carlo import FEW_RUNS, RUNS, Scales, measure
+from export.verdict.reference_runs import Outcome, replayed, run
+from export.verdict.verdict_result import OpenDecision, Predicate, Row, Status
 
 __all__ = ["Judge"]
-
-MIN_POOLED_VALUES = 64
-"""A leaf of fewer elements is pooled over more varied inputs, until this many numbers are compared."""
-
-MIN_SAMPLES, MAX_SAMPLES = 4, 32
-"""On how many varied inputs each case is run, at least and at most."""
-
-MAX_SAMPLING_SECONDS = 10.0
-"""Seconds after which a slow function gets no more than the least number of inputs, unless it would fail on those."""
-
-SAMPLES_ON_NARROW_FAILURE = 64
-"""On how many inputs a narrow failure is looked at.
-
-What rounding does to one run it does to all elements of a leaf together (a mean's error is one number), so that it is
-the number of runs that says how well a ratio is known: from 13 runs to a factor of 1.75, from 64 to 1.3 (95 %).
-"""
-
-MAX_AMBIGUOUS_MARGIN_ROUNDINGS = 8.0
-"""Margin of a predicate, in units of its rounding, up to which either branch may be right."""
 
 DYNAMIC_SIZES = (1, 2, 3, 7)
 """Dynamic sizes that are always tried, beside the example's and a larger one."""
 
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
+"""What a function raises for inputs that it does not take."""
+
+EAGER_LIMIT = 4.0
+"""Ratio of eager to its own recorded graph, in units of the limit, that says that the two are different functions."""
+
 
 class Judge:
-    """Compares a file with the eager function, case by case.
+    """Compares a file with the function, case by case.
 
     Args:
-        runs: the file and the function.
-        limit: the largest ratio that passes, None for the usual.
+        file: the file and the function.
+        limit: the largest ratio that passes.
 
     Attributes:
-        samples: the most inputs that a case was run on.
-        lifted: source lines of casts that were lifted to float64 for the reference.
         predicates: what was found of each outermost `If`.
-        failed_leaves: inputs of the first case that failed, None if none did.
+        decisions: the decisions that rounding leaves open on the example.
+        lifted: source lines of casts that the reference does not make.
+        failed: inputs and forced branches of the first case that failed, None if none did.
     """
 
-    def __init__(self, runs: PairedRuns, limit: float | None) -> None:
-        self.runs, self.limit = runs, limit
-        self.example = sizes_of(runs.arguments.axes, runs.arguments.leaves)
-        self.samples = MIN_SAMPLES
-        self.lifted: dict[str, None] = {}
+    def __init__(self, file: JudgedFile, limit: float | None) -> None:
+        self.file, self.limit = file, LIMIT if limit is None else limit
+        self.example = sizes_of(file.arguments.axes, file.arguments.leaves)
+        self.conditions = branch_forcing.conditions(file.model.graph)
         self.predicates: list[Predicate] = []
-        self.failed_leaves: list[torch.Tensor] | None = None
+        self.decisions: list[OpenDecision] = []
+        self.lifted: dict[str, None] = {}
+        self.failed: tuple[list[torch.Tensor], dict[str, bool]] | None = None
 
     def rows(self) -> list[Row]:
-        """Judge the example, every other size and every branch."""
-        runs = self.runs
-        label = _sizes_text(self.example) or "example"
-        rows = self.case(label, list(runs.arguments.leaves), runs.loaded, first=True)
+        """Judge the interface, the example, every other size, and every branch."""
+        file = self.file
+        rows = [self.row(name, "interface", "fail", problem) for name, problem in file.interface_problems()]
+        if any(row.leaf == "(all)" for row in rows):  # it cannot be called as the function is
+            return rows
+        rows += [self.row(name, "stored", "fail", problem) for name, problem in file.weight_problems()]
+        leaves = list(file.arguments.leaves)
+        rows += self.case(_sizes_text(self.example) or "example", leaves, file.loaded, first=True)
         for sizes in self.other_sizes():
-            rows += self.case(_sizes_text(sizes), resized(runs.arguments, sizes), runs.loaded)
-        depth = branch_forcing.depth_of(runs.model.graph)
-        for choices in branch_forcing.combinations(depth) if depth else ():
-            loaded = runs.variant(branch_forcing.forced(runs.model, choices))
-            label = "forced " + ", ".join(str(choice).lower() for choice in choices)
-            rows += self.case(label, list(runs.arguments.leaves), loaded, forced=choices)
+            rows += self.case(_sizes_text(sizes), resized(file.arguments, sizes), file.loaded)
+        for condition in self.conditions:
+            name = f"{condition.key} " if len(self.conditions) > 1 else ""
+            for choices in condition.choices():
+                loaded = file.variant(branch_forcing.forced(file.model, choices))
+                label = f"forced {name}{str(choices[condition.key]).lower()}"
+                rows += self.case(label, leaves, loaded, forced=choices)
         return rows
 
     def other_sizes(self) -> Iterator[dict[str, int]]:
-        """Yield sizes to try: each dynamic size on its own."""
+        """Yield sizes to try: each dynamic size by itself, then all of them at once."""
         for name, size in self.example.items():
             for other in (*DYNAMIC_SIZES, 2 * size + 1):
                 if other != size:
                     yield {**self.example, name: other}
+        if len(self.example) > 1:
+            together = {name: DYNAMIC_SIZES[i % len(DYNAMIC_SIZES)] + 1 for i, name in enumerate(self.example)}
+            if together != self.example:
+                yield together
 
     def case(
         self,
@@ -96,137 +93,147 @@ class Judge:
         leaves: list[torch.Tensor],
         loaded: Loaded,
         *,
-        forced: Sequence[bool] = (),
+        forced: Mapping[str, bool] | None = None,
         first: bool = False,
     ) -> list[Row]:
         """Judge every leaf at one set of sizes; the first case, the example itself, must run eagerly."""
         try:
-            started = time.perf_counter()
-            eager, reference = self.runs.outcomes(leaves, forced)
-            seconds = time.perf_counter() - started
+            eager = run(self.file.fn, self.file.arguments, leaves)
         except REFUSALS as error:
             if first:
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             return [self.row("(all)", label, "skipped", f"eager itself refuses: {reason}")]
-        self.lifted.update(dict.fromkeys(reference.lifted))
         try:
-            structure, found, names = self.runs.file_result(loaded, leaves)
+            structure, found, names = self.file.results(loaded, leaves)
         except ExportError as error:
             return [self.row("(all)", label, "fail", f"the file refuses: {error}")]
         if structure != eager.structure:
             return [self.row("(all)", label, "fail", f"structure {names}, eager's is {list(eager.names)}")]
-        if first and eager.decisions:
-            self.judge_predicates(eager, reference, leaves)
-            found_statuses = {predicate.status for predicate in self.predicates}
-            if found_statuses != {"pass"}:
-                status: Status = "fail" if "fail" in found_statuses else "ambiguous"
-                return [self.row("(all)", label, status, "a predicate flips; the branches are judged by themselves")]
-        rows = self.leaves(label, leaves, loaded, forced, Results(eager, reference, found), seconds)
-        if self.failed_leaves is None and not forced and any(row.status == "fail" for row in rows):
-            self.failed_leaves = leaves
+        scales = self.scales(leaves, forced, runs=FEW_RUNS)
+        self.lifted.update(dict.fromkeys(scales.lifted))
+        if first:
+            self.decisions = [_open(decision) for decision in scales.decisions.values() if decision.open]
+            flipped = self.judge_predicates(scales, leaves)
+            if flipped is not None:
+                return [self.row("(all)", label, flipped, "a predicate flips; the branches are judged by themselves")]
+        own = replayed(self.file.traced.graph, leaves, forced) if forced else list(eager.leaves)
+        rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced)
+        if any(row.status == "fail" for row in rows):  # few runs may be too few, and none took an open decision
+            scales = self.scales(leaves, forced)
+            rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced)
+        if self.failed is None and any(row.status == "fail" for row in rows):
+            self.failed = leaves, dict(forced or {})
         return rows
+
+    def scales(
+        self,
+        leaves: Sequence[torch.Tensor],
+        forced: Mapping[str, bool] | None,
+        *,
+        runs: int = RUNS,
+        values: bool = False,
+    ) -> Scales:
+        """Measure the reference and its rounding scales on these inputs."""
+        choose = None if forced is None else lambda key, number: forced.get(key)
+        with isolation.restored():
+            return measure(
+                self.file.traced.graph, leaves, runs=runs, open_decisions=runs == RUNS, forced=choose, values=values
+            )
 
     def leaves(
         self,
         label: str,
-        leaves: list[torch.Tensor],
-        loaded: Loaded,
-        forced: Sequence[bool],
-        base: Results,
-        seconds: float,
+        found: Sequence[torch.Tensor],
+        own: Sequence[torch.Tensor],
+        eager: Outcome,
+        scales: Scales,
+        *,
+        compares_eager: bool,
     ) -> list[Row]:
-        """Compare the results on the inputs themselves, then on varied ones."""
-        names = base.eager.names
-        rows: dict[int, Row] = {}
-        leaf_triples = zip(base.file, base.eager.leaves, base.reference.leaves, strict=True)
-        for i, (own, eager, exact) in enumerate(leaf_triples):
-            problem = misfit(own, eager)
-            if problem and not own.is_floating_point() and own.shape == eager.shape and not forced:
-                settled = self.runs.settled(leaves, base.reference)
-                problem = misfit(own, settled.reference[i]) if settled is not None else problem
-            if not problem and own.is_floating_point() and not finite(exact):
-                problem = "eager in float64 gives NaN or inf here"
-            if problem or not own.is_floating_point():
-                status: Status = "fail" if problem else "pass"
-                rows[i] = self.row(names[i], label, status, problem, eager.dtype)
-        numeric = [i for i in range(len(base.file)) if i not in rows]
-        rows.update(self.numbers(label, numeric, leaves, loaded, forced, base, seconds))
-        return [rows[i] for i in sorted(rows)] or [self.row("(no tensors)", label, "pass")]
-
-    def numbers(
-        self,
-        label: str,
-        numeric: list[int],
-        leaves: list[torch.Tensor],
-        loaded: Loaded,
-        forced: Sequence[bool],
-        base: Results,
-        seconds: float,
-    ) -> dict[int, Row]:
-        """Compare the float leaves by ratio, pooled over as many varied inputs as it takes."""
-        wanted = max((math.ceil(MIN_POOLED_VALUES / max(base.file[i].numel(), 1)) for i in numeric), default=1)
-        full = max(MIN_SAMPLES, min(wanted, MAX_SAMPLES)) if numeric else 1
-        count = max(MIN_SAMPLES, min(full, int(MAX_SAMPLING_SECONDS / max(seconds, 1e-3)))) if numeric else 1
-        pool = Pool(self.runs, self.limit, label, numeric, leaves, loaded, forced, base)
-        rows = pool.judged(count)
-        if fails(rows) and count < full:  # a small leaf of a slow function: few numbers say little
-            rows = pool.judged(full)
-        if fails_narrowly(rows):
-            rows = pool.judged(SAMPLES_ON_NARROW_FAILURE)
-        self.samples = max(self.samples, len(pool.measured))
-        return rows
-
-    def judge_predicates(self, eager: Outcome, reference: Outcome, leaves: Sequence[torch.Tensor]) -> None:
-        """Compare which branches eager, the reference and the file take."""
-        names = branch_forcing.predicates(self.runs.model.graph)
-        pairs = zip(eager.decisions, reference.decisions, strict=False)
-        outer = [(own, exact) for own, exact in pairs if own.depth == 0]
-        seen: list[bool] | None = None
-        if len(names) == len(outer):
-            seen = [bool(value.reshape(-1)[0]) for value in self.runs.inner_values(names, leaves)]
-        for i, (own, exact) in enumerate(outer):
-            file = seen[i] if seen is not None else own.taken
-            rounding = None
-            if exact.margin is not None and own.margin is not None:
-                rounding = max(abs(own.margin - exact.margin), torch.finfo(torch.float32).eps * exact.scale)
-            status: Status = "pass"
-            if not own.taken == exact.taken == file:
-                inside = (
-                    exact.margin is not None
-                    and rounding is not None
-                    and abs(exact.margin) <= MAX_AMBIGUOUS_MARGIN_ROUNDINGS * rounding
+        """Compare every leaf of a case; eager itself must agree with its recorded graph as well."""
+        rows = []
+        for name, value, plain, sampled in zip(eager.names, found, own, scales.outputs, strict=True):
+            result = compare(value, plain, sampled, self.limit)
+            beside = compare(plain, plain, sampled, EAGER_LIMIT * self.limit) if compares_eager else Comparison()
+            problem = result.problem
+            if not problem and beside.problem:
+                problem = f"eager differs from its own recorded graph: {beside.problem}"
+            status: Status = "fail" if problem else "pass"
+            rows.append(
+                Row(
+                    name,
+                    label,
+                    dtype_name(plain.dtype),
+                    result.ratio,
+                    result.error,
+                    result.scale,
+                    beside.ratio,
+                    self.limit,
+                    status,
+                    problem,
                 )
+            )
+        return rows or [self.row("(no tensors)", label, "pass")]
+
+    def judge_predicates(self, scales: Scales, leaves: Sequence[torch.Tensor]) -> Status | None:
+        """Compare which branches the reference and the file take; return the worst status, None if all agree."""
+        outer = [condition for condition in self.conditions if not condition.within]
+        outer = [condition for condition in outer if len(scales.branches.get(condition.key, ())) == 1]
+        if not outer:
+            return None
+        seen = self.file.inner_values([condition.predicate for condition in outer], leaves)
+        graph = {node.name: node for node in self.file.traced.graph.graph.nodes}
+        for condition, value in zip(outer, seen, strict=True):
+            taken = scales.branches[condition.key][0]
+            node = graph.get(condition.key)
+            decision = _deciding(node, scales.decisions) if node is not None else None
+            margin = decision.margin if decision is not None else None
+            rounding = decision.scale if decision is not None else None
+            status: Status = "pass"
+            if bool(value.reshape(-1)[0]) != taken:
+                inside = margin is not None and rounding is not None and margin <= REACH * rounding
                 status = "ambiguous" if inside else "fail"
-            self.predicates.append(Predicate(own.taken, exact.margin, rounding, own.source, status))
+            source = node.meta.get("source", "") if node is not None else ""
+            self.predicates.append(Predicate(taken, margin, rounding, source, status))
+        found = {predicate.status for predicate in self.predicates} - {"pass"}
+        return None if not found else "fail" if "fail" in found else "ambiguous"
 
     def against(self, other: Callable[..., Any], args: Sequence[Any]) -> list[Row]:
-        """Judge another eager version by the same ratio."""
+        """Judge another eager version by the same scales."""
         given = list(args)
         if isinstance(other, torch.nn.Module):
             given = [arg for arg in args[1:] if not _empty(arg)]
-        eager, reference = self.runs.outcomes(self.runs.arguments.leaves, ())
+        leaves = self.file.arguments.leaves
+        eager, scales = run(self.file.fn, self.file.arguments, leaves), self.scales(leaves, None)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             _, found, _ = describe(other(*given), is_tensor, "out")
         if len(found) != len(eager.leaves):
             reason = f"gives {len(found)} tensors, the function {len(eager.leaves)}"
             return [self.row("(all)", "against", "fail", reason)]
-        rows = []
-        for own, plain, exact, name in zip(found, eager.leaves, reference.leaves, eager.names, strict=True):
-            own = own.detach()
-            problem = misfit(own, plain)
-            if problem or not plain.is_floating_point():
-                rows.append(self.row(name, "against", "fail" if problem else "pass", problem, plain.dtype))
-                continue
-            errors = Errors()
-            errors.add(own, exact, plain.double() - exact.double())
-            rows.append(numeric_row(name, "against", plain.dtype, errors, self.limit))
-        return rows
+        found = [value.detach() for value in found]
+        return self.leaves("against", found, eager.leaves, eager, scales, compares_eager=False)
 
-    def row(self, leaf: str, case: str, status: Status, reason: str = "", dtype: torch.dtype | None = None) -> Row:
+    def row(self, leaf: str, case: str, status: Status, reason: str = "") -> Row:
         """Return a row without numbers."""
-        most = largest_ratio(dtype or torch.float32, self.limit)
-        return Row(leaf, case, dtype_name(dtype) if dtype else "", None, None, None, most, status, reason)
+        return Row(leaf, case, "", None, None, None, None, self.limit, status, reason)
+
+
+def _deciding(node: torch.fx.Node, decisions: Mapping[str, Decision]) -> Decision | None:
+    """Return the comparison that a condition's predicate comes from, None if it is none."""
+    at = node.args[0]
+    while isinstance(at, torch.fx.Node):
+        if at.name in decisions:
+            return decisions[at.name]
+        inputs = [arg for arg in at.args if isinstance(arg, torch.fx.Node)]
+        at = inputs[0] if len(inputs) == 1 else None
+    return None
+
+
+def _open(decision: Decision) -> OpenDecision:
+    return OpenDecision(
+        decision.op, decision.path, decision.source, decision.compared, decision.open, decision.margin, decision.scale
+    )
 
 
 def _empty(arg: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from export.errors import VerificationError
 from pure_export_shared import json_ready
 
-__all__ = ["Divergence", "Judgement", "Kink", "Predicate", "Row", "Status", "Verdict", "columns"]
+__all__ = ["Divergence", "Judgement", "OpenDecision", "Predicate", "Row", "Status", "Verdict", "columns"]
 
 Status = Literal["pass", "fail", "skipped", "ambiguous"]
 
@@ -23,20 +23,23 @@ class Row:
         leaf: its dotted name.
         case: the sizes, the forced branches, or "against".
         dtype: its dtype.
-        ratio: RMSE to the float64 reference divided by the rounding scale; None where numbers are compared exactly.
-        rmse: root mean square of the file's difference from the reference, in the leaf's own unit.
-        rounding_scale: the same of eager, never below the floor.
+        ratio: the largest distance of an element from its float64 reference, in units of that element's own rounding
+            scale; None where values are compared exactly.
+        error: that element's distance, in the leaf's own unit.
+        rounding_scale: that element's rounding scale: the spread of its value under random roundings.
+        eager: the largest ratio of eager itself; None where it was not compared.
         limit: the largest ratio that passes.
         status: "pass", "fail", "skipped" or "ambiguous".
-        reason: why it did not pass; or that it did by a rounding scale with ONNX Runtime's own elementary functions.
+        reason: why it did not pass.
     """
 
     leaf: str
     case: str
     dtype: str
     ratio: float | None
-    rmse: float | None
+    error: float | None
     rounding_scale: float | None
+    eager: float | None
     limit: float
     status: Status
     reason: str = ""
@@ -47,11 +50,11 @@ class Predicate:
     """An `If` on the example inputs.
 
     Attributes:
-        taken: the branch that eager takes.
+        taken: the branch that the reference takes.
         margin: the distance from the threshold, None if the predicate is no plain comparison.
-        rounding: how far the margin moves between float64 and the function's own precision.
+        rounding: the rounding scale of that distance.
         source: the line of the function's source.
-        status: "pass", or "ambiguous" or "fail" if the file, eager and the reference do not take the same branch.
+        status: "pass"; if the file takes the other branch, "ambiguous" within rounding and "fail" beyond.
     """
 
     taken: bool
@@ -62,36 +65,31 @@ class Predicate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kink:
-    """An operation that decides by value (relu's derivative, max pooling), where file and float64 took other sides.
-
-    It is looked at only on inputs where a leaf would fail otherwise, or where eager itself left the float64 side.
+class OpenDecision:
+    """An operation that decides by value (relu's derivative, max pooling), where rounding leaves either side right.
 
     Attributes:
         op: the recorded operator.
         path: the dotted path of the block it belongs to.
         source: the line of the function's source.
-        compared: how many decisions were looked at.
-        followed: how many lie within rounding of the jump; there the reference was computed on the file's side.
-        clear: how many lie clear of it; there the reference kept its side.
-        margin: the largest distance from the jump that was followed, in units of the operand's rounding.
-        status: "fail" if the file decides otherwise at a clear margin, else "ambiguous".
+        compared: how many decisions it makes on the example.
+        open: how many of them lie within rounding of the jump: either side is right there.
+        margin: the smallest distance from the jump.
+        rounding: the rounding scale of that distance.
     """
 
     op: str
     path: str
     source: str
     compared: int
-    followed: int
-    clear: int
+    open: int
     margin: float
-    status: Status
+    rounding: float
 
     def __str__(self) -> str:
         return (
-            f"{self.op} ({_where(self.path, self.source)}): of {self.compared} decisions {self.followed} differ within "
-            f"rounding and were followed (margin at most {self.margin:.2g} roundings), {self.clear} differ at a clear "
-            f"margin: {self.status}"
+            f"{self.op} ({_where(self.path, self.source)}): rounding leaves {self.open} of {self.compared} decisions "
+            f"open, the closest {self.margin:.2g} from the jump with a rounding scale of {self.rounding:.2g}"
         )
 
 
@@ -187,11 +185,10 @@ class Verdict(Judgement):
         predicates: one entry for each outermost `If`.
         device: where the file ran.
         lifted: source lines of casts that were lifted to float64 for the reference.
-        samples: how many slightly varied inputs each case was run on.
-        floor_ulp: the floor of the rounding scale, in ULP of the leaf's root mean square.
+        runs: how many noisy runs each rounding scale is taken from.
         divergence: the first node that differs, if something failed.
         seconds: how long the verdict took.
-        kinks: operations whose derivative jumps, where the file was judged on the side that it took; see `Kink`.
+        decisions: operations that decide by value and that rounding leaves open; see `OpenDecision`.
     """
 
     path: str
@@ -199,11 +196,10 @@ class Verdict(Judgement):
     predicates: tuple[Predicate, ...]
     device: str
     lifted: tuple[str, ...]
-    samples: int
-    floor_ulp: float
+    runs: int
     divergence: Divergence | None
     seconds: float
-    kinks: tuple[Kink, ...] = ()
+    decisions: tuple[OpenDecision, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -225,11 +221,11 @@ class Verdict(Judgement):
         What did not pass stands first.
         """
         rows = sorted(self.rows if full else _worst_rows(self.rows), key=lambda row: _ORDER[row.status])
-        cells = [("leaf", "case", "dtype", "rmse", "rounding scale", "ratio", "limit", "status")]
+        cells = [("leaf", "case", "dtype", "error", "rounding scale", "ratio", "eager", "limit", "status")]
         for row in rows:
-            rmse, scale, ratio = map(_short, (row.rmse, row.rounding_scale, row.ratio))
+            error, scale, ratio, eager = map(_short, (row.error, row.rounding_scale, row.ratio, row.eager))
             status = row.status + (f": {row.reason}" if row.reason else "")
-            cells.append((row.leaf, row.case, row.dtype, rmse, scale, ratio, f"{row.limit:g}", status))
+            cells.append((row.leaf, row.case, row.dtype, error, scale, ratio, eager, f"{row.limit:g}", status))
         lines = [
             f"{self.status.upper()}  {self.path} on {self.device}: {len(self.rows)} comparisons, "
             f"worst ratio {_short(self.worst)}",
@@ -240,7 +236,7 @@ class Verdict(Judgement):
                 f"  If at {predicate.source or '?'}: takes {predicate.taken}, margin {_short(predicate.margin)}, "
                 f"rounding {_short(predicate.rounding)}: {predicate.status}"
             )
-        lines += [f"  kink: {kink}" for kink in self.kinks]
+        lines += [f"  open: {decision}" for decision in self.decisions]
         lines += [f"  lifted to float64 for the reference: {line}" for line in self.lifted]
         if self.divergence is not None:
             lines.append(f"  {self.divergence}")

@@ -1,21 +1,19 @@
-"""`verify`: does a file compute what the eager function computes?
+"""`verify`: does a file compute what the function computes?
 
-The reference is float64 and the rounding scale is eager's own error. For an output leaf, T is the eager function in
-float64 and the ratio is RMSE(file - T) / rounding scale, where the rounding scale is RMSE(eager - T) over several
-slightly varied inputs, never below a floor of `error_ratio.FLOOR_ULP` ULP of the leaf's root mean square. A leaf that
-is float64 itself has no better reference; its rounding scale is the float32 function's error times 2⁻²⁹, which is what
-the same roundings cost in float64. Fixed tolerances are used nowhere.
+The function is recorded once. The reference is that graph in float64, and each element's rounding scale is its spread
+when the same graph is run with random roundings (Monte Carlo arithmetic: `export.verdict.monte_carlo`). The file, and
+eager itself, are judged element by element in units of these scales. Fixed tolerances are used nowhere, and nothing
+depends on a clock: the same seed gives the same verdict.
 
 Where the function decides by value, as a derivative of relu or max pooling does, an operand within rounding of the jump
-leaves either side open. A file is judged on the side that it took (`export.verdict.kinks`), and the verdict lists these
-in `verdict.kinks`; at a clear margin the other side is an error. `export.verdict.elementary_errors` says how ONNX
-Runtime's tanh and logistic function, which are coarser than PyTorch's, count towards the rounding scale.
+leaves either side open; the scales of what depends on it hold the jump. At a clear margin the other side is an error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from export.graph.onnx_export import to_onnx
-from export.verdict.error_ratio import FLOOR_ULP
 from export.verdict.judge import Judge
+from export.verdict.judged_file import JudgedFile
 from export.verdict.localisation import localise
-from export.verdict.paired_runs import PairedRuns
+from export.verdict.monte_carlo import RUNS
 from export.verdict.reference_runs import float32_products
 from export.verdict.verdict_result import Divergence, Verdict
 
@@ -55,13 +53,14 @@ def verify(
             exported there first. None exports to a temporary folder.
         against: another version that must agree as well. A plain function is called as `against(*args)`; an
             `nn.Module`, which holds its own parameters, with the arguments after the first, empty trees left out.
-        dynamic: as for `to_onnx`; each dynamic size is run again at 1, 2, 3, 7, the example's and a larger one.
+        dynamic: as for `to_onnx`; each dynamic size is run again at 1, 2, 3, 7, the example's and a larger one, and all
+            together. None takes the sizes that the file names.
         bake: as for `to_onnx`.
         opset: as for `to_onnx`, where the file is written here; a file that exists keeps its own.
         device: where the file runs: "auto", "cpu" or "cuda".
-        limit: the largest ratio that passes; 2 by default, 3 for half types.
-        tf32: whether a GPU may round float32 products to TF32, in ONNX Runtime and in PyTorch alike: the file is
-            judged by what eager loses with the same rounding. Without it neither may, whatever PyTorch is set to.
+        limit: the largest ratio of an element to its rounding scale that passes; 8 by default.
+        tf32: whether a GPU may round float32 products to TF32, in ONNX Runtime and in PyTorch alike: eager is
+            computed with the same rounding. Without it neither may, whatever PyTorch is set to.
 
     Returns:
         The verdict; `verdict.raise_if_failed()` turns a failure into an error. If a leaf failed,
@@ -86,8 +85,8 @@ def verify(
             file = Path(path)
         if not file.exists():
             to_onnx(fn, args, file, bake=bake, dynamic=dynamic, opset=opset)
-        runs = PairedRuns(fn, args, file, dynamic=dynamic, bake=bake, device=device, tf32=tf32)
-        judge = Judge(runs, limit)
+        judged = JudgedFile(fn, args, file, dynamic=dynamic, bake=bake, device=device, tf32=tf32)
+        judge = Judge(judged, limit)
         rows = judge.rows()
         if against is not None:
             rows += judge.against(against, args)
@@ -96,22 +95,20 @@ def verify(
         path=str(file),
         rows=tuple(rows),
         predicates=tuple(judge.predicates),
-        device=runs.loaded.device,
+        device=judged.loaded.device,
         lifted=tuple(judge.lifted),
-        samples=judge.samples,
-        floor_ulp=FLOOR_ULP,
+        runs=RUNS,
         divergence=divergence,
         seconds=time.perf_counter() - began,
-        kinks=runs.found_kinks(),
+        decisions=tuple(judge.decisions),
     )
 
 
 def _divergence(judge: Judge, kept: bool) -> Divergence | None:
-    """Name the first node that differs, and write a reproduction, if a leaf failed."""
-    if judge.failed_leaves is None:
+    """Name the first node that differs and write a reproduction, if a leaf failed; a stale one is removed else."""
+    beside = judge.file.file.with_name(judge.file.file.name + ".reproduction")
+    if judge.failed is None:
+        if kept and (beside / "reproduce.py").exists():
+            shutil.rmtree(beside)
         return None
-    if kept:
-        folder = judge.runs.file.with_name(judge.runs.file.name + ".reproduction")
-    else:
-        folder = Path(tempfile.mkdtemp(prefix="pure-export-reproduction-"))
-    return localise(judge.runs, judge.failed_leaves, folder)
+    return localise(judge, beside if kept else Path(tempfile.mkdtemp(prefix="pure-export-reproduction-")))

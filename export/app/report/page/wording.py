@@ -94,8 +94,9 @@ def onnx_finding(results: Results) -> str:
     counted = f"All {passed}" if passed == len(verdicts) else f"{passed} of {len(verdicts)}"
     answers = "every one" if not differing else f"all but {differing}"
     return (
-        f"{counted} verdicts on the exported files pass; the largest error is {number(worst)} times eager PyTorch's "
-        f"own rounding error. ONNX Runtime gives the same answer as PyTorch on {answers} of {digits:,} readings "
+        f"{counted} verdicts on the exported files pass; the largest error of a number is {number(worst)} times its "
+        f"own rounding scale, of 8 that may be. ONNX Runtime gives the same answer as PyTorch on {answers} of "
+        f"{digits:,} readings "
         f"({len(judged)} networks, {len(results.digits.test_y)} held-out digits each)."
     )
 

@@ -1,0 +1,126 @@
+"""One output leaf held against its reference, element by element, in units of each element's own rounding scale.
+
+The ratio of an element is |value − reference| / scale, where the scale is the spread of that element over noisy runs
+(`export.verdict.monte_carlo`) and the rounding of the reference to the leaf's dtype. A leaf passes if no element's
+ratio exceeds the limit, and if the ratios' root mean square stays below half of it in every slice along the last axis,
+and below three eighths in the whole leaf: many elements that are all a little off are no accident.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from export.graph.onnx_types import dtype_name
+from export.verdict.monte_carlo import Sampled
+
+__all__ = ["LIMIT", "Comparison", "compare"]
+
+LIMIT = 8.0
+"""The largest ratio of an element that passes. With 12 noisy runs a scale may be a factor of 2 too small."""
+
+SLICE_SHARE, LEAF_SHARE = 1 / 2, 3 / 8
+"""The largest root mean square of a slice's and a leaf's ratios, as shares of the limit."""
+
+MIN_SLICE, MIN_LEAF = 8, 32
+"""How many elements a slice and a leaf need for their root mean square to say something."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What came of one leaf.
+
+    Attributes:
+        ratio: the largest ratio of an element; None where nothing is compared by ratio.
+        error: that element's difference from the reference.
+        scale: that element's rounding scale.
+        problem: what is wrong, empty if nothing is.
+    """
+
+    ratio: float | None = None
+    error: float | None = None
+    scale: float | None = None
+    problem: str = ""
+
+
+def compare(own: Tensor, eager: Tensor, sampled: Sampled, limit: float = LIMIT) -> Comparison:
+    """Compare a leaf.
+
+    Args:
+        own: the leaf that is judged.
+        eager: the same of the function in its own precision: says shape, dtype, and where that precision overflows.
+        sampled: the reference with its scales.
+        limit: the largest ratio that passes.
+    """
+    if own.shape != eager.shape:
+        return Comparison(problem=f"shape {tuple(own.shape)}, expected {tuple(eager.shape)}")
+    if own.dtype != eager.dtype:
+        return Comparison(problem=f"dtype {dtype_name(own.dtype)}, expected {dtype_name(eager.dtype)}")
+    if not own.is_floating_point():
+        count = int((~_may_be(own, sampled)).sum())
+        return Comparison(problem=f"{count} of {own.numel()} values differ" if count else "")
+    ratios, scale = _ratios(own, eager, sampled)
+    if not ratios.numel():
+        return Comparison()
+    place = int(ratios.argmax())
+    error = (own.double() - sampled.reference).abs().flatten()[place]
+    found = Comparison(float(ratios.flatten()[place]), float(error), float(scale.flatten()[place]))
+    return dataclasses.replace(found, problem=_problem(own, eager, sampled, ratios, limit, place))
+
+
+def _may_be(own: Tensor, sampled: Sampled) -> Tensor:
+    """Tell for each integer or boolean whether it is the reference, or what rounding may make of it."""
+    exact = sampled.reference.to(own.dtype)
+    if sampled.pick is not None:
+        return (own == exact) | sampled.pick.may_be(own, exact)
+    return (own == exact) | ((own.double() - exact.double()).abs() <= sampled.scale)
+
+
+def _ratios(own: Tensor, eager: Tensor, sampled: Sampled) -> tuple[Tensor, Tensor]:
+    """Return the ratio and the scale of every element."""
+    value, exact = own.double(), sampled.reference
+    rounded = exact.to(own.dtype).double()
+    overflown = ~eager.isfinite() & rounded.isfinite()  # on the way, in the function's own precision
+    expected = torch.where(overflown, eager.double(), rounded)
+    scale = sampled.scale + torch.nan_to_num((rounded - exact).abs(), nan=0.0, posinf=0.0)
+    equal = (value == expected) | (value.isnan() & expected.isnan())
+    ratio = (value - exact).abs() / scale
+    ratio = torch.where(value.isfinite() & expected.isfinite() & (scale > 0), ratio, math.inf)
+    return torch.where(equal, 0.0, ratio), scale
+
+
+def _problem(own: Tensor, eager: Tensor, sampled: Sampled, ratios: Tensor, limit: float, place: int) -> str:
+    where = _index(place, own.shape)
+    if not bool(ratios.isfinite().all()):
+        there = own.flatten()[place]
+        odd = int((~own.isfinite() & ratios.isinf()).sum())
+        if odd:
+            return f"{odd} of {own.numel()} values are NaN or inf where eager's are not, the first at {where}"
+        if not bool(eager.flatten()[place].isfinite()):
+            return f"{float(there):.6g} at {where}, where eager gives {float(eager.flatten()[place])}"
+        exact = float(sampled.reference.flatten()[place])
+        return f"{float(there):.9g} at {where}, expected {exact:.9g}, which no rounding changes"
+    worst = float(ratios.max())
+    if worst > limit:
+        return f"the error is {worst:.3g} times the rounding scale at {where}"
+    if ratios.dim() and ratios.shape[-1] >= MIN_SLICE and ratios.numel() > ratios.shape[-1]:
+        slices = ratios.square().mean(-1).sqrt()
+        if float(slices.max()) > SLICE_SHARE * limit:
+            at = _index(int(slices.argmax()), slices.shape)
+            return f"the errors are {float(slices.max()):.3g} times the rounding scale on average in slice {at}"
+    if ratios.numel() >= MIN_LEAF:
+        mean = float(ratios.square().mean().sqrt())
+        if mean > LEAF_SHARE * limit:
+            return f"the errors are {mean:.3g} times the rounding scale on average"
+    return ""
+
+
+def _index(place: int, shape: torch.Size) -> str:
+    index = []
+    for size in reversed(shape):
+        place, rest = divmod(place, max(size, 1))
+        index.append(rest)
+    return str(tuple(reversed(index)))

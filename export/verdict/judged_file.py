@@ -1,0 +1,190 @@
+"""The file that is judged: its inputs matched with the function's arguments, itself and variants of it run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from export.errors import ArgumentError
+from export.files import protobuf_wire, stored_tensors
+from export.files.checkpoint import weights
+from export.files.pytree_structure import Structure, describe
+from export.graph.function_inlining import inline
+from export.graph.onnx_export import baked_positions
+from export.graph.onnx_types import ONNX_TYPES, dtype_name
+from export.ops.registry import LOWERINGS
+from export.runtime import loading
+from export.runtime.loaded_file import Loaded
+from export.trace.arguments import Arguments, is_tensor, take_apart
+from export.trace.aten_graph import Traced, record
+from export.verdict import branch_forcing
+
+__all__ = ["JudgedFile"]
+
+
+class JudgedFile:
+    """A file beside the function that it should compute.
+
+    Args:
+        fn: the function.
+        args: its example arguments.
+        file: the file.
+        dynamic: the dynamic axes, as for `to_onnx`; None takes those that the file names.
+        bake: the baked positions; what the file itself says is added.
+        device: where the file runs.
+        tf32: whether the file may round products to TF32 on a GPU.
+
+    Attributes:
+        arguments: the example arguments, taken apart.
+        traced: the function, recorded.
+        loaded: the file as a function.
+        model: the file's content without functions and without large tensors.
+        baked: positions of the arguments that are inside the file.
+
+    Raises:
+        ArgumentError: if the file was not written by `to_onnx`, or takes another number of arguments.
+        TracingError: if the function cannot be recorded.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: Sequence[Any],
+        file: Path,
+        *,
+        dynamic: Sequence[Any] | None = None,
+        bake: Sequence[int] = (),
+        device: str = "auto",
+        tf32: bool = False,
+    ) -> None:
+        self.fn, self.file, self.device, self.tf32 = fn, file, device, tf32
+        self.arguments: Arguments = take_apart(fn, args, dynamic)
+        self.loaded = loading.open_file(file, device, spinning=False, tf32=tf32)
+        call = protobuf_wire.read_call(protobuf_wire.read_header(file), file)
+        count = len(self.arguments.names)
+        if call is None:
+            raise ArgumentError(
+                f"{file} was not written by to_onnx, so its inputs cannot be matched with the function's; "
+                "load it and call it by name"
+            )
+        if len(call["arguments"]) != count:
+            raise ArgumentError(f"{file} was exported with {len(call['arguments'])} arguments, got {count}")
+        inside = {i for i, argument in enumerate(call["arguments"]) if argument["baked"]}
+        self.baked = baked_positions(bake, count) | inside
+        self.model = inline(onnx.load(file, load_external_data=False))
+        if dynamic is None:
+            self.arguments = dataclasses.replace(self.arguments, axes=self._named_axes())
+        self.traced: Traced = record(fn, self.arguments, LOWERINGS)
+
+    def _named_axes(self) -> tuple[dict[int, str], ...]:
+        """Return the dynamic axes that the file names, for each leaf."""
+        named = {}
+        for value in self.model.graph.input:
+            dims = value.type.tensor_type.shape.dim
+            named[value.name] = {axis: dim.dim_param for axis, dim in enumerate(dims) if dim.dim_param}
+        leaves = zip(self.arguments.leaf_names, self.arguments.leaves, strict=True)
+        return tuple(
+            {axis: name for axis, name in named.get(leaf_name, {}).items() if axis < leaf.dim()}
+            for leaf_name, leaf in leaves
+        )
+
+    def variant(self, model: onnx.ModelProto) -> Loaded:
+        """Load a changed copy of the model."""
+        content = model.SerializeToString()
+        return loading.open_file(self.file, self.device, spinning=False, variant=content, tf32=self.tf32)
+
+    def given(self, leaves: Sequence[torch.Tensor]) -> list[Any]:
+        """Return the arguments that the file still takes."""
+        return [arg for i, arg in enumerate(self.arguments.rebuild(leaves)) if i not in self.baked]
+
+    def results(
+        self, loaded: Loaded, leaves: Sequence[torch.Tensor]
+    ) -> tuple[Structure, list[torch.Tensor], list[str]]:
+        """Run the file, or a variant of it; return the structure, tensors and names of what it gives."""
+        with torch.no_grad():
+            return describe(loaded(*self.given(leaves)), is_tensor, "out")
+
+    def inner_values(self, names: Sequence[str], leaves: Sequence[torch.Tensor]) -> list[np.ndarray[Any, Any]]:
+        """Return values inside the file's graph by their names."""
+        loaded = self.variant(branch_forcing.with_outputs(self.model, names))
+        with torch.no_grad():
+            return loaded.inner_values(list(names), *self.given(leaves))
+
+    def interface_problems(self) -> list[tuple[str, str]]:
+        """Return (name, what is wrong) for the file's inputs and outputs: order, names, dtypes, declared sizes."""
+        traced, arguments = self.traced, self.arguments
+        given = [i for i, owner in enumerate(arguments.owner) if owner not in self.baked]
+        wanted_inputs = {
+            arguments.leaf_names[i]: (
+                arguments.leaves[i].dtype,
+                [arguments.axes[i].get(axis, int(size)) for axis, size in enumerate(arguments.leaves[i].shape)],
+            )
+            for i in given
+        }
+        wanted_outputs = {
+            name: (value.dtype, [int(size) if isinstance(size, int) else None for size in value.shape])
+            for name, value in zip(traced.out_names, traced.outputs, strict=True)
+        }
+        return [
+            *_mismatches("inputs", self.model.graph.input, wanted_inputs),
+            *_mismatches("outputs", self.model.graph.output, wanted_outputs),
+        ]
+
+    def weight_problems(self) -> list[tuple[str, str]]:
+        """Return (name, what is wrong) for the tensors inside the file that are not the given ones, bit for bit."""
+        found = []
+        stored = weights(self.file, "torch")
+        for position in sorted(self.baked):
+            name = self.arguments.names[position]
+            _, tensors, names = describe(stored.get(name), is_tensor, name)
+            inside = dict(zip(names, tensors, strict=True))
+            for leaf_name, leaf, owner in zip(
+                self.arguments.leaf_names, self.arguments.leaves, self.arguments.owner, strict=True
+            ):
+                own = inside.get(leaf_name)
+                if owner != position or own is None:
+                    continue
+                leaf = leaf.cpu()
+                if own.shape != leaf.shape:
+                    found.append((leaf_name, f"stored with shape {tuple(own.shape)}, given {tuple(leaf.shape)}"))
+                    continue
+                same = own == leaf.to(own.dtype)
+                if own.is_floating_point():
+                    same |= own.isnan() & leaf.isnan()
+                if not bool(same.all()):
+                    count = int((~same).sum())
+                    found.append((leaf_name, f"{count} of {leaf.numel()} stored values are not the given ones"))
+        return found
+
+    def stored_data(self) -> list[Path]:
+        """Return the data files that the file's tensors lie in."""
+        header = protobuf_wire.read_header(self.file)
+        return list(stored_tensors.data_files(self.file, stored_tensors.find(self.file, header)))
+
+
+def _mismatches(
+    kind: str, values: Sequence[onnx.ValueInfoProto], wanted: dict[str, tuple[torch.dtype, list[Any]]]
+) -> list[tuple[str, str]]:
+    """Compare what a graph declares with what the function takes or gives; None as a size leaves it open."""
+    names = [value.name for value in values]
+    if names != list(wanted):
+        return [("(all)", f"the file's {kind} are {', '.join(names)}; the function's {', '.join(wanted)}")]
+    found = []
+    for value in values:
+        dtype, sizes = wanted[value.name]
+        kind_of = value.type.tensor_type.elem_type
+        if kind_of != int(ONNX_TYPES[dtype]):
+            declared = onnx.TensorProto.DataType.Name(kind_of).lower()
+            found.append((value.name, f"declared {declared}, expected {dtype_name(dtype)}"))
+        dims = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if len(dims) != len(sizes):
+            found.append((value.name, f"declared with {len(dims)} axes, expected {len(sizes)}"))
+        elif any(isinstance(size, (int, str)) and size != dim for size, dim in zip(sizes, dims, strict=True)):
+            found.append((value.name, f"declared {dims}, expected {sizes}"))
+    return found

@@ -1,0 +1,359 @@
+"""Monte Carlo arithmetic: a recorded graph run in float64, exactly and with random roundings.
+
+Every operator's result is changed by a random error of one rounding of the dtype that it has in the function (Parker,
+Monte Carlo Arithmetic, 1997; Verrou and CADNA do it to compiled programs). The spread of an element over a few such
+runs is its rounding scale: what the function itself makes of the roundings on the way to that element.
+
+Where rounding leaves a decision open, a second set of runs takes it at random, so that the scale of what depends on it
+holds the jump. Conditions keep the branch that float64 takes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import decomposition_table
+from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from export.ops.scan.operator import looped, scan_op
+from export.verdict.decisions import PICKS, REACH, Decision, Pick, decided, margins, pick_axis
+from export.verdict.noise_model import UNITS, cast_to, is_exact, is_primitive, name_of, noise
+
+__all__ = ["FEW_RUNS", "RUNS", "Sampled", "Scales", "measure"]
+
+RUNS = 12
+"""How many noisy runs give a scale: known to a factor of 1.5 (95 %), which the limit on ratios allows for."""
+
+FEW_RUNS = 4
+"""How many are enough to pass a value by: they know its scale to a factor of 3, more often too small than too large."""
+
+LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
+
+Forced = Callable[[str, int], bool | None]
+"""Which branch a condition takes, by its key and the number of its execution; None leaves it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """What noisy runs say of one value.
+
+    Attributes:
+        reference: the value in float64.
+        scale: for floats the spread of each element; for integers and booleans how far rounding changes it.
+        pick: for positions that were picked by value, what they were picked from.
+    """
+
+    reference: Tensor
+    scale: Tensor
+    pick: Pick | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Scales:
+    """The outputs of a recorded graph with their rounding scales.
+
+    Attributes:
+        outputs: one entry an output.
+        decisions: every operator that decides by value, by key.
+        branches: {condition: branches taken, one an execution}.
+        lifted: lines of source whose casts to a narrower dtype the reference does not make.
+        values: the same as `outputs` for every operator's tensor, by key, where asked for.
+    """
+
+    outputs: tuple[Sampled, ...]
+    decisions: dict[str, Decision]
+    branches: dict[str, list[bool]]
+    lifted: tuple[str, ...] = ()
+    values: dict[str, Sampled] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass
+class _Run:
+    """What one run of a graph shares with its subgraphs.
+
+    Attributes:
+        generator: of the noise; None for the exact run.
+        forced: which branches are taken.
+        scales: of the operands of decisions, by key; empty to take every decision as float64 does.
+        sizes: of the roundings by key, one entry an execution: written by the exact run, read by the others.
+        operands: what decisions looked at, by key: the node, the kind and the operand.
+        branches: those that were taken.
+        values: every operator's tensor by key; None not to keep them.
+        lifted: source lines of casts that were not made.
+    """
+
+    generator: torch.Generator | None
+    forced: Forced | None
+    scales: Mapping[str, Tensor]
+    sizes: dict[str, list[Any]]
+    operands: dict[str, tuple[Node, str, Tensor]] = dataclasses.field(default_factory=dict)
+    branches: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
+    values: dict[str, Tensor] | None = None
+    lifted: dict[str, None] = dataclasses.field(default_factory=dict)
+    counts: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def execution(self, key: str) -> int:
+        """Return how often this operator was run before, and count this time."""
+        self.counts[key] += 1
+        return self.counts[key] - 1
+
+
+class _Noisy(Interpreter):
+    """Interprets a recorded graph in float64, with the noise and the open decisions of a run."""
+
+    def __init__(self, graph: GraphModule, run: _Run, prefix: str = "", unit: float | None = None) -> None:
+        super().__init__(graph)
+        self.shared, self.prefix, self.unit = run, prefix, unit
+        self.node: Node | None = None
+
+    def run_node(self, n: Node) -> Any:
+        """Run one node, and keep its value where asked to."""
+        self.node = n
+        result = super().run_node(n)
+        if n.op == "get_attr":
+            return _double(result)
+        if self.shared.values is not None and n.op == "call_function" and isinstance(result, Tensor):
+            self.shared.values[self.prefix + n.name] = result
+        return result
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator in float64: its subgraphs, its decision, or its value with noise."""
+        node = self.node
+        assert node is not None
+        key = self.prefix + node.name
+        if target is torch.ops.higher_order.cond:
+            return self._branch(node, key, *args)
+        if target is scan_op:
+            return looped(_Noisy(args[0], self.shared, self._inside(node, 0), self.unit).run, *args[1:])
+        args, kwargs = tuple(_double(a) for a in args), {name: _double(a) for name, a in kwargs.items()}
+        name = name_of(target)
+        result = decided(target, name, args, kwargs, node, lambda kind, x: self._operand(node, key, kind, x))
+        if result is not None:
+            return result
+        if not is_primitive(target):
+            return self._decomposed(node, key, target, args, kwargs)
+        out = target(*args, **kwargs)
+        if is_exact(name, args, kwargs) or (cast_to(name, args, kwargs) is not None and not self._narrows(node)):
+            return out
+        return self._rounded(node, key, target, name, args, kwargs, out)
+
+    def _inside(self, node: Node, place: int) -> str:
+        """Return the prefix of the keys in a subgraph: as in the metadata of an exported file."""
+        return f"{self.prefix}{getattr(node.args[place], 'target', node.name)}."
+
+    def _branch(
+        self, node: Node, key: str, pred: Any, yes: GraphModule, no: GraphModule, operands: Sequence[Any]
+    ) -> Any:
+        taken = self.shared.branches.setdefault(key, [])
+        forced = None if self.shared.forced is None else self.shared.forced(key, len(taken))
+        side = bool(pred) if forced is None else forced
+        taken.append(side)
+        inside = self._inside(node, 1 if side else 2)
+        return _Noisy(yes if side else no, self.shared, inside, self.unit).run(*operands)
+
+    def _decomposed(self, node: Node, key: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator that is made of others as these."""
+        places = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
+
+        def call(*tensors: Tensor) -> Any:
+            given = list(args)
+            for place, tensor in zip(places, tensors, strict=True):
+                given[place] = tensor
+            out = decomposition_table[target](*given, **kwargs)
+            return tuple(out) if isinstance(out, (tuple, list)) else out
+
+        graph = make_fx(call)(*(args[i] for i in places))
+        for part in graph.graph.nodes:
+            part.meta["path"], part.meta["source"] = node.meta.get("path", ""), node.meta.get("source", "")
+        dtypes = [item.dtype for item in _items(node.meta.get("val")) if isinstance(item, Tensor)]
+        unit = next((UNITS[dtype] for dtype in dtypes if dtype in UNITS), self.unit)
+        return _Noisy(graph, self.shared, f"{key}.", unit).run(*(args[i] for i in places))
+
+    def _narrows(self, node: Node) -> bool:
+        """Tell whether a cast loses digits; note its source line if the reference does not make it."""
+        source, result = (getattr(item, "meta", {}).get("val") for item in (node.args[0], node))
+        if not isinstance(source, Tensor) or not isinstance(result, Tensor):
+            return True
+        narrows = UNITS.get(result.dtype, 0.0) > UNITS.get(source.dtype, 0.0) > 0.0
+        if narrows and node.meta.get("source"):
+            self.shared.lifted.setdefault(node.meta["source"])
+        return narrows
+
+    def _rounded(
+        self, node: Node, key: str, target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> Any:
+        """Add a random rounding to every result; in the exact run, note how large it may be."""
+        run = self.shared
+        if run.generator is None:
+            run.sizes.setdefault(key, []).append(self._sizes(node, target, name, args, kwargs, out))
+            return out
+        sizes = run.sizes[key][run.execution(key)]
+        noisy = [
+            y if size is None else y + size * torch.randn(y.shape, generator=run.generator).to(y.device)
+            for y, size in zip(_items(out), sizes, strict=True)
+        ]
+        return type(out)(noisy) if isinstance(out, (tuple, list)) else noisy[0]
+
+    def _sizes(
+        self, node: Node, target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    ) -> list[Tensor | None]:
+        """Return the size of each result's rounding, None where it has none."""
+        recorded = _items(node.meta.get("val"))
+        found: list[Tensor | None] = []
+        for i, size in enumerate(_items(noise(target, name, args, kwargs, out))):
+            unit = self.unit
+            if unit is None and i < len(recorded) and isinstance(recorded[i], Tensor):
+                unit = UNITS.get(recorded[i].dtype)
+            if size is None or unit is None:
+                found.append(None)
+            else:
+                found.append(torch.nan_to_num(unit * size, nan=0.0, posinf=0.0))
+        return found
+
+    def _operand(self, node: Node, key: str, kind: str, operand: Tensor) -> Tensor:
+        """Note what a decision looks at; return it moved at random where rounding leaves the decision open."""
+        number = self.shared.execution(key)
+        key = f"{key}#{number}" if number else key
+        self.shared.operands[key] = node, kind, operand
+        scale = self.shared.scales.get(key)
+        if scale is None or scale.shape != operand.shape:
+            return operand
+        reach = REACH * scale
+        if kind in PICKS:  # equal values may come in any order
+            reach = reach + operand.abs() * 2.0**-50
+        return operand + reach * (2 * torch.rand(operand.shape, generator=self.shared.generator).to(operand.device) - 1)
+
+
+def measure(
+    graph: GraphModule,
+    leaves: Sequence[Tensor],
+    *,
+    runs: int = RUNS,
+    open_decisions: bool = True,
+    seed: int = 0,
+    forced: Forced | None = None,
+    values: bool = False,
+) -> Scales:
+    """Measure the rounding scale of every output of a recorded graph.
+
+    Args:
+        graph: the graph, recorded in the function's own precision.
+        leaves: its inputs, which are taken as exact.
+        runs: how many noisy runs are made; twice as many where rounding leaves a decision open.
+        open_decisions: whether decisions that rounding leaves open are taken at random.
+        seed: of the noise. The same seed gives the same scales.
+        forced: which branches conditions take.
+        values: whether to keep the scales of all inner values too.
+    """
+    given = [_double(leaf) for leaf in leaves]
+    exact = _Run(None, forced, {}, {}, values={} if values else None)
+    reference = _outputs(graph, exact, given)
+
+    def taken(key: str, number: int) -> bool | None:
+        known = exact.branches.get(key, [])
+        return known[number] if number < len(known) else None
+
+    def spread(scales: Mapping[str, Tensor], first: int) -> tuple[_Spread, _Spread, _Spread]:
+        outputs, operands, inner = _Spread(runs), _Spread(runs), _Spread(runs)
+        for number in range(first, first + runs):
+            generator = torch.Generator().manual_seed(1_000_003 * seed + number)
+            run = _Run(generator, taken, scales, exact.sizes, values={} if values else None)
+            outputs.add(dict(enumerate(reference)), dict(enumerate(_outputs(graph, run, given))))
+            operands.add({k: v[2] for k, v in exact.operands.items()}, {k: v[2] for k, v in run.operands.items()})
+            inner.add(exact.values or {}, run.values or {})
+        return outputs, operands, inner
+
+    outputs, operands, inner = spread({}, 0)
+    scales: dict[str, Tensor] = {key: operands.scale(key, value[2]) for key, value in exact.operands.items()}
+    decisions = {key: _decision(key, *entry, scales[key]) for key, entry in exact.operands.items()}
+    picks = _picks(graph, exact, scales)
+    if open_decisions and any(decision.open for decision in decisions.values()):
+        outputs, _, inner = spread(scales, runs)
+    return Scales(
+        outputs=tuple(Sampled(value, outputs.scale(i, value), picks.get(i)) for i, value in enumerate(reference)),
+        decisions=decisions,
+        branches=exact.branches,
+        lifted=tuple(exact.lifted),
+        values={key: Sampled(value, inner.scale(key, value)) for key, value in (exact.values or {}).items()},
+    )
+
+
+class _Spread:
+    """Mean square changes of values over noisy runs."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs = runs
+        self.totals: dict[Any, Tensor] = {}
+
+    def add(self, reference: Mapping[Any, Tensor], found: Mapping[Any, Tensor]) -> None:
+        """Add one run's values."""
+        for key, exact in reference.items():
+            value = found.get(key)
+            if value is None or value.shape != exact.shape:
+                continue
+            change = (value.double() - exact.double()).square()
+            change = torch.where(change.isfinite(), change, torch.zeros_like(change))
+            known = self.totals.get(key, torch.zeros_like(change))
+            self.totals[key] = known + change if exact.is_floating_point() else torch.maximum(known, change)
+
+    def scale(self, key: Any, reference: Tensor) -> Tensor:
+        """Return the root mean square of a float's changes; for others the largest change."""
+        total = self.totals.get(key)
+        if total is None:
+            return torch.zeros(reference.shape, dtype=torch.float64, device=reference.device)
+        return (total / self.runs).sqrt() if reference.is_floating_point() else total.sqrt()
+
+
+def _picks(graph: GraphModule, exact: _Run, scales: Mapping[str, Tensor]) -> dict[int, Pick]:
+    """Return what the outputs that are picked positions were picked from, by the output's place."""
+    found = {}
+    for i, item in enumerate(graph.graph.find_nodes(op="output")[0].args[0]):
+        at = item.args[0] if isinstance(item, Node) and item.target is operator.getitem else item
+        if isinstance(at, Node) and at.name in exact.operands:
+            _, kind, operand = exact.operands[at.name]
+            if kind in PICKS and not kind.startswith("max_pool"):
+                found[i] = Pick(operand, scales[at.name], pick_axis(at))
+    return found
+
+
+def _outputs(graph: GraphModule, run: _Run, given: Sequence[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        return list(_Noisy(graph, run).run(*given))
+
+
+def _decision(key: str, node: Node, kind: str, operand: Tensor, scale: Tensor) -> Decision:
+    margin, near = margins(kind, operand, scale)
+    within = (margin <= REACH * near) & ((near > 0) | (kind in PICKS))
+    nearest = torch.where(within, margin, torch.inf) if bool(within.any()) else margin
+    place = int(nearest.argmin()) if margin.numel() else None
+    return Decision(
+        node=key,
+        op=kind,
+        path=node.meta.get("path", ""),
+        source=node.meta.get("source", ""),
+        margin=float("inf") if place is None else float(margin.flatten()[place]),
+        scale=0.0 if place is None else float(near.flatten()[place]),
+        open=int(within.sum()),
+        compared=operand.numel(),
+    )
+
+
+def _items(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (tuple, list)) else (value,)
+
+
+def _double(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.dtype in LOW else value
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value in LOW else value
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(_double(item) for item in value)
+    return value
