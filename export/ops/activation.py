@@ -14,6 +14,7 @@ from torch.fx import Node
 from export.graph.builder import Builder, Lowering, node_dtype
 from export.ops.arithmetic import unary
 from export.ops.shared.kernels import fake_like, pointwise
+from export.ops.transcendental import expm1_of
 
 __all__ = ["BATCHING", "DECOMPOSITIONS", "FAKES", "LOWERINGS"]
 
@@ -41,15 +42,17 @@ def silu(g: Builder, node: Node, x: Any) -> ir.Value:
 
 
 def elu(g: Builder, node: Node, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> ir.Value:
-    """scale·(x if x > 0 else alpha·(exp(input_scale·x) - 1)), which includes SELU."""
+    """scale·(x if x > 0 else alpha·(exp(input_scale·x) - 1)), which includes SELU.
+
+    Not by ONNX's `Elu`, which ONNX Runtime computes as exp(x) - 1: near 0 no digit of that is left.
+    """
     dtype = node_dtype(node)
     value = g.tensor(x)
-    if input_scale != 1 or (alpha != 1 and dtype == torch.float64):
-        below = g.op("Mul", g.op("Min", value, g.constant(0.0, dtype)), g.constant(input_scale, dtype))
-        bent = g.op("Mul", g.op("Elu", below), g.constant(alpha, dtype))
-        result = g.op("Add", g.op("Relu", value), bent)
-    else:
-        result = g.op("Elu", value, alpha=float(alpha))
+    below = g.op("Min", value, g.constant(0.0, dtype))
+    below = below if input_scale == 1 else g.op("Mul", below, g.constant(input_scale, dtype))
+    bent = expm1_of(g, below, dtype)
+    bent = bent if alpha == 1 else g.op("Mul", bent, g.constant(alpha, dtype))
+    result = g.op("Add", g.op("Relu", value), bent)
     return result if scale == 1 else g.op("Mul", result, g.constant(scale, dtype))
 
 

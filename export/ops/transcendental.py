@@ -13,15 +13,18 @@ from torch.fx import Node
 from export.graph.builder import Builder, Lowering, node_dtype
 from export.ops.arithmetic import unary
 
-__all__ = ["DECOMPOSITIONS", "LOWERINGS"]
+__all__ = ["DECOMPOSITIONS", "LOWERINGS", "expm1_of"]
 
 aten: Any = torch.ops.aten
 
 
 def expm1(g: Builder, node: Node, x: Any) -> ir.Value:
+    """eˣ-1."""
+    return expm1_of(g, g.tensor(x, node_dtype(node)), node_dtype(node))
+
+
+def expm1_of(g: Builder, value: ir.Value, dtype: torch.dtype) -> ir.Value:
     """eˣ-1 without cancellation: 2·tanh(x/2)/(1-tanh(x/2)) for |x| < 0.5."""
-    value = g.tensor(x, node_dtype(node))
-    dtype = node_dtype(node)
     half = g.op("Tanh", g.op("Mul", value, g.constant(0.5, dtype)))
     near = g.op("Div", g.op("Mul", half, g.constant(2.0, dtype)), g.op("Sub", g.constant(1.0, dtype), half))
     far = g.op("Sub", g.op("Exp", value), g.constant(1.0, dtype))
