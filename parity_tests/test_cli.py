@@ -274,7 +274,7 @@ def test_a_failed_verdict_ends_with_1(tmp_path: Path) -> None:
 
 def test_a_limit_below_the_ratio_fails() -> None:
     worst = data("verify", "linear")["verdicts"]["linear"]["worst"]
-    assert run("verify", "linear", "--limit", worst * 0.9).exit_code == 1
+    assert run("verify", "linear", "--limit", worst * 0.1).exit_code == 1
     assert run("verify", "linear", "--limit", worst * 1.1).exit_code == 0
 
 

@@ -2,7 +2,7 @@
 
 - Which inputs, sizes and branches is a file judged on: `verification`, `judge`, `judged_file`, `branch_forcing`.
 - How large may an element's error be: `monte_carlo` (its rounding scale), `noise_model` (how much an operator rounds),
-  `decisions` (what rounding leaves open), `comparison` (elements, slices and leaves held against it).
+  `decisions` (what rounding leaves open), `sampled` (what noisy runs say), `comparison` (elements, slices and leaves).
 - What does the function itself give: `reference_runs`.
 - Where does a file first differ: `localisation`, `reproduction`.
 - What is reported: `verdict_result`.

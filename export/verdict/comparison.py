@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from export.graph.onnx_types import dtype_name
-from export.verdict.monte_carlo import Sampled
+from export.verdict.sampled import Sampled
 
 __all__ = ["LIMIT", "Comparison", "compare"]
 

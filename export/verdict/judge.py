@@ -18,8 +18,9 @@ from export.verdict import branch_forcing
 from export.verdict.comparison import LIMIT, Comparison, compare
 from export.verdict.decisions import REACH, Decision
 from export.verdict.judged_file import JudgedFile
-from export.verdict.monte_carlo import FEW_RUNS, RUNS, Scales, measure
+from export.verdict.monte_carlo import FEW_RUNS, RUNS, measure
 from export.verdict.reference_runs import Outcome, replayed, run
+from export.verdict.sampled import Scales
 from export.verdict.verdict_result import OpenDecision, Predicate, Row, Status
 
 __all__ = ["Judge"]

@@ -22,8 +22,8 @@ from export.graph.node_notes import read_notes
 from export.trace.aten_graph import Traced
 from export.verdict import branch_forcing
 from export.verdict.judge import Judge
-from export.verdict.monte_carlo import Sampled, Scales
 from export.verdict.reproduction import SCRIPT
+from export.verdict.sampled import Sampled, Scales
 from export.verdict.verdict_result import Divergence
 
 __all__ = ["localise"]

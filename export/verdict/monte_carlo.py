@@ -25,8 +25,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from export.ops.scan.operator import looped, scan_op
 from export.verdict.decisions import PICKS, REACH, Decision, Pick, decided, margins, pick_axis
 from export.verdict.noise_model import UNITS, cast_to, is_exact, is_primitive, name_of, noise
+from export.verdict.sampled import Sampled, Scales, Spread
 
-__all__ = ["FEW_RUNS", "RUNS", "Sampled", "Scales", "measure"]
+__all__ = ["FEW_RUNS", "RUNS", "measure"]
 
 RUNS = 12
 """How many noisy runs give a scale: known to a factor of 1.5 (95 %), which the limit on ratios allows for."""
@@ -38,40 +39,6 @@ LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 Forced = Callable[[str, int], bool | None]
 """Which branch a condition takes, by its key and the number of its execution; None leaves it."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampled:
-    """What noisy runs say of one value.
-
-    Attributes:
-        reference: the value in float64.
-        scale: for floats the spread of each element; for integers and booleans how far rounding changes it.
-        pick: for positions that were picked by value, what they were picked from.
-    """
-
-    reference: Tensor
-    scale: Tensor
-    pick: Pick | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Scales:
-    """The outputs of a recorded graph with their rounding scales.
-
-    Attributes:
-        outputs: one entry an output.
-        decisions: every operator that decides by value, by key.
-        branches: {condition: branches taken, one an execution}.
-        lifted: lines of source whose casts to a narrower dtype the reference does not make.
-        values: the same as `outputs` for every operator's tensor, by key, where asked for.
-    """
-
-    outputs: tuple[Sampled, ...]
-    decisions: dict[str, Decision]
-    branches: dict[str, list[bool]]
-    lifted: tuple[str, ...] = ()
-    values: dict[str, Sampled] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -132,7 +99,8 @@ class _Noisy(Interpreter):
             return self._branch(node, key, *args)
         if target is scan_op:
             return looped(_Noisy(args[0], self.shared, self._inside(node, 0), self.unit).run, *args[1:])
-        args, kwargs = tuple(_double(a) for a in args), {name: _double(a) for name, a in kwargs.items()}
+        low = _is_low(node)
+        args, kwargs = tuple(_double(a, low) for a in args), {name: _double(a, low) for name, a in kwargs.items()}
         name = name_of(target)
         result = decided(target, name, args, kwargs, node, lambda kind, x: self._operand(node, key, kind, x))
         if result is not None:
@@ -260,8 +228,8 @@ def measure(
         known = exact.branches.get(key, [])
         return known[number] if number < len(known) else None
 
-    def spread(scales: Mapping[str, Tensor], first: int) -> tuple[_Spread, _Spread, _Spread]:
-        outputs, operands, inner = _Spread(runs), _Spread(runs), _Spread(runs)
+    def spread(scales: Mapping[str, Tensor], first: int) -> tuple[Spread, Spread, Spread]:
+        outputs, operands, inner = Spread(runs), Spread(runs), Spread(runs)
         for number in range(first, first + runs):
             generator = torch.Generator().manual_seed(1_000_003 * seed + number)
             run = _Run(generator, taken, scales, exact.sizes, values={} if values else None)
@@ -283,32 +251,6 @@ def measure(
         lifted=tuple(exact.lifted),
         values={key: Sampled(value, inner.scale(key, value)) for key, value in (exact.values or {}).items()},
     )
-
-
-class _Spread:
-    """Mean square changes of values over noisy runs."""
-
-    def __init__(self, runs: int) -> None:
-        self.runs = runs
-        self.totals: dict[Any, Tensor] = {}
-
-    def add(self, reference: Mapping[Any, Tensor], found: Mapping[Any, Tensor]) -> None:
-        """Add one run's values."""
-        for key, exact in reference.items():
-            value = found.get(key)
-            if value is None or value.shape != exact.shape:
-                continue
-            change = (value.double() - exact.double()).square()
-            change = torch.where(change.isfinite(), change, torch.zeros_like(change))
-            known = self.totals.get(key, torch.zeros_like(change))
-            self.totals[key] = known + change if exact.is_floating_point() else torch.maximum(known, change)
-
-    def scale(self, key: Any, reference: Tensor) -> Tensor:
-        """Return the root mean square of a float's changes; for others the largest change."""
-        total = self.totals.get(key)
-        if total is None:
-            return torch.zeros(reference.shape, dtype=torch.float64, device=reference.device)
-        return (total / self.runs).sqrt() if reference.is_floating_point() else total.sqrt()
 
 
 def _picks(graph: GraphModule, exact: _Run, scales: Mapping[str, Tensor]) -> dict[int, Pick]:
@@ -349,11 +291,21 @@ def _items(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (tuple, list)) else (value,)
 
 
-def _double(value: Any) -> Any:
+def _is_low(node: Node) -> bool:
+    """Tell whether an operator computes in less than float64: by its first tensor argument, else by its result."""
+    values = [item.meta.get("val") for item in node.all_input_nodes] + list(_items(node.meta.get("val")))
+    dtypes = [value.dtype for value in values if isinstance(value, Tensor) and value.is_floating_point()]
+    return bool(dtypes) and dtypes[0] in LOW
+
+
+def _double(value: Any, low: bool = False) -> Any:
+    """Return a value for the run in float64; numbers that narrower kernels read are rounded to float32 as they do."""
     if isinstance(value, Tensor):
         return value.double() if value.dtype in LOW else value
     if isinstance(value, torch.dtype):
         return torch.float64 if value in LOW else value
+    if low and isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float32).item()
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(_double(item) for item in value)
+        return type(value)(_double(item, low) for item in value)
     return value
