@@ -178,6 +178,8 @@ def noise(target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any],
         sizes = target(*[_magnitude(a) for a in args], **kwargs)
         sizes = sizes if isinstance(sizes, (tuple, list)) else (sizes,)
         factor = _length_factor(name, args, results)
+        if "bicubic" in name:  # weights of both signs: what they cancel is as large as the largest value near
+            sizes = [torch.full_like(size, float(args[0].abs().max())) for size in sizes]
         own = [y.abs() + size.abs() * factor if _is_float(y) else None for y, size in zip(results, sizes, strict=True)]
     elif name == "var":  # of the mean's rounding nothing is left, as the deviations from it sum to 0
         own = [y.abs() * _length_factor("sum", args, results) * 2 for y in results]

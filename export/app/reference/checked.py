@@ -48,6 +48,6 @@ def findings(measured: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
             found.append((f"{dtype} file", "", "not recorded"))
             continue
         ratio = verdict.get("ratio")
-        error = "" if ratio is None else f"its error is {ratio:.3g} × that of eager {dtype}"
+        error = "" if ratio is None else f"its largest error is {ratio:.3g} rounding scales"
         found.append((f"{dtype} file", str(verdict.get("status", "")), verdict.get("reason") or error))
     return found
