@@ -52,7 +52,7 @@ def catalogue(rows: list[dict[str, Any]]) -> None:
     total = sum("checked" in row for row in rows)
     stdout().print(
         f"\n{total} of {len(rows)} rows recorded. difference: the largest from the oracle, relative, in float64. "
-        "float32, float16: the exported file's largest error, in units of the number's own rounding scale; it passes at 8.\n"
+        "float32, float16: the exported file's largest error, in units of the number's own rounding scale, at most 8.\n"
         "pure-export list --family gated shows one family, pure-export verify NAME measures again, and pure-export "
         "reference writes a page with a diagram, the leaves and the call of each."
     )
