@@ -153,7 +153,7 @@ def test_what_was_checked_is_shown_if_it_is_of_this_row() -> None:
     found["float32"] = {"status": "pass", "ratio": 0.25}
     found["float16"] = {"status": "unsupported", "reason": "no float16 Gemm"}
     html = catalogue_page.render([row], {"rows": {"linear": found}, "environment": {"torch": "2.15"}})
-    for said in ("3.0e-16", "its error is 0.25 ×", "unsupported</span> no float16 Gemm", "2.15"):
+    for said in ("3.0e-16", "its largest error is 0.25 rounding scales", "unsupported</span> no float16 Gemm", "2.15"):
         assert said in html
     for record in ({"rows": {}}, {"rows": {"linear": {**found, "fingerprint": "of another block"}}}):
         assert "oracle and files: not recorded" in catalogue_page.render([row], record)

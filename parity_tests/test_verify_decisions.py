@@ -90,7 +90,7 @@ def test_a_relu_within_rounding_of_0_may_take_either_side_and_is_reported(tmp_pa
     assert verdict.passed, verdict.table()
     (decision,) = verdict.decisions
     assert (decision.op, decision.compared, decision.open) == ("relu", 24, 1)
-    assert decision.margin <= 8 * decision.rounding
+    assert abs(decision.margin) <= 8 * decision.rounding
     assert "in loss" in decision.source
     assert "rounding leaves 1 of 24 decisions open" in verdict.table()
     assert verdict.to_dict()["decisions"][0]["open"] == 1

@@ -48,7 +48,8 @@ class Decision:
         op: the operator's name.
         path: the block it belongs to.
         source: the line of the function's source.
-        margin: the smallest distance of an operand from the jump among those left open, else among all.
+        margin: the smallest distance of an operand from the jump among those left open, else among all; of a
+            comparison with the sign of left − right.
         scale: the rounding scale of that operand.
         open: how many of its elements rounding leaves open.
         compared: how many elements it has.
@@ -102,7 +103,7 @@ def decided(target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any
         gap = args[0] - args[1] if isinstance(x, Tensor) else -(args[1] - args[0])
         moved = operand(name, gap)
         exact = target(*args, **kwargs)
-        return exact if moved is gap else torch.where(gap.isfinite(), target(moved, 0.0), exact)
+        return exact if moved is gap else torch.where(gap.isfinite(), getattr(torch, name)(moved, 0.0), exact)
     if not _is_float(x):
         return None
     if name == "threshold_backward":

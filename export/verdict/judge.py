@@ -193,7 +193,7 @@ class Judge:
             rounding = decision.scale if decision is not None else None
             status: Status = "pass"
             if bool(value.reshape(-1)[0]) != taken:
-                inside = margin is not None and rounding is not None and margin <= REACH * rounding
+                inside = margin is not None and rounding is not None and abs(margin) <= REACH * rounding
                 status = "ambiguous" if inside else "fail"
             source = node.meta.get("source", "") if node is not None else ""
             self.predicates.append(Predicate(taken, margin, rounding, source, status))

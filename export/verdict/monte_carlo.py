@@ -23,7 +23,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.ops.scan.operator import looped, scan_op
-from export.verdict.decisions import PICKS, REACH, Decision, Pick, decided, margins, pick_axis
+from export.verdict.decisions import COMPARISONS, PICKS, REACH, Decision, Pick, decided, margins, pick_axis
 from export.verdict.noise_model import UNITS, cast_to, is_exact, is_primitive, name_of, noise
 from export.verdict.sampled import Sampled, Scales, Spread
 
@@ -280,7 +280,7 @@ def _decision(key: str, node: Node, kind: str, operand: Tensor, scale: Tensor) -
         op=kind,
         path=node.meta.get("path", ""),
         source=node.meta.get("source", ""),
-        margin=float("inf") if place is None else float(margin.flatten()[place]),
+        margin=float("inf") if place is None else float((operand if kind in COMPARISONS else margin).flatten()[place]),
         scale=0.0 if place is None else float(near.flatten()[place]),
         open=int(within.sum()),
         compared=operand.numel(),

@@ -51,7 +51,7 @@ class Predicate:
 
     Attributes:
         taken: the branch that the reference takes.
-        margin: the distance from the threshold, None if the predicate is no plain comparison.
+        margin: the signed distance from the threshold, None if the predicate is no plain comparison.
         rounding: the rounding scale of that distance.
         source: the line of the function's source.
         status: "pass"; if the file takes the other branch, "ambiguous" within rounding and "fail" beyond.
@@ -89,7 +89,7 @@ class OpenDecision:
     def __str__(self) -> str:
         return (
             f"{self.op} ({_where(self.path, self.source)}): rounding leaves {self.open} of {self.compared} decisions "
-            f"open, the closest {self.margin:.2g} from the jump with a rounding scale of {self.rounding:.2g}"
+            f"open, the closest {abs(self.margin):.2g} from the jump with a rounding scale of {self.rounding:.2g}"
         )
 
 

@@ -35,7 +35,7 @@ def findings(measured: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     """Return (what, status, what was found) for a row of the record; status is "" where there is no verdict.
 
     >>> findings({"difference": 2e-16, "float32": {"status": "pass", "ratio": 1.0}})[1]
-    ('float32 file', 'pass', 'its error is 1 × that of eager float32')
+    ('float32 file', 'pass', 'its largest error is 1 rounding scales')
     """
     if not measured:
         return [("oracle and files", "", "not recorded")]
