@@ -18,6 +18,7 @@ from pure.block import (
     Reading,
     Shape,
     State,
+    check_params,
     specification,
 )
 from pure.children import Blocks, Runner, as_child, check_blocks, frozen, raise_unless_tensor
@@ -138,6 +139,9 @@ class Composite(Block):
         run = self.runner(params, state, extras, training, noise)
         try:
             y = combine(run.__call__, params, x, extras)  # a bound method: Python calls it faster than an object
+        except TreeError:
+            check_params(self, params, state)  # the full list, also where a child was not run by `run`
+            raise
         except (AttributeError, TypeError) as error:
             if not isinstance(error, PureError):
                 raise_unless_tensor(self, x, error)
