@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from parity_tests import file_map
 from parity_tests.import_graph import files_by_folder
 from parity_tests.sources import ROOT
 
@@ -45,3 +46,7 @@ def test_every_folder_is_on_the_map() -> None:
 def test_the_readme_leads_to_the_guides() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert all(f"({guide})" in readme for guide in GUIDES)
+
+
+def test_the_list_of_files_is_what_the_command_writes() -> None:
+    assert file_map.PAGE.read_text(encoding="utf-8") == file_map.page(), f"renew it: {file_map.COMMAND}"

@@ -19,6 +19,7 @@ import onnx
 import torch
 
 from export.graph.node_notes import read_notes
+from export.graph.onnx_types import ONNX_TYPES
 from export.trace.aten_graph import Traced
 from export.verdict import branch_forcing
 from export.verdict.judge import Judge
@@ -28,10 +29,8 @@ from export.verdict.verdict_result import Divergence
 
 __all__ = ["localise"]
 
-WHOLE = frozenset(
-    {"LayerNormalization", "BatchNormalization", "GroupNormalization", "InstanceNormalization", "MaxPool", "TopK"}
-)
-"""Nodes that are whole operators with several results, of which the first is the node's first output."""
+PAIRED = frozenset({"TopK"})
+"""Nodes whose outputs are the results of one recorded operator, in its order; of others the last first output is."""
 
 
 def localise(judge: Judge, folder: Path) -> Divergence | None:
@@ -69,7 +68,7 @@ def localise(judge: Judge, folder: Path) -> Divergence | None:
 
 def _probes(model: onnx.ModelProto, traced: Traced) -> list[tuple[onnx.NodeProto, str, str]]:
     """Return (ONNX node, its output, recorded operator) for the values that both sides have, in the file's order."""
-    known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
+    known = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
     nodes = traced.graph.graph.nodes
     examples = {node.name: node.meta.get("val") for node in nodes}
     picked = {(node.args[0].name, node.args[1]): node.name for node in nodes if node.target is operator.getitem}
@@ -83,9 +82,13 @@ def _probes(model: onnx.ModelProto, traced: Traced) -> list[tuple[onnx.NodeProto
         elif node.op_type == "If":
             found = {picked.get((origin, i), ""): output for i, output in enumerate(node.output)}
         elif isinstance(examples.get(origin), (tuple, list)):
-            count = len(node.output) if node.op_type == "TopK" else 1
-            pairs = enumerate(node.output[:count]) if node.op_type in WHOLE else ()
-            found = {picked.get((origin, i), ""): output for i, output in pairs}
+            count = len(node.output) if node.op_type in PAIRED else 1
+            found = {
+                picked.get((origin, i), ""): output
+                for i, output in enumerate(node.output[:count])
+                if isinstance(examples[origin][i], torch.Tensor)
+                and known.get(output) == ONNX_TYPES.get(examples[origin][i].dtype)
+            }
         else:
             found = {origin: node.output[0]} if len(node.output) == 1 else {}
         for name, output in found.items():
