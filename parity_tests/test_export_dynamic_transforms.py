@@ -21,7 +21,7 @@ import pure
 from export.errors import SpecialisedSizeError
 from export.ops import convolution as convolution_rules
 from export.ops import convolution_gradients
-from export.trace import dispatch
+from export.trace import active_rules
 
 BATCH = {0: "batch"}
 
@@ -61,7 +61,7 @@ MAPPED = {"input": (0, None), "weight": (None, 0), "both": (0, 0)}
 def agree(fn: Callable[..., Any], *args: Any) -> None:
     """This package's kernels compute what PyTorch's do."""
     expected = fn(*args)
-    with dispatch.installed():
+    with active_rules.installed():
         actual = fn(*args)
     torch.testing.assert_close(actual, expected)
 
@@ -99,7 +99,7 @@ def test_windows_give_the_derivative_by_each_weight(
     x, w = draw(3, *x_shape), draw(*w_shape)
     fn = vmap(grad(squared(convolution), 1), (0, None))
     expected = fn(x, w)
-    with pytest.MonkeyPatch.context() as patch, dispatch.installed():
+    with pytest.MonkeyPatch.context() as patch, active_rules.installed():
         patch.setattr(convolution_gradients, "is_number", lambda size: False)
         patch.setattr(convolution_gradients, "weight_gradient_by_windows", watched)
         actual = fn(x, w)
@@ -112,7 +112,7 @@ def test_windows_convolve_each_input_with_its_weight() -> None:
     for name in ("plain", "stride and padding", "dilation", "groups", "one axis"):
         x_shape, w_shape, convolution = CONVOLUTIONS[name]
         x, w = draw(3, *x_shape), draw(3, *w_shape)
-        with pytest.MonkeyPatch.context() as patch, dispatch.installed():
+        with pytest.MonkeyPatch.context() as patch, active_rules.installed():
             patch.setattr(convolution_rules, "is_number", lambda size: False)
             actual = vmap(convolution)(x, w)
         torch.testing.assert_close(actual, vmap(convolution)(x, w))
@@ -233,9 +233,9 @@ def test_a_mapped_forward_pass_keeps_its_norm_whole(tmp_path: Any) -> None:
 
 
 def test_the_kernels_are_gone_after_a_trace_even_a_failed_one(tmp_path: Any) -> None:
-    before = {place: place[0].py_kernels.get(place[1]) for place in dispatch.KERNELS}
+    before = {place: place[0].py_kernels.get(place[1]) for place in active_rules.KERNELS}
     x = draw(3, 4).float()
     export.to_onnx(vmap(torch.tanh), (x,), tmp_path / "f.onnx", dynamic=(BATCH,))
     with pytest.raises(SpecialisedSizeError):
         export.to_onnx(lambda x: x + torch.ones(3, 1), (x,), tmp_path / "g.onnx", dynamic=(BATCH,))
-    assert {place: place[0].py_kernels.get(place[1]) for place in dispatch.KERNELS} == before
+    assert {place: place[0].py_kernels.get(place[1]) for place in active_rules.KERNELS} == before

@@ -20,7 +20,6 @@ ROWS_OF_ONE_KIND = {
     "pure/layers": "one kind of layer a file",
     "pure/catalogue": "one section of the table a file",
     "export/ops": "one family of operators a file",
-    "export/trace": "one thing that a trace watches for or refuses a file",
 }
 """Folders that may hold more files than others, and why."""
 

@@ -28,9 +28,9 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from export.errors import ArgumentError, ExportError, RandomOpError, SpecialisedSizeError, TracingError
 from export.files.pytree_structure import Structure, describe
 from export.ops.registry import control_flow
-from export.trace import dispatch, isolation, numpy_calls, recording, zero_tangents
+from export.trace import active_rules, isolation, numpy_calls, recording, zero_tangents
+from export.trace.active_rules import decompositions, without_views
 from export.trace.arguments import Arguments, is_tensor, take_apart
-from export.trace.decomposition import decompositions, without_views
 from export.trace.fake_tensors import fake_leaves
 from export.trace.purity import check_purity, graphs, mutates, random_message, uses
 from export.trace.signature import closed_over, function_name
@@ -142,8 +142,8 @@ def _trace(
         mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
         table = decompositions(frozenset(whole))
         # PyTorch's composite operators in C++ ask for sizes as numbers; their Python versions keep them symbolic.
-        dispatcher = dispatch.installed() if hints else contextlib.nullcontext()
-        einsum = dispatch.left_to_right() if hints else contextlib.nullcontext()
+        dispatcher = active_rules.installed() if hints else contextlib.nullcontext()
+        einsum = active_rules.left_to_right() if hints else contextlib.nullcontext()
         noted = recording.recording()
         with mode, dispatcher, einsum, noted, watched(sizes), numpy_calls.watched(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")

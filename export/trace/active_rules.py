@@ -1,4 +1,4 @@
-"""Python kernels that replace PyTorch's own while a function with dynamic sizes is recorded.
+"""The registry's rules put in force while a function is recorded: decompositions, and kernels in Python.
 
 PyTorch computes some derivatives and batching rules in C++ with sizes as numbers, which would fix a symbolic size.
 While its Python dispatcher is on, an operator asks for a kernel in Python first; `installed` puts them there.
@@ -7,17 +7,19 @@ While its Python dispatcher is on, an operator asks for a kernel in Python first
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch.backends.opt_einsum
 from torch._C import DispatchKey
+from torch._decomp import core_aten_decompositions
 from torch._dispatch.python import enable_python_dispatcher
 
-from export.ops.registry import BATCHING, COMPOSITES, FORWARD_MODE
+from export.ops.registry import BATCHING, COMPOSITES, DECOMPOSITIONS, FORWARD_MODE
 from export.ops.shared.kernels import under_jvp
 
-__all__ = ["KERNELS", "installed", "left_to_right"]
+__all__ = ["KERNELS", "decompositions", "installed", "left_to_right", "without_views"]
 
 KERNELS: dict[tuple[Any, DispatchKey], Any] = {
     **{(op, DispatchKey.FuncTorchBatched): kernel for op, kernel in BATCHING.items()},
@@ -51,3 +53,24 @@ def left_to_right() -> contextlib.AbstractContextManager[None]:
     """Multiply an einsum's tensors from left to right: `opt_einsum`, if there, orders them by sizes as numbers."""
     chosen = torch.backends.opt_einsum
     return chosen.flags(enabled=False) if chosen.enabled else contextlib.nullcontext()
+
+
+@functools.lru_cache(maxsize=8)
+def decompositions(whole: frozenset[Any]) -> dict[Any, Callable[..., Any]]:
+    """Return the rules to trace with: PyTorch's and the registry's.
+
+    Args:
+        whole: operators to leave whole, because they have an ONNX form.
+    """
+    rules = {**core_aten_decompositions(), **DECOMPOSITIONS}
+    return {op: rule for op, rule in rules.items() if op not in whole}
+
+
+def without_views(rules: dict[Any, Callable[..., Any]]) -> dict[Any, Callable[..., Any]]:
+    """Leave out operators whose result shares memory with an argument: a copy in its place would lose later writes."""
+    return {op: rule for op, rule in rules.items() if not _is_view(op)}
+
+
+def _is_view(op: Any) -> bool:
+    schema = getattr(op, "_schema", None)
+    return schema is not None and any(result.alias_info is not None for result in schema.returns)
