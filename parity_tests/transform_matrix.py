@@ -291,7 +291,7 @@ def measure(transform: str, sizes: str, network: str) -> Cell:
 
 def show(cells: list[Cell]) -> None:
     """Print the matrix: the ratio where a cell is right."""
-    table = Table("transform", "sizes", *SUBJECTS, title="ratio to eager's own rounding (passes at 2)")
+    table = Table("transform", "sizes", *SUBJECTS, title="largest error in rounding scales (passes at 8)")
     by = {(cell.transform, cell.sizes, cell.network): cell for cell in cells}
     for transform in TRANSFORMS:
         for sizes in ("static", "dynamic"):
