@@ -17,7 +17,7 @@ from torch import Tensor
 from export.graph.onnx_types import dtype_name
 from export.verdict.sampled import Sampled
 
-__all__ = ["LIMIT", "Comparison", "compare"]
+__all__ = ["LIMIT", "Comparison", "compare", "element_ratios"]
 
 LIMIT = 8.0
 """The largest ratio of an element that passes. With 12 noisy runs a scale may be a factor of 2 too small."""
@@ -62,7 +62,7 @@ def compare(own: Tensor, eager: Tensor, sampled: Sampled, limit: float = LIMIT) 
     if not own.is_floating_point():
         count = int((~_may_be(own, sampled)).sum())
         return Comparison(problem=f"{count} of {own.numel()} values differ" if count else "")
-    ratios, scale = _ratios(own, eager, sampled)
+    ratios, scale = element_ratios(own, sampled, own.dtype, eager)
     if not ratios.numel():
         return Comparison()
     place = int(ratios.argmax())
@@ -79,12 +79,22 @@ def _may_be(own: Tensor, sampled: Sampled) -> Tensor:
     return (own == exact) | ((own.double() - exact.double()).abs() <= sampled.scale)
 
 
-def _ratios(own: Tensor, eager: Tensor, sampled: Sampled) -> tuple[Tensor, Tensor]:
-    """Return the ratio and the scale of every element."""
-    value, exact = own.double(), sampled.reference
-    rounded = exact.to(own.dtype).double()
-    overflown = ~eager.isfinite() & rounded.isfinite()  # on the way, in the function's own precision
-    expected = torch.where(overflown, eager.double(), rounded)
+def element_ratios(
+    value: Tensor, sampled: Sampled, dtype: torch.dtype, eager: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the ratio of every element, infinite where a difference cannot be rounding, and its scale.
+
+    Args:
+        value: the values that are judged.
+        sampled: the reference with its scales.
+        dtype: what the values are rounded to.
+        eager: the function's own values, which tell where its precision overflows on the way.
+    """
+    value, exact = value.double(), sampled.reference
+    rounded = exact.to(dtype).double()
+    expected = rounded
+    if eager is not None:
+        expected = torch.where(~eager.isfinite() & rounded.isfinite(), eager.double(), rounded)
     scale = sampled.scale + torch.nan_to_num((rounded - exact).abs(), nan=0.0, posinf=0.0)
     equal = (value == expected) | (value.isnan() & expected.isnan())
     ratio = (value - exact).abs() / scale

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from export.verdict.noise_model import cast_to, name_of
+from export.verdict.noise_model import cast_to, is_float, name_of
 
 __all__ = ["PICKS", "REACH", "Decision", "Pick", "decided", "margins", "pick_axis"]
 
@@ -99,12 +99,12 @@ def decided(target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any
     x: Any = args[0] if args else None
     if name == "relu" and feeds_comparison(node):
         return target(operand(name, x))
-    if name in COMPARISONS and any(_is_float(a) for a in args[:2]) and not any(map(_shows_relu, node.args[:2])):
+    if name in COMPARISONS and any(is_float(a) for a in args[:2]) and not any(map(_shows_relu, node.args[:2])):
         gap = args[0] - args[1] if isinstance(x, Tensor) else -(args[1] - args[0])
         moved = operand(name, gap)
         exact = target(*args, **kwargs)
         return exact if moved is gap else torch.where(gap.isfinite(), getattr(torch, name)(moved, 0.0), exact)
-    if not _is_float(x):
+    if not is_float(x):
         return None
     if name == "threshold_backward":
         return torch.where(operand("relu'", args[1] - args[2]) > 0, x, torch.zeros_like(x))
@@ -124,7 +124,7 @@ def _picked(target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any
     x = args[0]
     result = target(order, *args[1:], **kwargs)
     if order is x or isinstance(result, Tensor):
-        return target(*args, **kwargs) if _is_float(result) else result
+        return target(*args, **kwargs) if is_float(result) else result
     positions = result[1]
     if name.startswith("max_pool"):
         axes = 2 if "2d" in name else 3
@@ -190,7 +190,3 @@ def margins(name: str, operand: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
             return torch.full_like(values, torch.inf), scales
         return torch.nan_to_num(values.diff().abs(), nan=torch.inf), scales[1:] + scales[:-1]
     return operand.abs(), scale
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()

@@ -22,6 +22,7 @@ from export.graph.node_notes import read_notes
 from export.graph.onnx_types import ONNX_TYPES
 from export.trace.aten_graph import Traced
 from export.verdict import branch_forcing
+from export.verdict.comparison import element_ratios
 from export.verdict.judge import Judge
 from export.verdict.reproduction import SCRIPT
 from export.verdict.sampled import Sampled, Scales
@@ -108,12 +109,7 @@ def _ratio(value: np.ndarray[Any, Any], sampled: Sampled, dtype: torch.dtype | N
         own = torch.from_numpy(np.ascontiguousarray(value))
         return math.inf if bool(((own.double() - exact.double()).abs() > sampled.scale).any()) else 0.0
     own = torch.from_numpy(np.asarray(value, dtype=np.float64))
-    rounded = exact.to(dtype or torch.float32).double()
-    scale = sampled.scale + torch.nan_to_num((rounded - exact).abs(), nan=0.0, posinf=0.0)
-    ratio = torch.where(scale > 0, (own - exact).abs() / scale, math.inf)
-    ratio = torch.where(own.isfinite() & rounded.isfinite(), ratio, math.inf)
-    equal = (own == rounded) | (own.isnan() & rounded.isnan())
-    return float(torch.where(equal, 0.0, ratio).max())
+    return float(element_ratios(own, sampled, dtype or torch.float32)[0].max())
 
 
 def _described(found: tuple[onnx.NodeProto, str, str, float] | None, folder: Path) -> Divergence:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 
+__all__ = ["UNITS", "cast_to", "is_exact", "is_float", "is_primitive", "name_of", "noise"]
+
 aten: Any = torch.ops.aten
 
 UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -169,18 +171,18 @@ def noise(target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any],
         out: what it returned.
     """
     results = out if isinstance(out, (tuple, list)) else (out,)
-    own = [y.abs() if _is_float(y) else None for y in results]
+    own = [y.abs() if is_float(y) else None for y in results]
     if name in NORMS:
         own = _norm_noise(name, args, results)
     elif name in FUNCTIONS:
-        own = [FUNCTIONS[name](args, y) if _is_float(y) else None for y in results]
-    elif (name in SUMS or name in INTERPOLATIONS) and any(_is_float(y) for y in results):
+        own = [FUNCTIONS[name](args, y) if is_float(y) else None for y in results]
+    elif (name in SUMS or name in INTERPOLATIONS) and any(is_float(y) for y in results):
         sizes = target(*[_magnitude(a) for a in args], **kwargs)
         sizes = sizes if isinstance(sizes, (tuple, list)) else (sizes,)
         factor = _length_factor(name, args, results)
         if "bicubic" in name:  # weights of both signs: what they cancel is as large as the largest value near
             sizes = [torch.full_like(size, float(args[0].abs().max())) for size in sizes]
-        own = [y.abs() + size.abs() * factor if _is_float(y) else None for y, size in zip(results, sizes, strict=True)]
+        own = [y.abs() + size.abs() * factor if is_float(y) else None for y, size in zip(results, sizes, strict=True)]
     elif name == "var":  # of the mean's rounding nothing is left, as the deviations from it sum to 0
         own = [y.abs() * _length_factor("sum", args, results) * 2 for y in results]
     elif name == "_linalg_det":  # a sum over permutations, by an LU factorisation
@@ -235,8 +237,8 @@ def _norm_noise(name: str, args: Sequence[Any], results: Sequence[Any]) -> list[
         term = term + (bias.abs().reshape(side) if side else bias.abs())
     sizes: list[Any] = [term + y.abs()]
     for i, statistic in enumerate(results[1:]):
-        if not _is_float(statistic) or statistic.numel() != mean.numel():
-            sizes.append(statistic.abs() if _is_float(statistic) else None)
+        if not is_float(statistic) or statistic.numel() != mean.numel():
+            sizes.append(statistic.abs() if is_float(statistic) else None)
         elif name != "_fused_rms_norm" and i == 0:
             sizes.append((mean.abs() + of_mean).reshape(statistic.shape))
         else:
@@ -248,9 +250,9 @@ def _length_factor(name: str, args: Sequence[Any], results: Sequence[Any]) -> fl
     """Return by how much a sum's length magnifies the rounding of one addition."""
     tensors = [a for a in args if isinstance(a, Tensor)]
     if name in INTERPOLATIONS:
-        return float(max(max(t.shape[2:], default=1) for t in (*tensors, *(y for y in results if _is_float(y)))))
+        return float(max(max(t.shape[2:], default=1) for t in (*tensors, *(y for y in results if is_float(y)))))
     largest = max(t.numel() for t in tensors)
-    terms = largest / max(min(y.numel() for y in results if _is_float(y) and y.numel()), 1) if results else 1
+    terms = largest / max(min(y.numel() for y in results if is_float(y) and y.numel()), 1) if results else 1
     if name in ("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot"):
         terms = tensors[-2].shape[-1] if tensors[-2].dim() else 1
     elif name == "convolution":
@@ -263,12 +265,13 @@ def _length_factor(name: str, args: Sequence[Any], results: Sequence[Any]) -> fl
 
 
 def _magnitude(value: Any) -> Any:
-    if _is_float(value):
+    if is_float(value):
         return value.abs()
-    if isinstance(value, (list, tuple)) and any(_is_float(item) for item in value):
+    if isinstance(value, (list, tuple)) and any(is_float(item) for item in value):
         return type(value)(_magnitude(item) for item in value)
     return value
 
 
-def _is_float(value: Any) -> bool:
+def is_float(value: Any) -> bool:
+    """Tell whether a value is a tensor of floating point numbers."""
     return isinstance(value, Tensor) and value.is_floating_point()
