@@ -262,12 +262,12 @@ def test_verify_all_takes_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_failed_verdict_ends_with_1(tmp_path: Path) -> None:
     path = tmp_path / "linear.onnx"
     assert run("onnx", "linear", path, "--bake", "--seed", 1).exit_code == 0
-    result = run("verify", "linear", "--path", path, "--json")  # the parameters of seed 0 are in no file of seed 1
+    result = run("verify", path, "--against", "linear", "--json")  # the parameters of seed 0 are in no file of seed 1
     assert result.exit_code == 1
     found = json.loads(result.stdout)
     assert found["passed"] is False
-    assert found["verdicts"]["linear"]["status"] == "fail"
-    shown = run("verify", "linear", "--path", path)
+    assert found["verdicts"][str(path)]["status"] == "fail"
+    shown = run("verify", path, "--against", "linear")
     assert shown.exit_code == 1
     assert "FAIL" in shown.stdout
 
@@ -320,7 +320,10 @@ def test_one_error_does_not_hide_the_other_verdicts(monkeypatch: pytest.MonkeyPa
         (("audit", "relu", "--plot", "/tmp/n.nothing"), "no picture format"),
         (("verify",), "or --all"),
         (("verify", "linear", "--all"), "or --all"),
-        (("verify", "linear", "relu", "--path", "n.onnx"), "exactly one name"),
+        (("verify", "a.onnx", "b.onnx", "--against", "linear"), "exactly one file"),
+        (("verify", "--all", "--against", "linear"), "exactly one file"),
+        (("verify", "a.onnx"), "a.onnx --against TARGET"),
+        (("verify", "a.onnx", "--against", "linear"), "no such file"),
         (("verify", "linear", "--limit", "-1"), "above 0"),
     ],
 )

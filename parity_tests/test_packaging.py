@@ -69,13 +69,13 @@ def test_the_wheel_holds_command_and_licence(wheel: zipfile.ZipFile, root: Path)
 def test_metadata(metadata: Message) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("pure-export", "0.1.0")
     assert metadata["Requires-Python"] == ">=3.11"
-    assert {"report", "test", "dev", "peers"} == set(metadata.get_all("Provides-Extra"))
+    assert {"report", "models", "test", "dev", "peers"} == set(metadata.get_all("Provides-Extra"))
 
 
 @pytest.mark.parametrize(("platform", "machine"), ENVIRONMENTS)
 def test_exactly_one_onnxruntime_flavour(metadata: Message, platform: str, machine: str) -> None:
     environment = {"sys_platform": platform, "platform_machine": machine}
-    for extra in ("", "report", "test", "peers"):
+    for extra in ("", "report", "models", "test", "peers"):
         asked = [
             requirement.name
             for requirement in requirements(metadata)
@@ -100,7 +100,7 @@ def test_constraints_are_exact_pins_that_fit_the_metadata(root: Path) -> None:
         pins[normal(match[1])] = Version(match[2])
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["report"], *extras["test"]]:
+    for text in [*project["dependencies"], *extras["report"], *extras["models"], *extras["test"]]:
         requirement = Requirement(text)
         if normal(requirement.name) in {"pure-export", "onnxruntime"}:
             continue  # itself, and the flavour that the pinned platform does not use

@@ -1,4 +1,4 @@
-"""What `pure-export audit` audits: a row of the catalogue, at another depth or width, on digits or its own example."""
+"""What `pure-export audit` audits: a target on its inputs; a row also at another depth or width, or on digits."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,12 +16,15 @@ from torch import Tensor
 
 from export.app.report import digits
 from export.app.report.settings import Settings
+from export.app.targets import Given, Target
+from export.app.targets.calls import as_block
 from export.errors import ArgumentError
 from pure import Repeat
 from pure.block import Block, Shape
 from pure.catalogue import Case
+from pure.tree import leaves
 
-__all__ = ["Data", "Subject", "subject"]
+__all__ = ["Data", "Subject", "from_target", "subject"]
 
 Data = Literal["auto", "digits", "example"]
 
@@ -106,6 +110,24 @@ def subject(
     extras |= {name: torch.randn(len(x), *rest, generator=generator) for name, (_, *rest) in case.extras}
     about += ", cross-entropy" if target else ", along a random direction of the output"
     return Subject(block, params, state, extras, x, F.cross_entropy if target else None, target, about)
+
+
+def from_target(target: Target, given: Given | None, weights: Path | None, seed: int = 0) -> Subject:
+    """Return a target ready to be audited, on inputs that are given or its own, along a random direction.
+
+    Args:
+        target: the target.
+        given: its inputs; None for its own.
+        weights: a safetensors file with its parameters; None for those of the seed.
+        seed: of parameters and inputs.
+
+    Raises:
+        ArgumentError: a function, or inputs that do not fit.
+        CheckpointError: weights that do not fit.
+    """
+    block, params, state, x, extras = as_block(target, seed=seed, given=given, weights=weights)
+    about = f"{len(leaves(x)[0])} inputs, along a random direction of the output"
+    return Subject(block, params, state, extras, x, None, (), about)
 
 
 def _options(case: Case) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Commands that measure blocks of the catalogue: list, flow, audit."""
+"""Commands that show the catalogue and measure targets: list, flow, audit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from export.app import console, printing
 from export.app.console import emit, stdout
-from export.app.options import Debug, Json, Seed
+from export.app.options import Debug, Inputs, Json, Seed, TargetArgument, Weights
 from export.errors import ArgumentError, WriteError, nearest
 from pure_export_shared import replacing
 
@@ -63,23 +63,29 @@ def list_cases(
 
 
 def flow(
-    name: Annotated[str, typer.Argument(help="A row of the catalogue; see `pure-export list`.")],
+    name: TargetArgument,
     by: Annotated[
         By, typer.Option(help="What the table is by: block, parameter leaf, or tagged activation.")
     ] = "blocks",
     per_sample: Annotated[bool, typer.Option("--per-sample", help="Norms of each sample's own gradient.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the picture into this file (.png, .svg, .pdf).")] = None,
+    inputs: Inputs = None,
+    checkpoint: Weights = None,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Measure the gradient norms of a block's half mean square output, at initialisation, on a random input."""
+    """Measure the gradient norms of a target's half mean square output, at initialisation, on a random input.
+
+    They are with respect to the parameters; a function's are its first argument.
+    """
     # Imported here, so that the other commands and --help do not wait for it.
-    from export.app import catalogue_examples
-    from pure import catalogue
+    from export.app import catalogue_examples, targets
     from pure.flow import gradient_norms, per_sample_norms
 
-    ready = catalogue_examples.call(catalogue.case(name), seed=seed)
+    ready = targets.ready(
+        targets.resolve(name, seed=seed), seed=seed, given=targets.read(inputs) if inputs else None, weights=checkpoint
+    )
     params, *batch = ready.args
     if per_sample:
         if by == "activations":
@@ -101,7 +107,7 @@ def flow(
 
 
 def audit(
-    name: Annotated[str, typer.Argument(help="A row of the catalogue; see `pure-export list`.")],
+    name: TargetArgument,
     depth: Annotated[
         int | None, typer.Option(help="A network's depth; any other block is repeated so often.", min=1)
     ] = None,
@@ -115,23 +121,30 @@ def audit(
     ] = False,
     save: Annotated[Path | None, typer.Option(help="Also write every number into this .json file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the page into this file (.png, .svg, .pdf).")] = None,
+    inputs: Inputs = None,
+    checkpoint: Weights = None,
     bars: Annotated[bool, typer.Option("--progress/--quiet", help="Bars while it runs, on a terminal.")] = True,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Audit a block at initialisation: gradient, signal, branches and gates by depth, and what to change.
+    """Audit a target at initialisation: gradient, signal, branches and gates by depth, and what to change.
 
-    Digits are sorted into ten classes by the networks that can, by cross-entropy; where there are no classes the
+    Digits are sorted into ten classes by the rows that can, by cross-entropy; where there are no classes the
     gradients are those of a random direction of the output. --full shows every block of a deep network, not only some.
     """
     # Imported here, so that the other commands and --help do not wait for it.
-    from export.app import audit_subject
-    from pure import catalogue
+    from export.app import audit_subject, targets
     from pure.flow import audit as measure
     from pure.flow import save_json
 
-    given = audit_subject.subject(catalogue.case(name), data, depth, width, seed)
+    target = targets.resolve(name, seed=seed)
+    if target.case is not None and inputs is None and checkpoint is None:
+        given = audit_subject.subject(target.case, data, depth, width, seed)
+    else:
+        if depth is not None or width is not None or data == "digits":
+            raise ArgumentError("--depth, --width and --data digits go with a row of the catalogue and its own input")
+        given = audit_subject.from_target(target, targets.read(inputs) if inputs else None, checkpoint, seed)
     found = measure(
         given.block,
         given.params,

@@ -1,9 +1,9 @@
-"""Catalogue rows as ready calls: a function, its arguments, and which of their sizes may change."""
+"""Blocks and rows of the catalogue as ready calls: a function, its arguments, and which of their sizes may change."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from pure import tree
 from pure.block import Block
 from pure.catalogue import Case
 
-__all__ = ["batch_loss", "call", "sample_loss"]
+__all__ = ["BATCH", "Call", "batch_loss", "block_call", "call", "sample_loss"]
 
 BATCH = {0: "batch"}
 
@@ -28,6 +28,7 @@ class Call:
         args: its arguments.
         dynamic: the batch of `x` and of the extras that have one, in the style of vmap's `in_dims`.
         own_extras: the names of the extras that have one entry a sample.
+        kwargs: its keyword arguments, which only a module has.
     """
 
     names: tuple[str, ...]
@@ -35,6 +36,21 @@ class Call:
     args: tuple[Any, ...]
     dynamic: tuple[Any, ...]
     own_extras: tuple[str, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def owned(self) -> tuple[str, ...]:
+        """The names of the arguments that are the block's own trees, not inputs."""
+        return tuple(name for name in ("params", "state") if name in self.names)
+
+    def argument(self, name: str) -> Any:
+        """Return the argument of that name."""
+        return self.args[self.names.index(name)]
+
+    def replaced(self, values: Mapping[str, Any]) -> Call:
+        """Return the call with other arguments under some of its names."""
+        args = tuple(values.get(name, arg) for name, arg in zip(self.names, self.args, strict=True))
+        return dataclasses.replace(self, args=args)
 
     def positions(self, *names: str) -> tuple[int, ...]:
         """Return where the arguments of these names stand, leaving out those that are not there."""
@@ -50,8 +66,14 @@ class Call:
 def call(case: Case, *, seed: int = 0) -> Call:
     """Return the row as a call, with parameters and input drawn from the seed."""
     block, params, state, x, extras = case.example(seed=seed)
+    return block_call(block, params, x, state, extras, tuple(name for name, _ in case.extras))
+
+
+def block_call(
+    block: Block, params: Any, x: Any, state: Any, extras: Mapping[str, Any], own: tuple[str, ...] = ()
+) -> Call:
+    """Return a block as a call; `own` names the extras that have one entry a sample."""
     extras = {key: torch.tensor(value) if type(value) is float else value for key, value in extras.items()}
-    own = tuple(name for name, _ in case.extras)
     more = {name: value for name, value in (("state", state), ("extras", extras)) if value}
     fn = _function(block, bool(state), bool(extras))
     axes = {"extras": dict.fromkeys(own, BATCH) if own else None}

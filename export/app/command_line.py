@@ -5,10 +5,12 @@ Nothing heavy is imported before a command needs it, so that `--help` is quick.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from export.app import catalogue_commands, file_commands, page_commands, printing
-from export.app.console import FAILED, Commands, emit
+from export.app import catalogue_commands, file_commands, page_commands, printing, verify_command
+from export.app.console import FAILED, Commands, emit, stdout
 from export.app.options import Debug, Json
 
 __all__ = ["app", "main"]
@@ -24,15 +26,39 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _versions(wanted: bool) -> None:
+    """Print the versions of the project and of what its numbers depend on, and end."""
+    if not wanted:
+        return
+    # Imported here, so that the other commands and --help do not wait for it.
+    from export.runtime.environment import version_of
+
+    flavour = next((name for name in ("onnxruntime", "onnxruntime-gpu") if version_of(name)), "onnxruntime")
+    for name in ("pure-export", "torch", "onnx", flavour):
+        stdout().print(f"{name} {version_of(name) or 'is not installed'}", soft_wrap=True)
+    raise typer.Exit
+
+
 app.command("list", short_help="List the catalogue of blocks.")(catalogue_commands.list_cases)
 app.command("flow", short_help="Measure gradient norms by depth.")(catalogue_commands.flow)
 app.command("audit", short_help="Audit gradient and signal at every depth, with advice.")(catalogue_commands.audit)
-app.command("onnx", short_help="Export a block.")(file_commands.onnx)
-app.command("verify", short_help="Judge exported files against eager functions.")(file_commands.verify)
+app.command("onnx", short_help="Export a block, a module or a function.")(file_commands.onnx)
+app.command("verify", short_help="Judge a file against what it should compute.")(verify_command.verify)
 app.command("weights", short_help="List the tensors inside a file, or replace them.")(file_commands.weights)
 app.command("quantize", short_help="Make a file 8-bit, and judge what that lost.")(file_commands.quantize)
 app.command("report", short_help="Write the report on real digits and photographs.")(page_commands.report)
 app.command("reference", short_help="Write the catalogue as one page.")(page_commands.reference)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the versions that decide numbers.", is_eager=True, callback=_versions),
+    ] = False,
+) -> None:
+    """Residual networks as pure functions, exported to ONNX and judged against float64."""
 
 
 @app.command(short_help="Say what is installed and what really loads.")

@@ -1,29 +1,30 @@
-"""Commands that write, judge and change ONNX files: onnx, verify, weights, quantize."""
+"""Commands that write, change and quantise ONNX files: onnx, weights, quantize."""
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from export.app import console, printing
-from export.app.console import FAILED, emit, progress, stdout
-from export.app.options import Debug, Device, Json, Seed
-from export.errors import ArgumentError, ExportError
+from export.app import console
+from export.app.console import FAILED, emit, stdout
+from export.app.options import Debug, Inputs, Json, Opset, Seed, TargetArgument, Weights
+from export.errors import ArgumentError
 
-if TYPE_CHECKING:  # the other commands and --help do not wait for it
-    from export.verdict.verdict_result import Verdict
-
-__all__ = ["onnx", "quantize", "verify", "weights"]
+__all__ = ["onnx", "quantize", "weights"]
 
 
 def onnx(
-    name: Annotated[str, typer.Argument(help="A row of the catalogue; see `pure-export list`.")],
+    name: TargetArgument,
     path: Annotated[Path, typer.Argument(help="The .onnx file to write.")],
     dynamic: Annotated[bool, typer.Option("--dynamic/--static", help="Let the batch have any size.")] = True,
-    bake: Annotated[bool, typer.Option("--bake/--inputs", help="Fix the parameters in the file.")] = False,
-    opset: Annotated[int | None, typer.Option(help="The ONNX opset, 18 to 23; 20 unless given.")] = None,
+    bake: Annotated[bool, typer.Option("--bake/--no-bake", help="Fix the parameters in the file.")] = False,
+    inputs: Inputs = None,
+    checkpoint: Weights = None,
+    opset: Opset = None,
     external: Annotated[
         bool, typer.Option("--external", help="Put large tensors into a data file beside it; needed above 2 GB.")
     ] = False,
@@ -31,78 +32,25 @@ def onnx(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Export a block of the catalogue."""
+    """Export a target: see `pure-export verify --help` for what one is."""
     # Imported here, so that the other commands and --help do not wait for it.
     import export
-    from export.app import catalogue_examples
-    from pure import catalogue
+    from export.app import targets
 
-    ready = catalogue_examples.call(catalogue.case(name), seed=seed)
-    fixed = ready.positions("params", "state") if bake else ()
-    free = ready.dynamic if dynamic else None
+    call = targets.ready(
+        targets.resolve(name, seed=seed), seed=seed, given=targets.read(inputs) if inputs else None, weights=checkpoint
+    )
+    fixed = call.positions(*call.owned) if bake else ()
+    free = call.dynamic if dynamic else None
     exported = export.to_onnx(
-        ready.fn, ready.args, path, bake=fixed, dynamic=free, opset=opset, external=external or None
+        call.fn, call.args, path, bake=fixed, dynamic=free, opset=opset, external=external or None
     )
     if as_json:
         emit({**vars(exported), "path": str(exported.path), "data": exported.data and str(exported.data)})
         return
-    left = ", ".join(word for i, word in enumerate(ready.names) if i not in fixed)
+    left = ", ".join(word for i, word in enumerate(call.names) if i not in fixed)
     stdout().print(str(exported), soft_wrap=True)
     stdout().print(f"call it: export.load({str(path)!r})({left})", soft_wrap=True)
-
-
-def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Rows of the catalogue; see `pure-export list`.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Every row of the catalogue.")] = False,
-    path: Annotated[
-        Path | None, typer.Option(help="Judge this file; it is written first if it does not exist.")
-    ] = None,
-    limit: Annotated[float | None, typer.Option(help="The largest ratio that passes; 2 unless given.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Show every comparison.")] = False,
-    device: Device = "auto",
-    seed: Seed = 0,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Export blocks and judge the files against the eager functions; exit code 1 if a verdict fails."""
-    if bool(names) == every:
-        raise ArgumentError("give the names of blocks, or --all; pure-export list shows them")
-    if path is not None and (every or len(names or ()) != 1):
-        raise ArgumentError("--path goes with exactly one name")
-    if limit is not None and not limit > 0:
-        raise ArgumentError(f"--limit must be above 0, got {limit:g}")
-    # Imported here, so that the other commands and --help do not wait for it.
-    import export
-    from export.app import catalogue_examples
-    from pure import catalogue
-
-    cases = list(catalogue.CASES) if every else [catalogue.case(name) for name in names or ()]
-    judged: dict[str, Verdict | ExportError] = {}
-    with progress("verify") as tick:
-        for i, case in enumerate(cases):
-            tick(case.name, i / len(cases))
-            ready = catalogue_examples.call(case, seed=seed)
-            try:
-                judged[case.name] = export.verify(
-                    ready.fn, ready.args, path, dynamic=ready.dynamic, device=device, limit=limit
-                )
-            except ExportError as error:
-                if debug or len(cases) == 1:
-                    raise
-                judged[case.name] = error
-    refused = [name for name, verdict in judged.items() if isinstance(verdict, ExportError)]
-    failed = [name for name, verdict in judged.items() if not isinstance(verdict, ExportError) and not verdict.passed]
-    if as_json:
-        passed = not refused and not failed
-        emit(
-            {"passed": passed, "verdicts": {name: printing.plain_verdict(verdict) for name, verdict in judged.items()}}
-        )
-    else:
-        printing.verdicts(judged, full)
-    if failed:
-        raise typer.Exit(FAILED)
-    if refused:
-        raise typer.Exit(console.REFUSED)
 
 
 def weights(
@@ -143,7 +91,9 @@ def weights(
 
 
 def quantize(
-    path: Annotated[Path, typer.Argument(help="The float .onnx file, with its parameters inside.")],
+    model: Annotated[
+        str, typer.Argument(help="The float .onnx file, with its parameters inside, or a target to be exported.")
+    ],
     data: Annotated[Path, typer.Argument(help="An .npz file: arrays named as the inputs, and `labels` if there are.")],
     out: Annotated[Path, typer.Option(help="The .onnx file to write.")],
     calibration: Annotated[int, typer.Option(help="The first so many samples calibrate; the rest judge.", min=1)] = 256,
@@ -158,27 +108,40 @@ def quantize(
         float | None, typer.Option(help="The least lower end of the agreement's interval; 0.95 unless given.")
     ] = None,
     latency: Annotated[bool, typer.Option("--latency", help="Also measure calls of both files.")] = False,
+    checkpoint: Weights = None,
+    seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Quantise a file by ONNX Runtime, and judge it on held-out samples; exit code 1 if the verdict fails."""
+    """Quantise a file by ONNX Runtime, and judge it on held-out samples; exit code 1 if the verdict fails.
+
+    In place of a file a target may stand, as for `pure-export onnx`: it is exported first, its parameters inside.
+    """
     # Imported here, so that the other commands and --help do not wait for it.
     import export
+    from export.app import targets
     from export.quantization import npz_samples
 
-    calibrating, _ = npz_samples.read(data, path, batch, stop=calibration)
-    judging, labels = npz_samples.read(data, path, batch, start=calibration)
-    export.quantize(path, out, calibrating, method=method, exclude=exclude or ())
-    verdict = export.verify_quantized(
-        out,
-        path,
-        judging,
-        labels=labels,
-        scores=scores,
-        min_sqnr_db=min_sqnr,
-        min_agreement=min_agreement,
-        latency=latency,
-    )
+    with contextlib.ExitStack() as stack:
+        path = Path(model)
+        if path.suffix != ".onnx" and not path.is_file():
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pure-export-"))
+            path = targets.write_float_file(targets.resolve(model, seed=seed), Path(folder), data, checkpoint, seed)
+        elif checkpoint is not None:
+            raise ArgumentError(f"--weights goes with a target; {path} has its own inside: see pure-export weights")
+        calibrating, _ = npz_samples.read(data, path, batch, stop=calibration)
+        judging, labels = npz_samples.read(data, path, batch, start=calibration)
+        export.quantize(path, out, calibrating, method=method, exclude=exclude or ())
+        verdict = export.verify_quantized(
+            out,
+            path,
+            judging,
+            labels=labels,
+            scores=scores,
+            min_sqnr_db=min_sqnr,
+            min_agreement=min_agreement,
+            latency=latency,
+        )
     if as_json:
         emit(verdict.to_dict())
     else:
