@@ -413,7 +413,9 @@ def test_a_wrong_loop_is_named(tmp_path: Path) -> None:
     verdict = export.verify(lambda p, x: net(p, x).sin(), (params, X), path)
     assert not verdict.passed
     assert verdict.divergence is not None
-    assert (verdict.divergence.node, verdict.divergence.op) == (scan.name, "Scan")
+    assert (verdict.divergence.node, verdict.divergence.op) == (add.name, "Sub")
+    assert verdict.divergence.within == f"body of {scan.name!r}, step 1 of 5"
+    assert verdict.divergence.root
 
 
 def swapped(carry: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[Any, Any]:

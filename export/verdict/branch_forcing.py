@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from export.graph.node_notes import read_notes
 
-__all__ = ["Condition", "conditions", "forced", "with_outputs"]
+__all__ = ["Condition", "condition_key", "conditions", "forced", "with_outputs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,11 @@ def conditions(graph: onnx.GraphProto, within: Mapping[str, bool] | None = None)
     found = []
     for node in graph.node:
         if node.op_type == "If":
-            found.append(Condition(_key(node), node.input[0], within or {}))
+            found.append(Condition(condition_key(node), node.input[0], within or {}))
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 side = {"then_branch": True, "else_branch": False}.get(attribute.name)
-                inner = dict(within or {}) if side is None else {**(within or {}), _key(node): side}
+                inner = dict(within or {}) if side is None else {**(within or {}), condition_key(node): side}
                 found += conditions(attribute.g, inner)
     return found
 
@@ -60,25 +60,22 @@ def forced(model: onnx.ModelProto, choices: Mapping[str, bool]) -> onnx.ModelPro
 
 def _force(graph: onnx.GraphProto, choices: Mapping[str, bool]) -> None:
     for node in graph.node:
-        if node.op_type == "If" and _key(node) in choices:
-            node.input[0] = f"forced.{choices[_key(node)]}"
+        if node.op_type == "If" and condition_key(node) in choices:
+            node.input[0] = f"forced.{choices[condition_key(node)]}"
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 _force(attribute.g, choices)
 
 
 def with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """Return a copy with more values as outputs; those of unknown element type are taken as boolean."""
+    """Return a copy with more values as outputs; ONNX Runtime finds their types and shapes by itself."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    types = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.output)}
     there = {value.name for value in copy.graph.output}
-    for name in dict.fromkeys(names):
-        if name not in there:
-            kind = types.get(name, onnx.TensorProto.BOOL)
-            copy.graph.output.append(helper.make_tensor_value_info(name, kind, None))
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in there)
     return copy
 
 
-def _key(node: onnx.NodeProto) -> str:
+def condition_key(node: onnx.NodeProto) -> str:
+    """Return the recorded operation that an `If` came from, as its metadata names it; its own name without."""
     return read_notes(node).get("fx") or node.name

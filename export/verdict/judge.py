@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -133,13 +133,13 @@ class Judge:
         forced: Mapping[str, bool] | None,
         *,
         runs: int = RUNS,
-        values: bool = False,
+        wanted: Collection[str] = (),
     ) -> Scales:
         """Measure the reference and its rounding scales on these inputs."""
         choose = None if forced is None else lambda key, number: forced.get(key)
         with isolation.restored():
             return measure(
-                self.file.traced.graph, leaves, runs=runs, open_decisions=runs == RUNS, forced=choose, values=values
+                self.file.traced.graph, leaves, runs=runs, open_decisions=runs == RUNS, forced=choose, wanted=wanted
             )
 
     def leaves(

@@ -103,6 +103,11 @@ class JudgedFile:
         """Return the arguments that the file still takes."""
         return [arg for i, arg in enumerate(self.arguments.rebuild(leaves)) if i not in self.baked]
 
+    def feed(self, leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return what the file takes, {input: tensor}."""
+        named = zip(self.arguments.leaf_names, leaves, self.arguments.owner, strict=True)
+        return {name: leaf for name, leaf, owner in named if owner not in self.baked}
+
     def results(
         self, loaded: Loaded, leaves: Sequence[torch.Tensor]
     ) -> tuple[Structure, list[torch.Tensor], list[str]]:

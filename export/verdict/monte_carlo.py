@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from export.ops.scan.operator import looped, scan_op
 from export.verdict.decisions import COMPARISONS, PICKS, REACH, Decision, Pick, decided, margins, pick_axis
 from export.verdict.noise_model import UNITS, cast_to, is_exact, is_primitive, name_of, noise
-from export.verdict.sampled import Sampled, Scales, Spread
+from export.verdict.sampled import InnerValues, Sampled, Scales, Spread
 
 __all__ = ["FEW_RUNS", "RUNS", "measure"]
 
@@ -52,7 +52,7 @@ class _Run:
         sizes: of the roundings by key, one entry an execution: written by the exact run, read by the others.
         operands: what decisions looked at, by key: the node, the kind and the operand.
         branches: those that were taken.
-        values: every operator's tensor by key; None not to keep them.
+        note: is told every operator's tensor by key, and those that a loop's step is given; None to tell nobody.
         lifted: source lines of casts that were not made.
     """
 
@@ -62,7 +62,7 @@ class _Run:
     sizes: dict[str, list[Any]]
     operands: dict[str, tuple[Node, str, Tensor]] = dataclasses.field(default_factory=dict)
     branches: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
-    values: dict[str, Tensor] | None = None
+    note: Callable[[str, Tensor], None] | None = None
     lifted: dict[str, None] = dataclasses.field(default_factory=dict)
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
 
@@ -81,13 +81,13 @@ class _Noisy(Interpreter):
         self.node: Node | None = None
 
     def run_node(self, n: Node) -> Any:
-        """Run one node, and keep its value where asked to."""
+        """Run one node, and tell its value where asked to."""
         self.node = n
         result = super().run_node(n)
         if n.op == "get_attr":
             return _double(result)
-        if self.shared.values is not None and n.op == "call_function" and isinstance(result, Tensor):
-            self.shared.values[self.prefix + n.name] = result
+        if self.shared.note is not None and n.op in ("call_function", "placeholder") and isinstance(result, Tensor):
+            self.shared.note(self.prefix + n.name, result)
         return result
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -207,7 +207,7 @@ def measure(
     open_decisions: bool = True,
     seed: int = 0,
     forced: Forced | None = None,
-    values: bool = False,
+    wanted: Collection[str] = (),
 ) -> Scales:
     """Measure the rounding scale of every output of a recorded graph.
 
@@ -218,51 +218,57 @@ def measure(
         open_decisions: whether decisions that rounding leaves open are taken at random.
         seed: of the noise. The same seed gives the same scales.
         forced: which branches conditions take.
-        values: whether to keep the scales of all inner values too.
+        wanted: keys of operators whose values are wanted too; a loop's lie stacked, one entry a step.
     """
     given = [_double(leaf) for leaf in leaves]
-    exact = _Run(None, forced, {}, {}, values={} if values else None)
+    values = InnerValues(wanted)
+    exact = _Run(None, forced, {}, {}, note=values.keep if wanted else None)
     reference = _outputs(graph, exact, given)
 
     def taken(key: str, number: int) -> bool | None:
-        known = exact.branches.get(key, [])
-        return known[number] if number < len(known) else None
+        sides = exact.branches.get(key, [])
+        return sides[number] if number < len(sides) else None
 
-    def spread(scales: Mapping[str, Tensor], first: int) -> tuple[Spread, Spread, Spread]:
-        outputs, operands, inner = Spread(runs), Spread(runs), Spread(runs)
+    def spread(scales: Mapping[str, Tensor], first: int) -> tuple[Spread, Spread]:
+        outputs, operands = Spread(runs), Spread(runs)
+        values.begin(runs)
         for number in range(first, first + runs):
             generator = torch.Generator().manual_seed(1_000_003 * seed + number)
-            run = _Run(generator, taken, scales, exact.sizes, values={} if values else None)
+            run = _Run(generator, taken, scales, exact.sizes, note=values.compared() if wanted else None)
             outputs.add(dict(enumerate(reference)), dict(enumerate(_outputs(graph, run, given))))
             operands.add({k: v[2] for k, v in exact.operands.items()}, {k: v[2] for k, v in run.operands.items()})
-            inner.add(exact.values or {}, run.values or {})
-        return outputs, operands, inner
+        return outputs, operands
 
-    outputs, operands, inner = spread({}, 0)
+    outputs, operands = spread({}, 0)
     scales: dict[str, Tensor] = {key: operands.scale(key, value[2]) for key, value in exact.operands.items()}
     decisions = {key: _decision(key, *entry, scales[key]) for key, entry in exact.operands.items()}
     picks = _picks(graph, exact, scales)
     if open_decisions and any(decision.open for decision in decisions.values()):
-        outputs, _, inner = spread(scales, runs)
+        outputs, _ = spread(scales, runs)
     return Scales(
         outputs=tuple(Sampled(value, outputs.scale(i, value), picks.get(i)) for i, value in enumerate(reference)),
         decisions=decisions,
         branches=exact.branches,
         lifted=tuple(exact.lifted),
-        values={key: Sampled(value, inner.scale(key, value)) for key, value in (exact.values or {}).items()},
+        values=values.sampled({node.name: _pick(node, exact, scales) for node in graph.graph.nodes}),
     )
 
 
 def _picks(graph: GraphModule, exact: _Run, scales: Mapping[str, Tensor]) -> dict[int, Pick]:
     """Return what the outputs that are picked positions were picked from, by the output's place."""
-    found = {}
-    for i, item in enumerate(graph.graph.find_nodes(op="output")[0].args[0]):
-        at = item.args[0] if isinstance(item, Node) and item.target is operator.getitem else item
-        if isinstance(at, Node) and at.name in exact.operands:
-            _, kind, operand = exact.operands[at.name]
-            if kind in PICKS and not kind.startswith("max_pool"):
-                found[i] = Pick(operand, scales[at.name], pick_axis(at))
-    return found
+    items = graph.graph.find_nodes(op="output")[0].args[0]
+    found = {i: _pick(item, exact, scales) for i, item in enumerate(items) if isinstance(item, Node)}
+    return {i: pick for i, pick in found.items() if pick is not None}
+
+
+def _pick(item: Node, exact: _Run, scales: Mapping[str, Tensor]) -> Pick | None:
+    """Return what the positions that a node gives were picked from, None if they are none."""
+    at = item.args[0] if item.target is operator.getitem else item
+    if isinstance(at, Node) and at.name in exact.operands:
+        _, kind, operand = exact.operands[at.name]
+        if kind in PICKS and not kind.startswith("max_pool"):
+            return Pick(operand, scales[at.name], pick_axis(at))
+    return None
 
 
 def _outputs(graph: GraphModule, run: _Run, given: Sequence[Tensor]) -> list[Tensor]:

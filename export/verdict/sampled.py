@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from export.verdict.decisions import Decision, Pick
 
-__all__ = ["Sampled", "Scales", "Spread"]
+__all__ = ["InnerValues", "Sampled", "Scales", "Spread"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Scales:
         decisions: every operator that decides by value, by key.
         branches: {condition: branches taken, one an execution}.
         lifted: lines of source whose casts to a narrower dtype the reference does not make.
-        values: the same as `outputs` for every operator's tensor, by key, where asked for.
+        values: the same as `outputs` for the operators asked for, by key; those of a loop's steps lie stacked.
     """
 
     outputs: tuple[Sampled, ...]
@@ -72,3 +73,53 @@ class Spread:
         if total is None:
             return torch.zeros(reference.shape, dtype=torch.float64, device=reference.device)
         return (total / self.runs).sqrt() if reference.is_floating_point() else total.sqrt()
+
+
+class InnerValues:
+    """Values of operators inside a graph: the exact run's are kept, a noisy run's only change their spreads.
+
+    Args:
+        wanted: keys of the operators.
+    """
+
+    def __init__(self, wanted: Collection[str]) -> None:
+        self.wanted = frozenset(wanted)
+        self.exact: dict[str, list[Tensor]] = {}
+        self.spread = Spread(1)
+
+    def keep(self, key: str, value: Tensor) -> None:
+        """Keep a value of the exact run; one operator may be run several times."""
+        if key in self.wanted:
+            self.exact.setdefault(key, []).append(value)
+
+    def begin(self, runs: int) -> None:
+        """Begin with a set of noisy runs."""
+        self.spread = Spread(runs)
+
+    def compared(self) -> Callable[[str, Tensor], None]:
+        """Return what adds the values of one noisy run."""
+        counts: Counter[str] = Counter()
+
+        def compare(key: str, value: Tensor) -> None:
+            steps = self.exact.get(key, ())
+            if counts[key] < len(steps):
+                number = counts[key]
+                counts[key] += 1
+                self.spread.add({(key, number): steps[number]}, {(key, number): value})
+
+        return compare
+
+    def sampled(self, picks: Mapping[str, Pick | None]) -> dict[str, Sampled]:
+        """Return the values with their scales, those of several steps stacked.
+
+        Args:
+            picks: what positions were picked from, by key.
+        """
+        found = {}
+        for key, steps in self.exact.items():
+            scales = [self.spread.scale((key, number), value) for number, value in enumerate(steps)]
+            if len(steps) == 1:
+                found[key] = Sampled(steps[0], scales[0], picks.get(key))
+            elif len({value.shape for value in steps}) == 1:
+                found[key] = Sampled(torch.stack(steps), torch.stack(scales))
+        return found

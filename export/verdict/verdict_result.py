@@ -104,6 +104,12 @@ class Divergence:
         source: the line of the function's source.
         ratio: how far it is off, as in a row.
         reproduction: the folder that holds the model, the inputs and a script.
+        within: the branch or the loop, with its step, that the node lies in; empty for the outermost graph.
+        root: whether the node alone differs on the reference's inputs, rounded to its dtypes; None if it was not tried.
+        cause: the same in words, or what the difference is carried on from.
+        weights: stored tensors of the node that are not the given ones.
+        opinion: who stands alone, where onnx's reference evaluator was asked too.
+        problem: why no node could be looked for; empty if one was.
     """
 
     node: str
@@ -112,12 +118,19 @@ class Divergence:
     source: str
     ratio: float
     reproduction: str
+    within: str = ""
+    root: bool | None = None
+    cause: str = ""
+    weights: str = ""
+    opinion: str = ""
+    problem: str = ""
 
     def __str__(self) -> str:
-        return (
-            f"first differs at node {self.node!r} ({self.op}; {_where(self.path, self.source)}), "
-            f"ratio {self.ratio:.3g}; reproduction: {self.reproduction}"
-        )
+        if self.problem:
+            return f"the first node that differs could not be looked for: {self.problem}"
+        place = "; ".join(text for text in (self.op, self.within, _where(self.path, self.source)) if text)
+        more = [f"ratio {self.ratio:.3g}", *(text for text in (self.cause, self.weights, self.opinion) if text)]
+        return f"first differs at node {self.node!r} ({place}), {'; '.join(more)}; reproduction: {self.reproduction}"
 
 
 def columns(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Where a file differs from the function: values of both sides matched, the first wrong node, its reproduction."""
