@@ -490,3 +490,23 @@ def test_parameters_that_a_function_captured_are_lifted_to_the_reference_as_well
     arguments = take_apart(captured, (x,), None)
     (found,) = reference_runs.run(captured, arguments, arguments.leaves, to=torch.float64).leaves
     assert torch.equal(found, net(pure.cast(params, torch.float64), x.double())), "the weights are lifted too"
+
+
+def test_a_verdict_keeps_some_outputs_for_comparison_with_other_versions() -> None:
+    x = torch.linspace(-2, 2, 1000, dtype=torch.float32)
+    verdict = export.verify(lambda x: {"y": torch.sin(3 * x), "n": x.argmax()}, (x,), device="cpu")
+    kept = {sample.leaf: sample for sample in verdict.outputs}
+    assert list(kept) == ["out.y", "out.n"]
+    y = kept["out.y"]
+    assert len(y.values) == len(y.reference) == len(y.scales) == 256
+    assert max(abs(a - b) / c for a, b, c in zip(y.values, y.reference, y.scales, strict=True)) < 8
+    assert y.largest == pytest.approx(1, abs=1e-3)
+    assert kept["out.n"].values == (999.0,)
+    assert "outputs" not in verdict.to_dict()
+    again = export.verify(lambda x: {"y": torch.sin(3 * x), "n": x.argmax()}, (x,), device="cpu")
+    assert again.outputs == verdict.outputs
+
+
+def test_the_repr_of_a_verdict_is_its_first_line() -> None:
+    verdict = export.verify(torch.tanh, (torch.ones(3),), device="cpu")
+    assert repr(verdict) == f"<Verdict {verdict.table().splitlines()[0]}>"

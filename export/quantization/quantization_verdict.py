@@ -125,7 +125,7 @@ class Latency:
     calls: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class QuantizationVerdict(Judgement):
     """Whether a quantised file still answers as the float one did, on data that it was not calibrated with.
 

@@ -21,7 +21,7 @@ from export.verdict.judged_file import JudgedFile
 from export.verdict.monte_carlo import FEW_RUNS, RUNS, measure
 from export.verdict.reference_runs import Outcome, replayed, run
 from export.verdict.sampled import Scales
-from export.verdict.verdict_result import OpenDecision, Predicate, Row, Status
+from export.verdict.verdict_result import OpenDecision, OutputSample, Predicate, Row, Status
 
 __all__ = ["Judge"]
 
@@ -46,6 +46,7 @@ class Judge:
         predicates: what was found of each outermost `If`.
         decisions: the decisions that rounding leaves open on the example.
         lifted: source lines of casts that the reference does not make.
+        outputs: some elements of the example's outputs.
         failed: inputs and forced branches of the first case that failed, None if none did.
     """
 
@@ -56,6 +57,7 @@ class Judge:
         self.predicates: list[Predicate] = []
         self.decisions: list[OpenDecision] = []
         self.lifted: dict[str, None] = {}
+        self.outputs: list[OutputSample] = []
         self.failed: tuple[list[torch.Tensor], dict[str, bool]] | None = None
 
     def rows(self) -> list[Row]:
@@ -123,6 +125,9 @@ class Judge:
         if any(row.status == "fail" for row in rows):  # few runs may be too few, and none took an open decision
             scales = self.scales(leaves, forced)
             rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced)
+        if first:
+            leaves_found = zip(eager.names, found, scales.outputs, strict=True)
+            self.outputs = [sampled.some(name, value) for name, value, sampled in leaves_found]
         if self.failed is None and any(row.status == "fail" for row in rows):
             self.failed = leaves, dict(forced or {})
         return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -11,8 +12,15 @@ import torch
 from torch import Tensor
 
 from export.verdict.decisions import Decision, Pick
+from export.verdict.verdict_result import OutputSample
 
-__all__ = ["InnerValues", "Sampled", "Scales", "Spread"]
+__all__ = ["InnerValues", "Sampled", "Scales", "Spread", "positions"]
+
+
+MAX_KEPT = 256
+"""Elements of a leaf that a verdict keeps for later comparison."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, without their whole parts, are spread evenly over the unit interval."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +36,30 @@ class Sampled:
     reference: Tensor
     scale: Tensor
     pick: Pick | None = None
+
+    def some(self, leaf: str, found: Tensor) -> OutputSample:
+        """Return a file's values at some elements, spread over the leaf, beside the reference and the scales there."""
+        given = found.detach().cpu().reshape(-1)
+        at = positions(given.numel())
+        largest = float(given.double().abs().max()) if given.numel() and not given.is_complex() else math.nan
+        columns = (given, self.reference.cpu().reshape(-1), self.scale.cpu().reshape(-1))
+        values, reference, scales = (tuple(_real(column)[at].tolist()) for column in columns)
+        return OutputSample(leaf, largest, values, reference, scales)
+
+
+def positions(count: int) -> Tensor:
+    """Return the elements that are kept of so many: all of them, or some that lie evenly but on no grid.
+
+    >>> positions(3).tolist()
+    [0, 1, 2]
+    """
+    if count <= MAX_KEPT:
+        return torch.arange(count)
+    return (torch.arange(MAX_KEPT, dtype=torch.float64) * GOLDEN % 1 * count).long()
+
+
+def _real(values: Tensor) -> Tensor:
+    return (values.abs() if values.is_complex() else values).double()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,17 @@ from typing import Any, Literal, Self
 from export.errors import VerificationError
 from pure_export_shared import json_ready
 
-__all__ = ["Divergence", "Judgement", "OpenDecision", "Predicate", "Row", "Status", "Verdict", "columns"]
+__all__ = [
+    "Divergence",
+    "Judgement",
+    "OpenDecision",
+    "OutputSample",
+    "Predicate",
+    "Row",
+    "Status",
+    "Verdict",
+    "columns",
+]
 
 Status = Literal["pass", "fail", "skipped", "ambiguous"]
 
@@ -94,6 +104,27 @@ class OpenDecision:
 
 
 @dataclasses.dataclass(frozen=True)
+class OutputSample:
+    """What the file gave for one output leaf on the example, at some of its elements, always the same ones.
+
+    A later run compares with it what the same file gives under other versions.
+
+    Attributes:
+        leaf: its dotted name.
+        largest: the largest absolute value in the whole leaf; NaN if there is none.
+        values: the file's values at these elements.
+        reference: the float64 reference there.
+        scales: the rounding scales there.
+    """
+
+    leaf: str
+    largest: float
+    values: tuple[float, ...]
+    reference: tuple[float, ...]
+    scales: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Divergence:
     """The first node whose value differs from eager.
 
@@ -171,6 +202,9 @@ class Judgement:
     def __str__(self) -> str:
         return self.table()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.table().partition(chr(10))[0]}>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON (numbers that are not finite become text)."""
         fields = dataclasses.asdict(self)  # type: ignore[call-overload]
@@ -188,7 +222,7 @@ class Judgement:
         return self
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Verdict(Judgement):
     """Whether a file computes what the eager function computes.
 
@@ -202,6 +236,7 @@ class Verdict(Judgement):
         divergence: the first node that differs, if something failed.
         seconds: how long the verdict took.
         decisions: operations that decide by value and that rounding leaves open; see `OpenDecision`.
+        outputs: some of the example's output elements, for comparison with other versions; not in `to_dict`.
     """
 
     path: str
@@ -213,6 +248,7 @@ class Verdict(Judgement):
     divergence: Divergence | None
     seconds: float
     decisions: tuple[OpenDecision, ...] = ()
+    outputs: tuple[OutputSample, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def status(self) -> Status:
@@ -257,7 +293,9 @@ class Verdict(Judgement):
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, ready for JSON (numbers that are not finite become text)."""
-        return {**super().to_dict(), "worst": json_ready(self.worst)}
+        found = {**super().to_dict(), "worst": json_ready(self.worst)}
+        del found["outputs"]
+        return found
 
 
 def _where(path: str, source: str) -> str:

@@ -101,6 +101,7 @@ def verify(
         divergence=divergence,
         seconds=time.perf_counter() - began,
         decisions=tuple(judge.decisions),
+        outputs=tuple(judge.outputs),
     )
 
 
