@@ -9,6 +9,7 @@ from pure_export_shared import ArgumentError, ExportError, PureExportError, list
 
 __all__ = [
     "ArgumentError",
+    "DamagedFileError",
     "DataFileError",
     "ExportError",
     "LoadError",
@@ -116,6 +117,21 @@ class DataFileError(LoadError):
 
     Fails after `mv net.onnx elsewhere/`. Fix: move `net.onnx.<digest>.data` along; the message has its full name.
     """
+
+
+class DamagedFileError(LoadError):
+    """A file, or its data file, is not as it was written: bytes were lost, added or changed.
+
+    Attributes:
+        damaged: what differs: "the graph", "the metadata", "tensor fc1.weight", "cut short by 12 bytes (…)".
+
+    Fails after an interrupted copy, or a flipped bit. Fix: copy the file again, or export it again. A file that
+    another program changed on purpose: `export.load("edited.onnx", check=False)`.
+    """
+
+    def __init__(self, message: str, *, damaged: tuple[str, ...] = ()) -> None:
+        self.damaged = damaged
+        super().__init__(message)
 
 
 class NotAnOnnxFileError(LoadError):

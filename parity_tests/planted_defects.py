@@ -27,6 +27,7 @@ import export
 from export.files.pytree_structure import describe
 from export.trace.arguments import is_tensor, take_apart
 from export.verdict import reference_runs
+from parity_tests import edited_files
 
 Function = tuple[Callable[..., Any], tuple[Any, ...]]
 Change = Callable[[onnx.ModelProto, onnx.NodeProto], str]
@@ -284,7 +285,7 @@ def planted(seed: int, limit: int | None = None) -> Iterator[Result]:
                         break
                 else:
                     continue
-                onnx.save(model, file)
+                edited_files.save(model, file)
                 found = _outputs(file, fn, args)
                 if found is None:
                     continue

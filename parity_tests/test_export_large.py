@@ -19,6 +19,7 @@ import export
 import pure
 from export import errors
 from export.files import protobuf_wire, saving, stored_tensors
+from parity_tests import edited_files
 from pure import nets
 from pure_export_shared import TEMPORARY
 
@@ -158,7 +159,7 @@ def test_a_new_export_takes_the_place_of_both_files(tmp_path: Path) -> None:
 def test_a_data_file_that_was_not_named_by_us_is_never_removed(tmp_path: Path) -> None:
     exported = write(tmp_path / "f.onnx")
     model = onnx.load(exported.path)
-    onnx.save(model, exported.path, save_as_external_data=True, location="shared.bin", size_threshold=1024)
+    edited_files.save(model, exported.path, save_as_external_data=True, location="shared.bin", size_threshold=1024)
     assert right(exported.path)
     write(exported.path, 2.0)
     assert files(tmp_path) == ["f.onnx", "shared.bin"]
@@ -289,9 +290,11 @@ def test_a_model_may_not_reach_outside_of_its_folder(location: str, tmp_path: Pa
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value=location.format(folder=tmp_path))
     exported.path.write_bytes(model.SerializeToString())
+    with pytest.raises(errors.DamagedFileError, match="the graph"):
+        export.load(exported.path)
     for use in (export.load, export.weights):
         with pytest.raises(errors.DataFileError, match="outside of its own folder"):
-            use(exported.path)
+            use(exported.path, check=False)
 
 
 def test_the_pair_moves_together_and_is_read_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +330,7 @@ def test_a_wrong_file_with_data_beside_it_is_localised(tmp_path: Path) -> None:
     model = onnx.load(path, load_external_data=False)
     node = next(node for node in model.graph.node if node.op_type == "Tanh")
     node.op_type = "Sin"
-    path.write_bytes(model.SerializeToString())
+    edited_files.save(model, path)
     verdict = export.verify(network, (made(), X), path, bake=(0,), device="cpu")
     assert not verdict.passed
     assert verdict.divergence is not None

@@ -22,6 +22,7 @@ from export.errors import ArgumentError, UnsupportedOpError, VerificationError, 
 from export.files import protobuf_wire
 from export.quantization import intervals
 from export.quantization.integer_kernels import kernels
+from parity_tests import edited_files
 from pure import nets
 
 BATCH = (None, {0: "batch"}, None)
@@ -225,7 +226,9 @@ def test_the_file_is_still_ours(digits: Digits) -> None:
     before, after = (protobuf_wire.read_header(path) for path in (digits.exact, digits.small))
     own = json.loads(after.metadata["pure_export.quantized"])
     assert (own["method"], own["batches"]) == ("minmax", len(digits.calibration))
-    assert {**after.metadata} == {**before.metadata, "pure_export.quantized": after.metadata["pure_export.quantized"]}
+    new = {key: after.metadata[key] for key in ("pure_export.quantized", "pure_export.digest")}
+    assert {**after.metadata} == {**before.metadata, **new}
+    assert before.metadata["pure_export.digest"] != after.metadata["pure_export.digest"]
     assert after.producer == before.producer
     node = protobuf_wire.find_node(digits.small, "conv1.convolution.Conv")
     assert node is not None
@@ -380,7 +383,7 @@ def test_a_quantised_file_is_not_quantised_again(digits: Digits, tmp_path: Path)
 def changed(path: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
     model = onnx.load(path)
     change(model)
-    onnx.save(model, target)
+    edited_files.save(model, target)
     return target
 
 

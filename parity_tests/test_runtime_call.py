@@ -174,7 +174,7 @@ def test_a_truncated_file_and_a_missing_one(tmp_path: Path) -> None:
     content = exported.path.read_bytes()
     for size in (10, len(content) // 2, len(content) - 1):
         exported.path.write_bytes(content[:size])
-        with pytest.raises(errors.NotAnOnnxFileError):
+        with pytest.raises(errors.NotAnOnnxFileError if size == 10 else errors.DamagedFileError):
             export.load(exported.path)
     with pytest.raises(errors.LoadError, match="no such file"):
         export.load(tmp_path / "other.onnx")

@@ -22,6 +22,7 @@ import pure
 from export import errors
 from export.trace.arguments import take_apart
 from export.verdict import reference_runs
+from parity_tests import edited_files
 from pure import tags
 
 DYNAMIC = (None, {0: "batch"})
@@ -47,7 +48,7 @@ def damaged(tmp_path: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
     export.to_onnx(network, (PARAMS, X), path, bake=(0,), dynamic=DYNAMIC)
     model = onnx.load(path)
     change(model)
-    onnx.save(model, path)
+    edited_files.save(model, path)
     return path
 
 
@@ -292,7 +293,7 @@ def test_both_branches_are_forced_and_one_that_is_wrong_is_found(tmp_path: Path)
     assert "in fn" in predicate.source
     model = onnx.load(path)
     edit("shift", set_first(1.01))(model)
-    onnx.save(model, path)
+    edited_files.save(model, path)
     broken = export.verify(fn, (X, shift), path, bake=(1,))
     assert {row.case for row in broken.rows if row.status == "fail"} == {"stored", "forced false"}
 
@@ -361,7 +362,7 @@ def test_the_order_and_the_names_of_inputs_and_outputs_are_judged(
     export.to_onnx(network, (PARAMS, X), path)
     model = onnx.load(path)
     change(model)
-    onnx.save(model, path)
+    edited_files.save(model, path)
     verdict = export.verify(network, (PARAMS, X), path)
     assert verdict.status == "fail"
     assert {(row.leaf, row.case) for row in verdict.rows} == {("(all)", "interface")}

@@ -67,15 +67,13 @@ def weights(
     # Imported here, so that the other commands and --help do not wait for it.
     import export
     import pure
-    from export.files import protobuf_wire, stored_tensors
+    from export.files import stored_tensors
     from export.files.checkpoint import complete
+    from export.files.opening import open_model
 
     if (new is None) != (out is None):
         raise ArgumentError("a checkpoint and --out go together: weights MODEL.onnx NEW.safetensors --out OUT.onnx")
-    header = protobuf_wire.read_header(path)
-    inside = {
-        name: t for name, t in stored_tensors.find(path, header).items() if not name.startswith(stored_tensors.CONSTANT)
-    }
+    inside = {name: t for name, t in open_model(path).tensors.items() if not name.startswith(stored_tensors.CONSTANT)}
     if new is not None and out is not None:
         found = pure.flatten(pure.load(new))
         export.replace_weights(path, complete(path, found), out)

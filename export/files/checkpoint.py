@@ -15,7 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from export.errors import ArgumentError, LoadError, WriteError, listed, nearest
-from export.files import data_file, protobuf_wire, pytree_structure, splicing, stored_tensors
+from export.files import data_file, digest, protobuf_wire, pytree_structure, splicing, stored_tensors
+from export.files.call_schema import read_call
+from export.files.opening import open_model
 from export.files.signature_leaves import Leaf, check_leaves
 from export.files.stored_tensors import Stored
 from export.files.tensor_values import Kind, from_memory, is_torch
@@ -27,12 +29,13 @@ Inside = dict[str, Any]
 """{argument: tree} for baked arguments, and {"closure": {name: tensor}} for what the function captured."""
 
 
-def weights(path: str | os.PathLike[str], kind: Literal["numpy", "torch"] = "numpy") -> Inside:
+def weights(path: str | os.PathLike[str], kind: Literal["numpy", "torch"] = "numpy", *, check: bool = True) -> Inside:
     """Read the tensors inside a file back, bit for bit.
 
     Args:
         path: a file that `to_onnx` wrote, or any other ONNX file.
         kind: "numpy" or "torch". bfloat16 in numpy is ml_dtypes', or its 16 bits as uint16 where that is missing.
+        check: whether the file is compared with the digest inside, as for `load`.
 
     Returns:
         {argument: tree} for each baked argument, as it was given, and under "closure" {name: tensor} for tensors that
@@ -41,6 +44,7 @@ def weights(path: str | os.PathLike[str], kind: Literal["numpy", "torch"] = "num
     Raises:
         LoadError: if there is no such file, or a tensor is stored in a way that cannot be read.
         DataFileError: if the file that holds the large tensors is missing or cut short.
+        DamagedFileError: if the file is not as it was written; the message names what differs.
 
     Example:
         >>> import tempfile, torch, export
@@ -56,10 +60,8 @@ def weights(path: str | os.PathLike[str], kind: Literal["numpy", "torch"] = "num
         raise ArgumentError(f"kind must be 'numpy' or 'torch', got {kind!r}")
     if kind == "torch":
         importlib.import_module("torch")
-    header = protobuf_wire.read_header(path)
-    call = protobuf_wire.read_call(header, path)
-    tensors = stored_tensors.find(path, header)
-    stored_tensors.check(path, tensors.values())
+    opened = open_model(path, check=check)
+    call, tensors = opened.call, opened.tensors
 
     def read(name: str) -> Any:
         return from_memory(stored_tensors.read(path, tensors[name]), Kind(kind == "torch", "cpu"), tensors[name].dtype)
@@ -91,7 +93,11 @@ def _captured(call: Mapping[str, Any], tensors: Mapping[str, Stored]) -> list[st
 
 
 def replace_weights(
-    path: str | os.PathLike[str], weights: Mapping[str, Any], out: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    weights: Mapping[str, Any],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    check: bool = True,
 ) -> Path:
     """Write a file again with other tensors inside; nothing is traced, and nothing else changes.
 
@@ -102,6 +108,7 @@ def replace_weights(
             {tensor name: tensor}. What is left out stays.
         out: the file to write, `path` itself by default. It appears whole or not at all, and so does the data file
             beside it, which it has if `path` has one.
+        check: whether the file is compared with the digest inside first, as for `load`; the new file has its own.
 
     Returns:
         The file that was written.
@@ -109,6 +116,7 @@ def replace_weights(
     Raises:
         ArgumentError: if anything does not fit; the message lists everything that does not.
         LoadError: if there is no such file.
+        DamagedFileError: if the file is not as it was written; the message names what differs.
         WriteError: if `out` cannot be written.
 
     Example:
@@ -123,10 +131,9 @@ def replace_weights(
         ...     export.load(other)(x)
         tensor([3., 3.])
     """
-    header = protobuf_wire.read_header(path)
-    tensors = stored_tensors.find(path, header)
-    stored_tensors.check(path, tensors.values())
-    new = matched(path, protobuf_wire.read_call(header, path), tensors, weights)
+    opened = open_model(path, check=check)
+    tensors = opened.tensors
+    new = matched(path, opened.call, tensors, weights)
     target = Path(path if out is None else out)
     with data_file.beside(target) as data, replacing(target, WriteError) as file, protobuf_wire.mapped(path) as model:
         replaced = {}
@@ -143,9 +150,13 @@ def replace_weights(
             if name not in described:
                 held = splicing.inside(_content(path, tensors[name], new))
                 described[name] = splicing.message(model, tensors[name], held)
+        renewed = protobuf_wire.DIGEST_KEY in opened.header.metadata
+        if renewed:
+            file.writelines(digest.blank(len(tensors), 1 if location else 0).chunks())
         for piece in splicing.spliced(model, tensors, described):
-            for chunk in piece.chunks():
-                file.write(chunk)
+            file.writelines(piece.chunks())
+        if renewed:
+            digest.stamp(file)
     return target
 
 
@@ -160,7 +171,7 @@ def complete(path: str | os.PathLike[str], found: Mapping[str, Any]) -> dict[str
         ArgumentError: if names are missing, or not in the file.
     """
     header = protobuf_wire.read_header(path)
-    call = protobuf_wire.read_call(header, path)
+    call = read_call(header, path)
     if call is None:
         wanted, roots = [*stored_tensors.find(path, header)], []
     else:

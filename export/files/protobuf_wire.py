@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import mmap
 import os
 from collections.abc import Iterator
-from typing import Any
 
 from export.errors import LoadError, NotAnOnnxFileError
 
 __all__ = [
     "CALL_KEY",
+    "DIGEST_KEY",
     "GRAPH",
+    "METADATA",
     "BrokenError",
     "Buffer",
     "Header",
@@ -28,21 +28,23 @@ __all__ = [
     "fields",
     "find",
     "find_node",
+    "holds_digest",
+    "in_memory",
     "mapped",
     "nodes",
     "parse_header",
-    "read_call",
+    "raise_unless_file",
     "read_header",
     "varint",
 ]
 
 CALL_KEY = "pure_export.call"
-FORMAT = 1
+DIGEST_KEY = "pure_export.digest"
 
 MAX_FILE_BYTES = 2**31 - 1
 """Bytes that one ONNX file may have: the limit of its protobuf encoding."""
 
-_IR_VERSION, _PRODUCER, GRAPH, _METADATA = 1, 2, 7, 14
+_IR_VERSION, _PRODUCER, GRAPH, METADATA = 1, 2, 7, 14
 _KNOWN = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 """ModelProto's fields and their wire types."""
 
@@ -124,6 +126,11 @@ def entry(data: Buffer, begin: int, end: int) -> tuple[str, str]:
     return text.get(1, ""), text.get(2, "")
 
 
+def holds_digest(data: Buffer, number: int, kind: int, begin: int, end: int) -> bool:
+    """Tell the file's digest from the other fields of a model."""
+    return (number, kind) == (METADATA, 2) and entry(data, begin, end)[0] == DIGEST_KEY
+
+
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read a model file's metadata.
 
@@ -131,12 +138,22 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         LoadError: if there is no such file.
         NotAnOnnxFileError: if it is not an ONNX model.
     """
+    raise_unless_file(path)
+    with mapped(path) as data:
+        return parse_header(data)
+
+
+def raise_unless_file(path: str | os.PathLike[str]) -> None:
+    """Raise if a path leads to no file.
+
+    Raises:
+        LoadError: if nothing is there, or it cannot be read.
+        NotAnOnnxFileError: if it is a folder.
+    """
     if not os.path.exists(path):
         raise LoadError(f"{os.fspath(path)}: no such file; export.to_onnx writes one")
     if os.path.isdir(path):
         raise NotAnOnnxFileError(f"{os.fspath(path)} is a folder, not an ONNX file")
-    with mapped(path) as data:
-        return parse_header(data)
 
 
 @contextlib.contextmanager
@@ -146,20 +163,24 @@ def mapped(path: str | os.PathLike[str]) -> Iterator[mmap.mmap]:
     Raises:
         NotAnOnnxFileError: if the file is empty, or the body finds that it is not a model.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if not size:
-            raise NotAnOnnxFileError(f"{os.fspath(path)} is empty, not an ONNX file")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            try:
-                yield data
-            except BrokenError as error:
-                start = bytes(data[:8])
-                raise NotAnOnnxFileError(
-                    f"{os.fspath(path)} ({size} bytes, beginning with {start!r}) is not an ONNX model, or not a whole "
-                    "one; "
-                    "give a file that export.to_onnx or another exporter wrote"
-                ) from error
+    if not os.path.getsize(path):
+        raise NotAnOnnxFileError(f"{os.fspath(path)} is empty, not an ONNX file")
+    with in_memory(path) as data:
+        try:
+            yield data
+        except BrokenError as error:
+            start = bytes(data[:8])
+            raise NotAnOnnxFileError(
+                f"{os.fspath(path)} ({len(data)} bytes, beginning with {start!r}) is not an ONNX model, or not a whole "
+                "one; give a file that export.to_onnx or another exporter wrote"
+            ) from error
+
+
+@contextlib.contextmanager
+def in_memory(path: str | os.PathLike[str]) -> Iterator[mmap.mmap]:
+    """Map a file that is not empty into memory."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
 
 
 def parse_header(data: Buffer) -> Header:
@@ -173,27 +194,15 @@ def parse_header(data: Buffer) -> Header:
         elif number == _PRODUCER:
             producer = bytes(data[begin:end]).decode("utf-8", "replace")
         elif number == GRAPH:
+            if graph is not None:
+                raise BrokenError
             graph = begin, end
-        elif number == _METADATA:
+        elif number == METADATA:
             key, value = entry(data, begin, end)
             metadata[key] = value
     if version is None or graph is None:
         raise BrokenError
     return Header(producer, metadata, graph)
-
-
-def read_call(header: Header, path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the metadata that `to_onnx` wrote, or None for a file from elsewhere."""
-    text = header.metadata.get(CALL_KEY)
-    if text is None:
-        return None
-    call: dict[str, Any] = json.loads(text)
-    if call["format"] > FORMAT:
-        raise LoadError(
-            f"{os.fspath(path)} was written by a newer pure-export (format {call['format']}); "
-            "pip install -U pure-export"
-        )
-    return call
 
 
 def find_node(path: str | os.PathLike[str], name: str) -> Node | None:

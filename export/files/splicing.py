@@ -104,21 +104,25 @@ def outside(location: str, offset: int, length: int) -> list[Piece]:
 def spliced(
     data: protobuf_wire.Buffer, found: Mapping[str, Stored], replaced: Mapping[str, Sequence[Piece]]
 ) -> list[Piece]:
-    """Return a model file whose named tensors have other descriptions.
+    """Return a model file whose named tensors have other descriptions, without its digest, which no longer fits.
 
     Args:
         data: the model file.
         found: its tensors.
         replaced: {name: what `message` returned}.
     """
-    at = 0
-    for field, _, begin, end in protobuf_wire.fields(data, 0, len(data)):
+    pieces = []
+    copied_to = at = 0
+    for field, kind, begin, end in protobuf_wire.fields(data, 0, len(data)):
         if field == protobuf_wire.GRAPH:
             inner = _graph(data, begin, end, {found[name].message[0]: new for name, new in replaced.items()})
-            graph = [plain(lead(protobuf_wire.GRAPH, total(inner))), *inner]
-            return [copied(data, 0, at), *graph, copied(data, end, len(data))]
+            pieces += [copied(data, copied_to, at), plain(lead(protobuf_wire.GRAPH, total(inner))), *inner]
+            copied_to = end
+        elif protobuf_wire.holds_digest(data, field, kind, begin, end):
+            pieces.append(copied(data, copied_to, at))
+            copied_to = end
         at = end
-    raise protobuf_wire.BrokenError
+    return [*pieces, copied(data, copied_to, len(data))]
 
 
 def _graph(data: protobuf_wire.Buffer, begin: int, end: int, replaced: Mapping[int, Sequence[Piece]]) -> list[Piece]:

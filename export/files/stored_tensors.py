@@ -28,6 +28,8 @@ __all__ = [
     "Stored",
     "check",
     "data_files",
+    "data_path",
+    "each",
     "find",
     "read",
     "read_by_nodes",
@@ -105,12 +107,14 @@ def find(path: str | os.PathLike[str], header: protobuf_wire.Header) -> dict[str
 
 def within(data: Buffer, header: protobuf_wire.Header) -> dict[str, Stored]:
     """Find the tensors of a model in memory."""
-    found = [
-        _stored(data, begin, end)
-        for number, kind, begin, end in protobuf_wire.fields(data, *header.graph)
-        if (number, kind) == (INITIALIZER, 2)
-    ]
-    return {tensor.name: tensor for tensor in found}
+    return {tensor.name: tensor for tensor in each(data, header)}
+
+
+def each(data: Buffer, header: protobuf_wire.Header) -> Iterator[Stored]:
+    """Yield the tensors of a model in memory, in the order of the file."""
+    for number, kind, begin, end in protobuf_wire.fields(data, *header.graph):
+        if (number, kind) == (INITIALIZER, 2):
+            yield _stored(data, begin, end)
 
 
 def _stored(data: Buffer, message: int, stop: int) -> Stored:

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from export.errors import ArgumentError, UnsupportedOpError, WriteError
-from export.files import data_file, saving, splicing
+from export.files import data_file, digest, saving, splicing
 from export.files.data_file import DataFile
 from export.files.protobuf_wire import CALL_KEY
 from export.graph.builder import Builder
@@ -140,12 +140,14 @@ def to_onnx(
             external=external,
             aside=aside,
         )
-        pieces = saving.written(proto.SerializeToString(), aside)
+        place = digest.blank(len(proto.graph.initializer), 0 if data.path is None else 1)
+        pieces = [place, *saving.written(proto.SerializeToString(), aside)]
         for piece in pieces:
             file.writelines(piece.chunks())
         if data.path is not None:
             file.flush()
             check_model(proto, file.name)
+        digest.stamp(file)
     return Exported(
         path=Path(path),
         inputs=tuple(value.name for value in proto.graph.input),

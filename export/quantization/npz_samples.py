@@ -11,6 +11,7 @@ import numpy as np
 
 from export.errors import ArgumentError, listed, nearest
 from export.files import protobuf_wire
+from export.files.call_schema import read_call
 from export.files.pytree_structure import rebuild
 
 __all__ = ["read"]
@@ -39,7 +40,7 @@ def read(
     Raises:
         ArgumentError: if it is no .npz file, an array is missing or unknown, or the numbers of samples differ.
     """
-    call = protobuf_wire.read_call(protobuf_wire.read_header(model), model)
+    call = read_call(protobuf_wire.read_header(model), model)
     if call is None:
         raise ArgumentError(f"{model} was not written by to_onnx, so arrays cannot be matched with it")
     arrays = _arrays(Path(data))

@@ -124,7 +124,7 @@ def restore(model: onnx.ModelProto, original: onnx.ModelProto, how: dict[str, An
         if node.name in sources and not node.metadata_props:
             node.metadata_props.extend(sources[node.name])
     del model.metadata_props[:]
-    model.metadata_props.extend(original.metadata_props)
+    model.metadata_props.extend(entry for entry in original.metadata_props if entry.key != protobuf_wire.DIGEST_KEY)
     model.metadata_props.add(key=QUANTIZED_KEY, value=json.dumps(how, separators=(",", ":")))
     model.producer_name, model.producer_version = original.producer_name, original.producer_version
     domains = {node.domain for node in model.graph.node} | {""}

@@ -14,6 +14,7 @@ import numpy as np
 
 from export.errors import ArgumentError, nearest
 from export.files import protobuf_wire
+from export.files.call_schema import read_call
 from export.files.pytree_structure import describe
 from export.files.tensor_values import as_array
 from export.quantization import fidelity
@@ -150,7 +151,7 @@ def _problems(path: Path, reference: Path, ran: Kernels) -> list[str]:
     """Say what makes a comparison impossible: another call, or nothing to judge."""
     calls = []
     for file in (path, reference):
-        call = protobuf_wire.read_call(protobuf_wire.read_header(file), file)
+        call = read_call(protobuf_wire.read_header(file), file)
         if call is None:
             raise ArgumentError(f"{file} was not written by to_onnx or quantize, so its call is not known")
         calls.append(call)

@@ -18,7 +18,8 @@ import onnx
 import onnxruntime
 
 from export.errors import ArgumentError, WriteError
-from export.files import protobuf_wire
+from export.files import digest
+from export.files.opening import open_model
 from export.graph.function_inlining import inline
 from export.quantization import onnxruntime_quantizer, preparation
 from export.quantization.batches import Feed, fed
@@ -125,19 +126,19 @@ def quantize(
     """
     onnxruntime_quantizer.check(method, activations)
     source, target = Path(path), Path(out)
-    header = protobuf_wire.read_header(source)
-    call = protobuf_wire.read_call(header, source)
+    opened = open_model(source)
+    call = opened.call
     if call is None:
         raise ArgumentError(
             f"{source} was not written by to_onnx, so batches cannot be matched with its inputs; "
             "use onnxruntime.quantization.quantize_static on it"
         )
-    if preparation.QUANTIZED_KEY in header.metadata:
+    if preparation.QUANTIZED_KEY in opened.header.metadata:
         raise ArgumentError(f"{source} is quantised already; give the float file that it was made from")
     if target.exists() and target.samefile(source):
         raise ArgumentError(f"out is the file itself, {source}; give another name, as the float file is still needed")
     with replacing(target, WriteError) as file, tempfile.TemporaryDirectory(prefix="pure-export-") as folder:
-        feeds = None if batches is None else fed(loading.open_file(source, "cpu", spinning=False), batches)
+        feeds = None if batches is None else fed(loading.open_file(source, "cpu", spinning=False, check=False), batches)
         original = inline(onnx.load(source))
         model = preparation.prepared(original, source, Path(folder))
         preparation.check_weights(model, source, call)
@@ -155,8 +156,10 @@ def quantize(
             _try(finished, feeds[0])
         if not ran.integer:
             raise ArgumentError(_nothing(source, ran, feeds is None))
-        file.write(content)
-    return Quantized(target, str(used["method"]), len(feeds or ()), ran, len(content), file_size(source))
+        file.writelines([*digest.blank(len(model.graph.initializer), 0).chunks(), content])
+        digest.stamp(file)
+        size = file.tell()
+    return Quantized(target, str(used["method"]), len(feeds or ()), ran, size, file_size(source))
 
 
 def file_size(path: Path) -> int:

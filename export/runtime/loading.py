@@ -12,6 +12,7 @@ import onnxruntime
 
 from export.files import protobuf_wire, splicing, stored_tensors
 from export.files.checkpoint import matched
+from export.files.opening import open_model
 from export.files.tensor_values import as_array, to_ortvalue
 from export.runtime import sessions
 from export.runtime.loaded_file import Loaded
@@ -25,6 +26,7 @@ def load(
     *,
     weights: Mapping[str, Any] | None = None,
     tf32: bool = False,
+    check: bool = True,
 ) -> Loaded:
     """Load an ONNX file as a function.
 
@@ -35,6 +37,8 @@ def load(
             arguments, as for `replace_weights`. They are copied.
         tf32: whether a GPU may round the factors of float32 products to TF32: faster, with errors of 1e-3 instead of
             1e-6. `f.numerics.tf32` says whether it does.
+        check: whether a file with a digest inside, as `to_onnx`, `quantize` and `replace_weights` write it, is compared
+            with that digest, its data file included. False takes a file that another program changed on purpose.
 
     Returns:
         The function: `f(*args)` with the pytrees of the export, baked arguments left out.
@@ -43,11 +47,12 @@ def load(
         ArgumentError: if `weights` do not fit.
         LoadError: if there is no such file, or ONNX Runtime refuses it.
         DataFileError: if the file that holds its large tensors is missing or cut short.
+        DamagedFileError: if it is not as it was written; the message names what differs.
         NotAnOnnxFileError: if it is not an ONNX model.
         ProviderError: if CUDA was asked for and something is missing.
         UnsupportedOpError: if ONNX Runtime lacks an operator in the file's dtype on that device.
     """
-    return open_file(path, device, weights=weights, tf32=tf32)
+    return open_file(path, device, weights=weights, tf32=tf32, check=check)
 
 
 def open_file(
@@ -58,6 +63,7 @@ def open_file(
     weights: Mapping[str, Any] | None = None,
     variant: bytes | None = None,
     tf32: bool = False,
+    check: bool = True,
 ) -> Loaded:
     """Load a file as `load` does.
 
@@ -68,23 +74,21 @@ def open_file(
         weights: as for `load`.
         variant: a changed model, serialised, to run in the file's place with the file's data beside it.
         tf32: as for `load`.
+        check: as for `load`.
     """
-    header = protobuf_wire.read_header(path)
-    call = protobuf_wire.read_call(header, path)
-    tensors = stored_tensors.find(path, header)
-    stored_tensors.check(path, tensors.values())
+    opened = open_model(path, check=check)
     choice = sessions.choose(device, tf32)
     if weights is not None:
-        new = matched(path, call, tensors, weights)
+        new = matched(path, opened.call, opened.tensors, weights)
         # ONNX Runtime drops the others at once, and would not find them.
-        read = stored_tensors.read_by_nodes(path, header)
+        read = stored_tensors.read_by_nodes(path, opened.header)
         values = {name: value for name, value in new.items() if name in read}
-        session = _with_weights(path, tensors, values, choice, spinning)
+        session = _with_weights(path, opened.tensors, values, choice, spinning)
     elif variant is not None:
         session = sessions.open_session(variant, choice, spinning=spinning, path=path)
     else:
         session = sessions.open_session(path, choice, spinning=spinning)
-    return Loaded(Path(path), session, choice, call)
+    return Loaded(Path(path), session, choice, opened.call)
 
 
 def _with_weights(
