@@ -16,6 +16,7 @@ import numpy as np
 
 from export.errors import DataFileError, LoadError, NotAnOnnxFileError
 from export.files import protobuf_wire
+from export.files.element_types import BITS
 from export.files.protobuf_wire import Buffer
 
 __all__ = [
@@ -63,7 +64,7 @@ DTYPES = {
     11: "float64",
     12: "uint32",
     13: "uint64",
-    16: "bfloat16",
+    **{bits.onnx: name for name, bits in BITS.items() if bits.per_byte == 1},
 }
 """ONNX's numbers for dtypes that can be read."""
 
@@ -154,8 +155,8 @@ def _count(text: str | None, default: int) -> int:
 
 
 def storage(dtype: str) -> np.dtype[Any]:
-    """Return numpy's dtype for a tensor's memory: bfloat16 as its 16 bits."""
-    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
+    """Return numpy's dtype for a tensor's memory: bits for what numpy lacks."""
+    return np.dtype(BITS[dtype].storage if dtype in BITS else dtype)
 
 
 def data_path(path: str | os.PathLike[str], location: str) -> Path:

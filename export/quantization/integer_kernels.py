@@ -94,12 +94,12 @@ def optimised(
         LoadError: if it refuses the file.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = sessions.SILENT
     options.graph_optimization_level = level
     options.optimized_model_filepath = os.fspath(target)
     try:
         onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=[sessions.CPU], disabled_optimizers=list(without)
+            os.fspath(path), options, providers=[sessions.CPU], enable_fallback=0, disabled_optimizers=list(without)
         )
     except sessions.ERRORS as error:
         raise sessions.translated(error, path) from error

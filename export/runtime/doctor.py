@@ -212,7 +212,9 @@ def _session_problem(provider: str) -> str:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what matters is returned, not printed
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[provider])
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=[provider], enable_fallback=0
+        )
         (y,) = session.run(None, {"x": np.ones(1, dtype=np.float32)})
     except (RuntimeError, ValueError) as error:
         return str(error).splitlines()[0]

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from export.errors import ArgumentError, listed, nearest
+from export.errors import ArgumentError, UnsupportedOpError, listed, nearest
 from export.files import pytree_structure
-from export.files.signature_leaves import Leaf, check_leaves, element, sizes
+from export.files.element_types import BITS
+from export.files.signature_leaves import Leaf, check_leaves
 from export.files.tensor_values import Kind, as_array, from_array, to_ortvalue
 from export.runtime import sessions
 
@@ -57,10 +58,10 @@ class Loaded:
         self._taken = taken
         self._kind = kind or Kind()
         if call is None:
-            self._leaves = [Leaf(i.name, element(i.type), sizes(i.shape)) for i in session.get_inputs()]
+            self._leaves, outputs = sessions.interface(session, path)
             self._baked = [False] * len(self._leaves)
             self._arguments: list[_Argument] = []
-            self.outputs = tuple(Leaf(o.name, element(o.type), sizes(o.shape)) for o in session.get_outputs())
+            self.outputs = tuple(outputs)
         else:
             self._leaves = [Leaf(x["name"], x["dtype"], tuple(x["shape"])) for x in call["leaves"]]
             self._baked = [bool(x["baked"]) for x in call["leaves"]]
@@ -75,8 +76,17 @@ class Loaded:
         self._names = [leaf.name for leaf in self._leaves]
         self._out_names = [leaf.name for leaf in self.outputs]
         self.inputs = tuple(leaf for i, leaf in enumerate(self._leaves) if not self._baked[i] and i not in self._bound)
-        half = {"bfloat16"} & {leaf.dtype for leaf in (*self._leaves, *self.outputs)}
-        self._plain = self.device == "cpu" and not half
+        every = (*self._leaves, *self.outputs)
+        bits = [leaf for leaf in every if leaf.dtype in BITS]
+        self._contained = any(leaf.container for leaf in every)
+        if bits and self._contained:
+            raise UnsupportedOpError(
+                f"{path.name} takes or gives {bits[0]} beside sequences or optionals, which ONNX Runtime's Python "
+                "interface cannot pass together; cast it to float32 inside the file",
+                op="input",
+                dtype=bits[0].dtype,
+            )
+        self._plain = self._contained or (self.device == "cpu" and not bits)
 
     def __call__(self, *args: Any, **tensors: Any) -> Any:
         """Run the file.
@@ -206,29 +216,29 @@ class Loaded:
         return kind
 
     def _run(self, found: dict[int, Any], kind: Kind) -> list[Any]:
+        given = {i: _content(value, self._leaves[i]) for i, value in found.items()}
         try:
-            if self._plain:
-                feed = {self._names[i]: as_array(value, self._leaves[i].dtype) for i, value in found.items()}
-                feed.update((self._names[i], value) for i, value in self._bound.items())
-                arrays = self._session.run(self._out_names, feed)
-                return [
-                    from_array(np.asarray(a), kind, leaf.dtype) for a, leaf in zip(arrays, self.outputs, strict=True)
-                ]
-            values = {
-                self._names[i]: to_ortvalue(as_array(value, self._leaves[i].dtype), self._leaves[i].dtype, self.device)
-                for i, value in found.items()
-            }
-            values.update((self._names[i], value) for i, value in self._bound.items())
-            binding = self._session.io_binding()
-            for name, value in values.items():
-                binding.bind_ortvalue_input(name, value)
-            for name in self._out_names:
-                binding.bind_output(name, "cpu")
-            self._session.run_with_iobinding(binding)
-            results = binding.get_outputs()
-            return [from_array(result, kind, leaf.dtype) for result, leaf in zip(results, self.outputs, strict=True)]
+            results = self._run_plain(given) if self._plain else self._run_bound(given)
         except sessions.ERRORS as error:
             raise sessions.translated(error, self.path) from error
+        return [_result(result, kind, leaf) for result, leaf in zip(results, self.outputs, strict=True)]
+
+    def _run_plain(self, given: dict[int, Any]) -> list[Any]:
+        feed = {self._names[i]: value for i, value in (*given.items(), *self._bound.items())}
+        results: list[Any] = self._session.run(self._out_names, feed)
+        return results
+
+    def _run_bound(self, given: dict[int, Any]) -> list[Any]:
+        values = {self._names[i]: to_ortvalue(array, self._leaves[i].dtype, self.device) for i, array in given.items()}
+        values.update((self._names[i], value) for i, value in self._bound.items())
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self._out_names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding)
+        results: list[Any] = binding.get_outputs()
+        return results
 
     @property
     def placement(self) -> dict[str, str]:
@@ -266,3 +276,23 @@ class Loaded:
 
     def __repr__(self) -> str:
         return f"<{self.path.name}: {self.signature} on {self.device}>"
+
+
+def _content(value: Any, leaf: Leaf) -> Any:
+    """Return a given value as ONNX Runtime takes it."""
+    if value is None or leaf.container == "other":
+        return value
+    if leaf.container.endswith("sequence"):
+        return [as_array(item, leaf.dtype) for item in value]
+    return as_array(value, leaf.dtype)
+
+
+def _result(result: Any, kind: Kind, leaf: Leaf) -> Any:
+    """Return what ONNX Runtime gives as tensors of the given kind: a sequence as a list, an absent optional as None."""
+    if result is None or leaf.container == "other":
+        return result
+    if isinstance(result, list):
+        return [from_array(item, kind, leaf.dtype) for item in result]
+    if leaf.dtype in BITS or not isinstance(result, (np.ndarray, np.generic, str)):
+        return from_array(result, kind, leaf.dtype)
+    return from_array(np.asarray(result, dtype=object if leaf.dtype == "string" else None), kind, leaf.dtype)

@@ -16,6 +16,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from export.errors import ArgumentError, LoadError, ProviderError, UnsupportedOpError
+from export.files.signature_leaves import Leaf, declared
 from export.graph.function_calls import read_calls
 from export.graph.node_notes import CAST_HINT, unsupported
 from export.runtime import cuda_builds
@@ -30,6 +31,7 @@ __all__ = [
     "Numerics",
     "choose",
     "cuda_problem",
+    "interface",
     "open_session",
     "placement",
     "translated",
@@ -54,10 +56,18 @@ ERRORS = (
     state.RuntimeException,
     state.NoSuchFile,
     state.EPFail,
+    RuntimeError,  # of the C++ library and of the bindings
+    ValueError,  # of missing inputs, and UnicodeDecodeError of names and text
+    IndexError,
+    OverflowError,
+    MemoryError,
 )
-"""What ONNX Runtime raises."""
+"""What ONNX Runtime raises. The last five are caught around its own calls only."""
 
-onnxruntime.set_default_logger_severity(3)
+SILENT = 4
+"""Severity above which ONNX Runtime prints: fatal errors only, as every other reason is in the exception."""
+
+onnxruntime.set_default_logger_severity(SILENT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +187,7 @@ def open_session(
         LoadError: if ONNX Runtime refuses the file for another reason.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = SILENT
     options.use_deterministic_compute = True
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -193,13 +203,30 @@ def open_session(
         providers.insert(0, (CUDA, {"use_tf32": str(int(choice.tf32)), "enable_cuda_graph": str(int(cuda_graph))}))
     source, file = (model, path) if isinstance(model, bytes) else (os.fspath(model), model)
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=providers)
+        # its fallback to the CPU would print to stdout, and run elsewhere than asked for
+        session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
     except ERRORS as error:
         raise translated(error, file) from error
     session.readable = read_calls(file).readable if file is not None else str
     if choice.device == "cuda":
         _check_placement(session)
     return session
+
+
+def interface(session: onnxruntime.InferenceSession, path: str | os.PathLike[str]) -> tuple[list[Leaf], list[Leaf]]:
+    """Return the inputs and outputs of a session.
+
+    Raises:
+        LoadError: if a name is no text.
+    """
+    try:
+        inputs, outputs = (
+            [declared(value.name, value.type, value.shape) for value in values]
+            for values in (session.get_inputs(), session.get_outputs())
+        )
+    except ERRORS as error:
+        raise translated(error, path) from error
+    return inputs, outputs
 
 
 def placement(session: onnxruntime.InferenceSession) -> dict[str, str]:
