@@ -262,7 +262,7 @@ def _work(origin: str, folder: Path, begin: int, end: int) -> None:
         print(json.dumps({"ended": number, "outcome": outcome}), flush=True)
 
 
-def _run(origin: str, folder: Path, count: int) -> Iterator[Outcome]:
+def run(origin: str, folder: Path, count: int) -> Iterator[Outcome]:
     """Run workers until every case has ended, or has ended its worker."""
     done = 0
     while done < count:
@@ -307,7 +307,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write(ours() if origin == "ours" else theirs(), Path(folder))
             counts: collections.Counter[tuple[str, str]] = collections.Counter()
-            for outcome in _run(origin, Path(folder), options.count):
+            for outcome in run(origin, Path(folder), options.count):
                 counts.update(outcome.uses.items())
                 wrong = [use for use, what in outcome.uses.items() if is_wrong(use, what, origin)]
                 bad += bool(wrong)

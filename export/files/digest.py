@@ -185,8 +185,12 @@ def damaged(path: str | os.PathLike[str], parts: Iterable[str]) -> DamagedFileEr
 
 def _length(wanted: int, found: int, short: str) -> str:
     if found < wanted:
-        return f"{short} {wanted - found} bytes (it has {found} of {wanted})"
-    return f"{found - wanted} bytes longer than written ({found}, not {wanted})" if found > wanted else ""
+        return f"{short} {_count(wanted - found)} (it has {found} of {wanted})"
+    return f"longer by {_count(found - wanted)} (it has {found}, not {wanted})" if found > wanted else ""
+
+
+def _count(nbytes: int) -> str:
+    return "1 byte" if nbytes == 1 else f"{nbytes} bytes"
 
 
 def _differences(wanted: Digest, found: Digest, tensors: Sequence[Stored]) -> Iterator[str]:

@@ -41,6 +41,9 @@ __all__ = [
 CALL_KEY = "pure_export.call"
 DIGEST_KEY = "pure_export.digest"
 
+MAX_SIZE = 2**48
+"""What no size of an axis exceeds: more elements than memory holds."""
+
 MAX_FILE_BYTES = 2**31 - 1
 """Bytes that one ONNX file may have: the limit of its protobuf encoding."""
 
@@ -178,8 +181,16 @@ def mapped(path: str | os.PathLike[str]) -> Iterator[mmap.mmap]:
 
 @contextlib.contextmanager
 def in_memory(path: str | os.PathLike[str]) -> Iterator[mmap.mmap]:
-    """Map a file that is not empty into memory."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    """Map a file that is not empty into memory.
+
+    Raises:
+        LoadError: if it cannot be opened.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise LoadError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from error
+    with file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         yield data
 
 

@@ -48,6 +48,9 @@ VALUES = frozenset({3, _FLOATS, 5, 6, 7, RAW, _DOUBLES, 11, EXTERNAL, LOCATION})
 CONSTANT = "constant."
 """What the names of the translation's own constants begin with."""
 
+MAX_SIZE_DIGITS = 18
+"""Decimal digits of a place in a data file: more than any disk has bytes."""
+
 _SEPARATE = -1
 """Begin of values that are neither raw bytes nor in a data file."""
 
@@ -149,7 +152,7 @@ def _stored(data: Buffer, message: int, stop: int) -> Stored:
 
 
 def _count(text: str | None, default: int) -> int:
-    if text is not None and not text.isdecimal():
+    if text is not None and not (text.isdecimal() and len(text) <= MAX_SIZE_DIGITS):
         raise protobuf_wire.BrokenError
     return default if text is None else int(text)
 
@@ -188,7 +191,7 @@ def check(path: str | os.PathLike[str], tensors: Iterable[Stored]) -> None:
             count[tensor.location] = count.get(tensor.location, 0) + 1
     for location, tensor in furthest.items():
         file = data_path(path, location)
-        if not file.is_file():
+        if not os.path.isfile(file):  # unlike Path.is_file, false for a name that no file can have
             raise DataFileError(
                 f"{os.fspath(path)} keeps {count[location]} of its tensors in {location}, which is not beside it "
                 f"({file} does not exist); move both files together, or export again"
@@ -239,7 +242,7 @@ def read(path: str | os.PathLike[str], tensor: Stored) -> np.ndarray[Any, Any]:
             f"{os.fspath(path)}: {tensor} is not stored as plain bytes; load it with onnx.load and save it with "
             "numpy_helper.from_array, which stores bytes"
         )
-    if tensor.end - tensor.begin != tensor.nbytes:
+    if tensor.end - tensor.begin != tensor.nbytes or any(size > protobuf_wire.MAX_SIZE for size in tensor.shape):
         raise NotAnOnnxFileError(
             f"{os.fspath(path)}: {tensor} has {tensor.end - tensor.begin} bytes, not the {tensor.nbytes} of its shape; "
             "the file is damaged, export it again"

@@ -277,4 +277,10 @@ def translated(error: Exception, path: str | os.PathLike[str] | None) -> LoadErr
     if typed:
         dtype, _, kind, name = typed.groups()
         return unsupported(f"ONNX has no {kind} for {dtype} (node {name!r})", kind, {}, dtype)
+    version = re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", text)
+    if version:
+        return LoadError(
+            f"{'the model' if path is None else os.fspath(path)} has IR version {version[1]}, and ONNX Runtime "
+            f"{onnxruntime.__version__} reads up to {version[2]}; pip install -U onnxruntime, or export it for less"
+        )
     return LoadError(f"ONNX Runtime refused {'the model' if path is None else os.fspath(path)}: {text}")
