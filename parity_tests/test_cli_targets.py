@@ -13,6 +13,7 @@ import torch
 from onnx import numpy_helper
 
 import export
+from parity_tests import edited_files
 from parity_tests.test_cli import data, refused, run
 
 NET = """
@@ -60,7 +61,7 @@ def with_another_weight(path: Path, name: str, out: Path) -> None:
     for tensor in model.graph.initializer:
         if tensor.name == name:
             tensor.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(tensor), name))
-    onnx.save(model, out)
+    edited_files.save(model, out)
 
 
 def test_the_versions_are_shown() -> None:
@@ -92,7 +93,7 @@ def test_parameters_that_a_file_takes_are_perturbed(folder: Path) -> None:
     model = onnx.load("rezero.onnx")
     tanh = next(node for node in model.graph.node if node.op_type == "Tanh")
     tanh.op_type = "Sigmoid"  # in the branch, which has no influence at initialisation
-    onnx.save(model, "wrong.onnx")
+    edited_files.save(model, Path("wrong.onnx"))
     assert run("verify", "wrong.onnx", "--against", "rezero").exit_code == 1
 
 

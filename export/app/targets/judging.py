@@ -20,6 +20,7 @@ from export.app.targets.resolution import Target, resolve
 from export.app.targets.user_code import UserCode
 from export.errors import ArgumentError, ExportError
 from export.files import protobuf_wire
+from export.files.call_schema import read_call
 from export.quantization import npz_samples
 from export.verdict.verdict_result import Verdict
 from pure import tree
@@ -79,7 +80,7 @@ def judge_file(file: Path, against: str, settings: Settings) -> Verdict:
         ArgumentError: an unknown target, inputs that do not fit, or another opset than asked for.
         ExportError: what `verify` raises.
     """
-    metadata = protobuf_wire.read_call(protobuf_wire.read_header(file), file)
+    metadata = read_call(protobuf_wire.read_header(file), file)
     declared = example_inputs.declared(file, settings.seed)
     if settings.opset is not None and (found := _opset(file)) != settings.opset:
         raise ArgumentError(f"{file} is of opset {found}, expected {settings.opset}: export it again, or drop --opset")
