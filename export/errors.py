@@ -21,6 +21,7 @@ __all__ = [
     "SpecialisedSizeError",
     "TracingError",
     "UnsupportedOpError",
+    "UnusedInputWarning",
     "VerificationError",
     "WriteError",
     "listed",
@@ -161,4 +162,14 @@ class VerificationError(ExportError):
 
     Fails: `export.verify(fn, args, path="other.onnx").raise_if_failed()`. Fix: look at `verdict.table()`: the row that
     failed names the output leaf, and `verdict.divergence` the first node that differs.
+    """
+
+
+class UnusedInputWarning(UserWarning):
+    """A verdict says nothing about some inputs, weights or branches, since no output depends on them.
+
+    A gain of 0 hides the weights that it multiplies: a file with other numbers there would pass as well.
+
+    Fix: judge at parameters that all have an influence, for example after a few training steps or with noise added.
+    Where the tensor really has none (a key bias before a softmax), filter the warning.
     """

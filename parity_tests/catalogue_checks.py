@@ -60,6 +60,8 @@ def verdict(row: Case, dtype: torch.dtype, path: Path | None = None) -> export.V
     block, (params, x, state, extras) = example(row, dtype)
     extra_axes = {name: {0: "batch"} for name, _ in row.extras} or None
     dynamic = (None, {0: "batch"}, None, extra_axes)
+    if path is not None:
+        export.to_onnx(block, (params, x, state, extras), path, dynamic=dynamic)
     return export.verify(block, (params, x, state, extras), path, dynamic=dynamic)
 
 

@@ -206,6 +206,7 @@ def test_a_language_model_exports_with_dynamic_batch_and_length(tmp_path: Path) 
     mask[1, 3:] = 0
     args = (params, torch.randint(11, (2, 5)), {}, {"attention_mask": mask})
     dynamic = (None, {0: "batch", 1: "tokens"}, None, {"attention_mask": {0: "batch", 1: "tokens"}})
+    export.to_onnx(block, args, tmp_path / "llama.onnx", dynamic=dynamic)
     verdict = export.verify(block, args, tmp_path / "llama.onnx", dynamic=dynamic)
     assert verdict.passed, verdict.table()
     f = export.load(tmp_path / "llama.onnx")

@@ -91,6 +91,7 @@ def test_the_file_of_the_branch_form_holds_an_if_and_passes(block: Branching, mo
     params, state = made(block, torch.float32)
     x = drawn(4, 6, seed=3, dtype=torch.float32)
     path = tmp_path / "block.onnx"
+    export.to_onnx(block, (params, x, state, {}), path, dynamic=(None, {0: "batch"}, None, None))
     verdict = export.verify(block, (params, x, state, {}), path, dynamic=(None, {0: "batch"}, None, None))
     assert verdict.passed, verdict.table()
     depths = sorted(conditions(onnx.load(path).graph))
@@ -176,6 +177,7 @@ def test_dynamic_branch_mode_with_one_control_a_sample(control: float, tmp_path:
         torch.testing.assert_close(block(params, x, state, extras), expected)
     path = tmp_path / "dynamic.onnx"
     dynamic = (None, {0: "batch"}, None, {"control": {0: "batch"}})
+    export.to_onnx(branch, (params, x, state, extras), path, dynamic=dynamic)
     verdict = export.verify(branch, (params, x, state, extras), path, dynamic=dynamic)
     assert verdict.passed, verdict.table()
     assert list(conditions(onnx.load(path).graph)) == [1]

@@ -58,6 +58,7 @@ def test_a_dynamic_net_takes_its_branch_by_an_if(bright: bool, tmp_path: Path) -
     extras = {"control": torch.tensor(bright)}
     path = tmp_path / "dynamic.onnx"
     args = (params, x, state, extras)
+    export.to_onnx(block, args, path, dynamic=(None, {0: "batch"}, None, None))
     verdict = export.verify(block, args, path, dynamic=(None, {0: "batch"}, None, None))
     assert verdict.passed, verdict.table()
     assert {row.case for row in verdict.rows} >= {"forced true", "forced false"}

@@ -219,6 +219,7 @@ def test_a_forward_derivative_of_batch_norm_in_evaluation_is_the_operator_by_its
     agree(fn, *given)
     batch = [{name: BATCH if name == "x" else None for name in tree} for tree in given]
     single = pure.tree.tree_map(Tensor.float, given)
+    export.to_onnx(fn, single, tmp_path / "f.onnx", dynamic=batch)
     verdict = export.verify(fn, single, tmp_path / "f.onnx", dynamic=batch)
     assert verdict.passed, verdict.table()
     operators = [node.op_type for node in onnx.load(tmp_path / "f.onnx").graph.node]

@@ -441,6 +441,7 @@ def slopes_of_swapped(carry: dict[str, torch.Tensor], rows: torch.Tensor) -> Any
 def test_the_order_of_a_carry_s_keys_does_not_matter(fn: Any, tmp_path: Path) -> None:
     carry = {"a": torch.ones(2), "b": torch.full((2,), 2.0)}
     x = torch.tensor([0.5, 3.0, -2.0]) if fn is scan_of_swapped else torch.tensor([[0.5, 3.0, -2.0], [1.0, 0.5, 2.0]])
+    export.to_onnx(fn, (carry, x), tmp_path / "f.onnx")
     export.verify(fn, (carry, x), tmp_path / "f.onnx").raise_if_failed()
     assert "Scan" in {node.op_type for node in onnx.load(tmp_path / "f.onnx").graph.node}
 

@@ -206,6 +206,7 @@ def test_conditions_become_if_with_closures_and_nesting(tmp_path: Path) -> None:
 
     args = ({"scale": torch.tensor(3.0)}, X + 1)
     path = tmp_path / "f.onnx"
+    export.to_onnx(fn, args, path, dynamic=(None, {0: "batch"}))
     verdict = export.verify(fn, args, path, dynamic=(None, {0: "batch"}))
     assert verdict.passed, verdict.table(full=True)
     f = export.load(path)

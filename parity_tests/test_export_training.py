@@ -97,7 +97,9 @@ def test_the_new_state_of_batch_norm_is_an_output(
         return {"y": y, "state": new_state}
 
     path = tmp_path / "f.onnx"
-    verdict = export.verify(step, (params, state, x), path, dynamic=(None, None, {0: "batch"}) if dynamic else None)
+    axes = (None, None, {0: "batch"}) if dynamic else None
+    export.to_onnx(step, (params, state, x), path, dynamic=axes)
+    verdict = export.verify(step, (params, state, x), path, dynamic=axes)
     assert verdict.passed, verdict.table()
     assert {row.leaf for row in verdict.rows if row.leaf != "(all)"} == {"out.y", *leaves_of({"state": state})}
     ran = export.load(path)(params, state, x)["state"]
@@ -111,6 +113,7 @@ def test_a_state_that_stays_as_it_is_is_an_output_all_the_same(training: bool, t
     params, state, x = started(block, (4, 3, 8, 8))
     path = tmp_path / "f.onnx"
     fn = lambda p, s, x: block.apply(p, x, s, {}, training)  # noqa: E731
+    export.to_onnx(fn, (params, state, x), path)
     assert export.verify(fn, (params, state, x), path).passed
     file = export.load(path)
     assert {leaf.name for leaf in file.outputs} == {"out.0", *(f"out.1.{name}" for name in pure.flatten(state))}
@@ -128,6 +131,7 @@ def test_arguments_and_constants_are_outputs_under_their_own_names(tmp_path: Pat
 
     args = {"a": torch.ones(3), "b": torch.zeros(2, 2)}, torch.tensor([1.0, 2.0, 3.0])
     path = tmp_path / "f.onnx"
+    export.to_onnx(fn, args, path)
     assert export.verify(fn, args, path).passed
     file = export.load(path)
     names = [leaf.name for leaf in file.outputs]
@@ -168,6 +172,7 @@ def test_steps_of_an_optimiser_are_one_file(name: str, dynamic: bool, tmp_path: 
     path = tmp_path / "train.onnx"
     axes = (None, None, None, *BATCHES) if dynamic else None
     train = training(block, optimizer, STEPS)
+    export.to_onnx(train, args, path, dynamic=axes)
     verdict = export.verify(train, args, path, dynamic=axes)
     assert verdict.passed, verdict.table()
     trees = {"params": params, "state": state, "opt_state": args[2]}

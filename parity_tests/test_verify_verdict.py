@@ -200,8 +200,18 @@ def test_an_existing_file_is_judged_and_not_rewritten(tmp_path: Path) -> None:
 
 def test_the_file_that_is_written_has_the_opset_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "f.onnx"
-    assert export.verify(network, (PARAMS, X), path, opset=18).passed
-    assert {entry.domain: entry.version for entry in onnx.load(path).opset_import}[""] == 18
+    assert export.verify(network, (PARAMS, X), opset=18).passed
+    export.to_onnx(network, (PARAMS, X), path, opset=18)
+    assert export.verify(network, (PARAMS, X), path).passed
+    with pytest.raises(errors.ArgumentError, match="keeps its own"):
+        export.verify(network, (PARAMS, X), path, opset=18)
+
+
+def test_a_mistyped_path_writes_nothing(tmp_path: Path) -> None:
+    export.to_onnx(network, (PARAMS, X), tmp_path / "model.onnx")
+    with pytest.raises(errors.ArgumentError, match=r"did you mean 'model\.onnx'.*verify writes none"):
+        export.verify(network, (PARAMS, X), tmp_path / "modle.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 def test_a_file_without_the_dynamic_size_fails_at_other_sizes(tmp_path: Path) -> None:
@@ -228,6 +238,7 @@ def test_a_float64_function_is_judged_in_float64(tmp_path: Path) -> None:
         return ((x @ x.mT).tanh() @ x).softmax(1)
 
     path = tmp_path / "f.onnx"
+    export.to_onnx(fn, (X.double(),), path)
     verdict = export.verify(fn, (X.double(),), path)
     assert verdict.passed, verdict.table()
     assert next(row.rounding_scale for row in verdict.rows) < 1e-14
@@ -253,6 +264,7 @@ def test_half_precision_is_judged_in_its_own_roundings(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_verdict(tmp_path: Path) -> None:
     path = tmp_path / "f.onnx"
+    export.to_onnx(network, (PARAMS, X), path, dynamic=DYNAMIC)
     first, second = (export.verify(network, (PARAMS, X), path, dynamic=DYNAMIC) for _ in range(2))
     assert first.rows == second.rows
     assert first.decisions == second.decisions
@@ -284,6 +296,7 @@ def test_both_branches_are_forced_and_one_that_is_wrong_is_found(tmp_path: Path)
 
     path = tmp_path / "f.onnx"
     shift = torch.ones(8)
+    export.to_onnx(fn, (X, shift), path, bake=(1,))
     verdict = export.verify(fn, (X, shift), path, bake=(1,))
     assert verdict.passed, verdict.table()
     assert {row.case for row in verdict.rows} == {"example", "forced true", "forced false"}
@@ -307,6 +320,7 @@ def test_a_predicate_inside_rounding_is_ambiguous(tmp_path: Path) -> None:
         return torch.cond(x.sum() > shift, lambda a: a * 2, lambda a: a * 3, (x,))
 
     eager, exact = bool(x.sum() > shift), bool(x.double().sum() > shift.double())
+    export.to_onnx(fn, (x,), tmp_path / "f.onnx")
     verdict = export.verify(fn, (x,), tmp_path / "f.onnx")
     (predicate,) = verdict.predicates
     assert predicate.rounding is not None
@@ -466,15 +480,6 @@ def test_a_verdict_is_plain_data(tmp_path: Path) -> None:
     assert len(again["rows"]) == len(verdict.rows)
     assert "out.y" in verdict.table()
     assert verdict.table(full=True).count("\n") > verdict.table().count("\n")
-
-
-def test_a_foreign_file_cannot_be_judged(tmp_path: Path) -> None:
-    a = helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [5, 8])
-    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [5, 8])
-    graph = helper.make_graph([helper.make_node("Relu", ["a"], ["y"])], "g", [a], [y])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "f.onnx")
-    with pytest.raises(errors.ArgumentError, match="was not written by to_onnx"):
-        export.verify(torch.relu, (X,), tmp_path / "f.onnx")
 
 
 def test_parameters_that_a_function_captured_are_lifted_to_the_reference_as_well() -> None:

@@ -50,6 +50,11 @@ def tree_unflatten(leaves: Sequence[Leaf], spec: Spec) -> Tree:
     return _pytree.tree_unflatten(leaves, spec)
 
 
+def flatten_with_paths(tree: Tree) -> tuple[list[tuple[tuple[Any, ...], Leaf]], Spec]:
+    """Return the leaves of any pytree, each with PyTorch's path of keys to it; and the structure."""
+    return _pytree.tree_flatten_with_path(tree)
+
+
 def tree_map(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
     """Apply `fn` leaf by leaf over trees of one structure."""
     return _pytree.tree_map(fn, tree, *rest)

@@ -128,7 +128,7 @@ class Loaded:
 
     def inner_values(self, names: list[str], *args: Any) -> list[np.ndarray[Any, Any]]:
         """Return values of the graph by name, which must be among its outputs (see `branch_forcing.with_outputs`)."""
-        found = self._trees(args)
+        found = self._trees(args) if self._call is not None else self._flat(args, {})
         self._check(found)
         feed = {
             self._names[i]: to_ortvalue(as_array(v, self._leaves[i].dtype), self._leaves[i].dtype, self.device)

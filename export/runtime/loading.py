@@ -64,6 +64,7 @@ def open_file(
     variant: bytes | None = None,
     tf32: bool = False,
     check: bool = True,
+    by_name: bool = False,
 ) -> Loaded:
     """Load a file as `load` does.
 
@@ -75,6 +76,7 @@ def open_file(
         variant: a changed model, serialised, to run in the file's place with the file's data beside it.
         tf32: as for `load`.
         check: as for `load`.
+        by_name: whether the function takes and gives tensors by name even if `to_onnx` wrote the file.
     """
     opened = open_model(path, check=check)
     choice = sessions.choose(device, tf32)
@@ -88,7 +90,7 @@ def open_file(
         session = sessions.open_session(variant, choice, spinning=spinning, path=path)
     else:
         session = sessions.open_session(path, choice, spinning=spinning)
-    return Loaded(Path(path), session, choice, opened.call)
+    return Loaded(Path(path), session, choice, None if by_name else opened.call)
 
 
 def _with_weights(

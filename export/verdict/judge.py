@@ -17,8 +17,9 @@ from export.trace.symbolic_sizes import sizes_of
 from export.verdict import branch_forcing
 from export.verdict.comparison import LIMIT, Comparison, compare
 from export.verdict.decisions import REACH, Decision
+from export.verdict.influence import equal_branches, unused_leaves
 from export.verdict.judged_file import JudgedFile
-from export.verdict.monte_carlo import FEW_RUNS, RUNS, measure
+from export.verdict.monte_carlo import FEW_RUNS, RUNS
 from export.verdict.reference_runs import Outcome, replayed, run
 from export.verdict.sampled import Scales
 from export.verdict.verdict_result import OpenDecision, OutputSample, Predicate, Row, Status
@@ -41,6 +42,7 @@ class Judge:
     Args:
         file: the file and the function.
         limit: the largest ratio that passes.
+        samples: further inputs.
 
     Attributes:
         predicates: what was found of each outermost `If`.
@@ -48,16 +50,18 @@ class Judge:
         lifted: source lines of casts that the reference does not make.
         outputs: some elements of the example's outputs.
         failed: inputs and forced branches of the first case that failed, None if none did.
+        unused: inputs, weights and branches that no output depends on.
     """
 
-    def __init__(self, file: JudgedFile, limit: float | None) -> None:
-        self.file, self.limit = file, LIMIT if limit is None else limit
+    def __init__(self, file: JudgedFile, limit: float | None, samples: Sequence[Sequence[torch.Tensor]] = ()) -> None:
+        self.file, self.limit, self.samples = file, LIMIT if limit is None else limit, samples
         self.example = sizes_of(file.arguments.axes, file.arguments.leaves)
-        self.conditions = branch_forcing.conditions(file.model.graph)
+        self.conditions = file.conditions()
         self.predicates: list[Predicate] = []
         self.decisions: list[OpenDecision] = []
         self.lifted: dict[str, None] = {}
         self.outputs: list[OutputSample] = []
+        self.unused: list[str] = []
         self.failed: tuple[list[torch.Tensor], dict[str, bool]] | None = None
 
     def rows(self) -> list[Row]:
@@ -69,6 +73,8 @@ class Judge:
         rows += [self.row(name, "stored", "fail", problem) for name, problem in file.weight_problems()]
         leaves = list(file.arguments.leaves)
         rows += self.case(_sizes_text(self.example) or "example", leaves, file.loaded, first=True)
+        for number, sample in enumerate(self.samples, 1):
+            rows += self.case(f"sample {number}", list(sample), file.loaded, given=True)
         for sizes in self.other_sizes():
             rows += self.case(_sizes_text(sizes), resized(file.arguments, sizes), file.loaded)
         for condition in self.conditions:
@@ -77,7 +83,24 @@ class Judge:
                 loaded = file.variant(branch_forcing.forced(file.model, choices))
                 label = f"forced {name}{str(choices[condition.key]).lower()}"
                 rows += self.case(label, leaves, loaded, forced=choices)
-        return rows
+        return rows + self.influence(leaves)
+
+    def influence(self, leaves: list[torch.Tensor]) -> list[Row]:
+        """Find what no output depends on; return a row for each tensor that the file should take and does not."""
+        names, graph = self.file.arguments.leaf_names, self.file.graph(leaves)
+        if graph is None:
+            return []
+        with isolation.restored(), torch.random.fork_rng(devices=[]):
+            left: Sequence[int] = self.file.telling()
+            for choices in ({}, *(choices for condition in self.conditions for choices in condition.choices())):
+                left = unused_leaves(graph, leaves, choices, left)
+            self.unused = [names[i] for i in left]
+            for condition in self.conditions:
+                if equal_branches(graph, leaves, condition.key, condition.within):
+                    self.unused.append(f"the choice of {condition.key}")
+        missing = [name for name in self.file.untaken() if name not in self.unused]
+        problem = "the outputs depend on it, and the file does not take it"
+        return [self.row(name, "interface", "fail", problem) for name in missing]
 
     def other_sizes(self) -> Iterator[dict[str, int]]:
         """Yield sizes to try: each dynamic size by itself, then all of them at once."""
@@ -86,9 +109,11 @@ class Judge:
                 if other != size:
                     yield {**self.example, name: other}
         if len(self.example) > 1:
-            together = {name: DYNAMIC_SIZES[i % len(DYNAMIC_SIZES)] + 1 for i, name in enumerate(self.example)}
-            if together != self.example:
-                yield together
+            together = {}
+            for i, (name, size) in enumerate(self.example.items()):
+                others = [other for other in DYNAMIC_SIZES[1:] if other != size]
+                together[name] = others[i % len(others)]
+            yield together
 
     def case(
         self,
@@ -98,12 +123,13 @@ class Judge:
         *,
         forced: Mapping[str, bool] | None = None,
         first: bool = False,
+        given: bool = False,
     ) -> list[Row]:
-        """Judge every leaf at one set of sizes; the first case, the example itself, must run eagerly."""
+        """Judge every leaf at one set of inputs; the first case (the example) and those given must run eagerly."""
         try:
             eager = run(self.file.fn, self.file.arguments, leaves)
         except REFUSALS as error:
-            if first:
+            if first or given:
                 raise
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             return [self.row("(all)", label, "skipped", f"eager itself refuses: {reason}")]
@@ -120,7 +146,8 @@ class Judge:
             flipped = self.judge_predicates(scales, leaves)
             if flipped is not None:
                 return [self.row("(all)", label, flipped, "a predicate flips; the branches are judged by themselves")]
-        own = replayed(self.file.traced.graph, leaves, forced) if forced else list(eager.leaves)
+        graph = self.file.graph(leaves)
+        own = replayed(graph, leaves, forced) if forced and graph is not None else list(eager.leaves)
         rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced)
         if any(row.status == "fail" for row in rows):  # few runs may be too few, and none took an open decision
             scales = self.scales(leaves, forced)
@@ -141,11 +168,7 @@ class Judge:
         wanted: Collection[str] = (),
     ) -> Scales:
         """Measure the reference and its rounding scales on these inputs."""
-        choose = None if forced is None else lambda key, number: forced.get(key)
-        with isolation.restored():
-            return measure(
-                self.file.traced.graph, leaves, runs=runs, open_decisions=runs == RUNS, forced=choose, wanted=wanted
-            )
+        return self.file.scales(leaves, forced, runs=runs, wanted=wanted)
 
     def leaves(
         self,
@@ -189,7 +212,8 @@ class Judge:
         if not outer:
             return None
         seen = self.file.inner_values([condition.predicate for condition in outer], leaves)
-        graph = {node.name: node for node in self.file.traced.graph.graph.nodes}
+        recorded = self.file.graph(leaves)
+        graph = {} if recorded is None else {node.name: node for node in recorded.graph.nodes}
         for condition, value in zip(outer, seen, strict=True):
             taken = scales.branches[condition.key][0]
             node = graph.get(condition.key)

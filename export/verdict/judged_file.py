@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from torch.fx import GraphModule
 
 from export.errors import ArgumentError
 from export.files import protobuf_wire, stored_tensors
@@ -22,9 +23,13 @@ from export.graph.onnx_types import ONNX_TYPES, dtype_name
 from export.ops.registry import LOWERINGS
 from export.runtime import loading
 from export.runtime.loaded_file import Loaded
+from export.trace import isolation
 from export.trace.arguments import Arguments, is_tensor, take_apart
 from export.trace.aten_graph import Traced, record
 from export.verdict import branch_forcing
+from export.verdict.foreign.samples import sample_leaves
+from export.verdict.monte_carlo import RUNS, measure
+from export.verdict.sampled import Scales
 
 __all__ = ["JudgedFile"]
 
@@ -43,10 +48,11 @@ class JudgedFile:
 
     Attributes:
         arguments: the example arguments, taken apart.
-        traced: the function, recorded.
+        traced: the function, recorded; None if a file from elsewhere is judged without.
         loaded: the file as a function.
         model: the file's content without functions and without large tensors.
         baked: positions of the arguments that are inside the file.
+        notes: what the reader of a verdict should know of how it was made.
 
     Raises:
         ArgumentError: if the file was not written by `to_onnx`, or takes another number of arguments.
@@ -65,15 +71,13 @@ class JudgedFile:
         tf32: bool = False,
     ) -> None:
         self.fn, self.file, self.device, self.tf32 = fn, file, device, tf32
+        self.notes: list[str] = []
         self.arguments: Arguments = take_apart(fn, args, dynamic)
         self.loaded = loading.open_file(file, device, spinning=False, tf32=tf32)
         call = read_call(protobuf_wire.read_header(file), file)
         count = len(self.arguments.names)
         if call is None:
-            raise ArgumentError(
-                f"{file} was not written by to_onnx, so its inputs cannot be matched with the function's; "
-                "load it and call it by name"
-            )
+            raise ArgumentError(f"{file} was not written by to_onnx; judge it as a ForeignFile")
         if len(call["arguments"]) != count:
             raise ArgumentError(f"{file} was exported with {len(call['arguments'])} arguments, got {count}")
         inside = {i for i, argument in enumerate(call["arguments"]) if argument["baked"]}
@@ -81,7 +85,7 @@ class JudgedFile:
         self.model = inline(onnx.load(file, load_external_data=False))
         if dynamic is None:
             self.arguments = dataclasses.replace(self.arguments, axes=self._named_axes())
-        self.traced: Traced = record(fn, self.arguments, LOWERINGS)
+        self.traced: Traced | None = record(fn, self.arguments, LOWERINGS)
 
     def _named_axes(self) -> tuple[dict[int, str], ...]:
         """Return the dynamic axes that the file names, for each leaf."""
@@ -100,14 +104,58 @@ class JudgedFile:
         content = model.SerializeToString()
         return loading.open_file(self.file, self.device, spinning=False, variant=content, tf32=self.tf32, check=False)
 
+    def graph(self, leaves: Sequence[torch.Tensor]) -> GraphModule | None:
+        """Return the function's recorded graph for these inputs; None where a function cannot be recorded."""
+        return None if self.traced is None else self.traced.graph
+
+    def conditions(self) -> list[branch_forcing.Condition]:
+        """Return every `If` of the file whose branches the reference can be made to take."""
+        return branch_forcing.conditions(self.model.graph)
+
+    def scales(
+        self,
+        leaves: Sequence[torch.Tensor],
+        forced: Mapping[str, bool] | None = None,
+        *,
+        runs: int = RUNS,
+        wanted: Collection[str] = (),
+    ) -> Scales:
+        """Measure the reference and its rounding scales.
+
+        Args:
+            leaves: the inputs.
+            forced: which branches conditions take, by their keys.
+            runs: how many noisy runs are made.
+            wanted: keys of inner values whose scales to keep too.
+        """
+        graph = self.graph(leaves)
+        assert graph is not None
+        choose = None if forced is None else lambda key, number: forced.get(key)
+        with isolation.restored():
+            return measure(graph, leaves, runs=runs, open_decisions=runs == RUNS, forced=choose, wanted=wanted)
+
+    def sample(self, sample: Sequence[Any] | Mapping[str, Any], named: str) -> list[torch.Tensor]:
+        """Return the leaves of further inputs.
+
+        Args:
+            sample: the positional arguments, or tensors by name.
+            named: what it is called in messages.
+        """
+        return sample_leaves(self.arguments, sample, named)
+
     def given(self, leaves: Sequence[torch.Tensor]) -> list[Any]:
         """Return the arguments that the file still takes."""
         return [arg for i, arg in enumerate(self.arguments.rebuild(leaves)) if i not in self.baked]
 
     def feed(self, leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return what the file takes, {input: tensor}."""
+        """Return {file input: tensor}."""
         named = zip(self.arguments.leaf_names, leaves, self.arguments.owner, strict=True)
         return {name: leaf for name, leaf, owner in named if owner not in self.baked}
+
+    def output_positions(self) -> dict[str, int]:
+        """Return {file output: its position among the function's}."""
+        names = [] if self.traced is None else self.traced.out_names
+        return {name: i for i, name in enumerate(names)}
 
     def results(
         self, loaded: Loaded, leaves: Sequence[torch.Tensor]
@@ -125,6 +173,7 @@ class JudgedFile:
     def interface_problems(self) -> list[tuple[str, str]]:
         """Return (name, what is wrong) for the file's inputs and outputs: order, names, dtypes, declared sizes."""
         traced, arguments = self.traced, self.arguments
+        assert traced is not None
         given = [i for i, owner in enumerate(arguments.owner) if owner not in self.baked]
         wanted_inputs = {
             arguments.leaf_names[i]: (
@@ -167,6 +216,14 @@ class JudgedFile:
                     count = int((~same).sum())
                     found.append((leaf_name, f"{count} of {leaf.numel()} stored values are not the given ones"))
         return found
+
+    def telling(self) -> list[int]:
+        """Return the positions of the leaves whose influence is looked at."""
+        return list(range(len(self.arguments.leaves)))
+
+    def untaken(self) -> list[str]:
+        """Return the names of tensors that the function is given and the file is not, nor holds."""
+        return []
 
     def stored_data(self) -> list[Path]:
         """Return the data files that the file's tensors lie in."""

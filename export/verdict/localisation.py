@@ -84,7 +84,7 @@ def localise(judge: Judge, folder: Path) -> Divergence | None:
     Returns:
         The first difference; None if nothing failed on given inputs. If the search itself fails, the text says so.
     """
-    if judge.failed is None:
+    if judge.failed is None or judge.file.traced is None:
         return None
     try:
         return _first_difference(judge, judge.failed, folder)
@@ -96,6 +96,7 @@ def localise(judge: Judge, folder: Path) -> Divergence | None:
 def _first_difference(judge: Judge, failed: tuple[list[Tensor], dict[str, bool]], folder: Path) -> Divergence:
     leaves, forced = failed
     file = judge.file
+    assert file.traced is not None
     model = branch_forcing.forced(file.model, forced) if forced else file.model
     nodes = recorded_nodes(file.traced.graph)
     scales = judge.scales(leaves, forced or None, wanted=[key for key, node in nodes.items() if node.op != "get_attr"])
@@ -106,7 +107,7 @@ def _first_difference(judge: Judge, failed: tuple[list[Tensor], dict[str, bool]]
         for probe in known
     }
     feed = file.feed(leaves)
-    names = list(dict.fromkeys([*(probe.site.output for probe in known), *file.traced.out_names]))
+    names = list(dict.fromkeys([*(probe.site.output for probe in known), *file.output_positions()]))
     probed = branch_forcing.with_outputs(graph.model, names)
     values = dict(zip(names, run_outputs(probed, feed, names, file.file, file.device, tf32=file.tf32), strict=True))
     compared = [Compared.of(probe, values[probe.site.output], references[probe.key]) for probe in known]
@@ -183,14 +184,14 @@ def _ratio(value: Tensor, sampled: Sampled, dtype: torch.dtype) -> float:
 
 
 def _expected(judge: Judge, scales: Scales) -> dict[str, Sampled]:
-    return dict(zip(judge.file.traced.out_names, scales.outputs, strict=True))
+    return {name: scales.outputs[i] for name, i in judge.file.output_positions().items()}
 
 
 def _outputs_only(judge: Judge, scales: Scales, values: Mapping[str, Tensor], folder: Path) -> Divergence:
     """Describe a difference that no inner value shows: swapped outputs, or one that joined operators make."""
     wrong = any(
         _ratio(values[name], sampled, values[name].dtype) > judge.limit
-        for name, sampled in zip(judge.file.traced.out_names, scales.outputs, strict=True)
+        for name, sampled in _expected(judge, scales).items()
     )
     cause = (
         "every inner value that both sides have agrees"

@@ -27,7 +27,7 @@ from export.verdict.decisions import COMPARISONS, PICKS, REACH, Decision, Pick, 
 from export.verdict.noise_model import UNITS, cast_to, is_exact, is_primitive, name_of, noise
 from export.verdict.sampled import InnerValues, Sampled, Scales, Spread
 
-__all__ = ["FEW_RUNS", "RUNS", "measure"]
+__all__ = ["FEW_RUNS", "RUNS", "exact_outputs", "measure"]
 
 RUNS = 12
 """How many noisy runs give a scale: known to a factor of 1.5 (95 %), which the limit on ratios allows for."""
@@ -49,7 +49,8 @@ class _Run:
         generator: of the noise; None for the exact run.
         forced: which branches are taken.
         scales: of the operands of decisions, by key; empty to take every decision as float64 does.
-        sizes: of the roundings by key, one entry an execution: written by the exact run, read by the others.
+        sizes: of the roundings by key, one entry an execution: written by the exact run, read by the others; None
+            where nobody will read them.
         operands: what decisions looked at, by key: the node, the kind and the operand.
         branches: those that were taken.
         note: is told every operator's tensor by key, and those that a loop's step is given; None to tell nobody.
@@ -59,7 +60,7 @@ class _Run:
     generator: torch.Generator | None
     forced: Forced | None
     scales: Mapping[str, Tensor]
-    sizes: dict[str, list[Any]]
+    sizes: dict[str, list[Any]] | None
     operands: dict[str, tuple[Node, str, Tensor]] = dataclasses.field(default_factory=dict)
     branches: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
     note: Callable[[str, Tensor], None] | None = None
@@ -159,6 +160,8 @@ class _Noisy(Interpreter):
     ) -> Any:
         """Add a random rounding to every result; in the exact run, note how large it may be."""
         run = self.shared
+        if run.sizes is None:
+            return out
         if run.generator is None:
             run.sizes.setdefault(key, []).append(self._sizes(node, target, name, args, kwargs, out))
             return out
@@ -252,6 +255,15 @@ def measure(
         lifted=tuple(exact.lifted),
         values=values.sampled({node.name: _pick(node, exact, scales) for node in graph.graph.nodes}),
     )
+
+
+def exact_outputs(graph: GraphModule, leaves: Sequence[Tensor], forced: Mapping[str, bool]) -> list[Tensor]:
+    """Return the outputs of a recorded graph in float64, with these branches of its conditions.
+
+    Autograd sees it, where gradients are enabled.
+    """
+    run = _Run(None, lambda key, number: forced.get(key), {}, None)
+    return list(_Noisy(graph, run).run(*(_double(leaf) for leaf in leaves)))
 
 
 def _picks(graph: GraphModule, exact: _Run, scales: Mapping[str, Tensor]) -> dict[int, Pick]:

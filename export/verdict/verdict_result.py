@@ -20,7 +20,11 @@ __all__ = [
     "Status",
     "Verdict",
     "columns",
+    "unused_text",
 ]
+
+SHOWN = 8
+"""How many names a warning lists."""
 
 Status = Literal["pass", "fail", "skipped", "ambiguous"]
 
@@ -237,6 +241,8 @@ class Verdict(Judgement):
         seconds: how long the verdict took.
         decisions: operations that decide by value and that rounding leaves open; see `OpenDecision`.
         outputs: some of the example's output elements, for comparison with other versions; not in `to_dict`.
+        unused: inputs, weights and branches that no output depended on: the verdict says nothing about these.
+        notes: how the file was matched with the function, where that is not plain.
     """
 
     path: str
@@ -249,6 +255,8 @@ class Verdict(Judgement):
     seconds: float
     decisions: tuple[OpenDecision, ...] = ()
     outputs: tuple[OutputSample, ...] = dataclasses.field(default=(), compare=False)
+    unused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -285,6 +293,9 @@ class Verdict(Judgement):
                 f"  If at {predicate.source or '?'}: takes {predicate.taken}, margin {_short(predicate.margin)}, "
                 f"rounding {_short(predicate.rounding)}: {predicate.status}"
             )
+        if self.unused:
+            lines.append(f"  warning: {unused_text(self.unused)}")
+        lines += [f"  note: {note}" for note in self.notes]
         lines += [f"  open: {decision}" for decision in self.decisions]
         lines += [f"  lifted to float64 for the reference: {line}" for line in self.lifted]
         if self.divergence is not None:
@@ -296,6 +307,16 @@ class Verdict(Judgement):
         found = {**super().to_dict(), "worst": json_ready(self.worst)}
         del found["outputs"]
         return found
+
+
+def unused_text(names: Sequence[str]) -> str:
+    """Say that no output depended on these, a few by name.
+
+    >>> unused_text(["gain", "bias"])
+    'no output depended on gain, bias: the verdict says nothing about them'
+    """
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    return f"no output depended on {shown}: the verdict says nothing about them"
 
 
 def _where(path: str, source: str) -> str:

@@ -16,47 +16,66 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from export.errors import ArgumentError, UnusedInputWarning, nearest
+from export.files import protobuf_wire
+from export.files.call_schema import read_call
 from export.graph.onnx_export import to_onnx
+from export.runtime import loading
+from export.verdict.foreign.flat_call import FlatCall
+from export.verdict.foreign.foreign_file import ForeignFile
+from export.verdict.foreign.samples import as_call, read_sample
 from export.verdict.judge import Judge
 from export.verdict.judged_file import JudgedFile
 from export.verdict.localisation import localise
 from export.verdict.monte_carlo import RUNS
 from export.verdict.reference_runs import float32_products
-from export.verdict.verdict_result import Divergence, Verdict
+from export.verdict.verdict_result import Divergence, Verdict, unused_text
 
 __all__ = ["verify"]
 
 
 def verify(
     fn: Callable[..., Any],
-    args: Sequence[Any],
+    args: Sequence[Any] = (),
     path: str | os.PathLike[str] | None = None,
     *,
+    kwargs: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, int | str] | None = None,
+    samples: Sequence[Sequence[Any] | Mapping[str, Any] | str | os.PathLike[str]] = (),
     against: Callable[..., Any] | None = None,
-    dynamic: Sequence[Any] | None = None,
+    dynamic: Sequence[Any] | Mapping[str, Any] | None = None,
     bake: Sequence[int] = (),
     opset: int | None = None,
     device: str = "auto",
     limit: float | None = None,
     tf32: bool = False,
 ) -> Verdict:
-    """Judge an ONNX file against the eager function.
+    """Judge an ONNX file against the eager function or module.
+
+    The file may come from anywhere: `to_onnx`, `torch.onnx.export`, another converter, by hand. Its inputs and outputs
+    are matched with those of the call by name, else by order.
 
     Args:
-        fn: the pure function.
-        args: its arguments, as for `to_onnx`.
-        path: the file. If it exists, it is the file that is judged and it is not touched; otherwise the function is
-            exported there first. None exports to a temporary folder.
+        fn: the pure function, block or `nn.Module`; a module in the mode it is in, and it stays unchanged.
+        args: its positional arguments; may be left out where `samples` say them.
+        path: the file, which is not touched. None exports the function to a temporary folder and judges that.
+        kwargs: arguments by name.
+        inputs: {file input: position or dotted name of a tensor of the call}, where neither names nor order tell.
+        samples: further inputs to judge on: each the positional arguments, or tensors by name, or a .npz or
+            .safetensors file of these.
         against: another version that must agree as well. A plain function is called as `against(*args)`; an
             `nn.Module`, which holds its own parameters, with the arguments after the first, empty trees left out.
-        dynamic: as for `to_onnx`; each dynamic size is run again at 1, 2, 3, 7, the example's and a larger one, and all
-            together. None takes the sizes that the file names.
+        dynamic: as for `to_onnx`; each dynamic size is run again at several sizes, and all together. None takes the
+            sizes that the file names. For a file from elsewhere also {tensor's name: {axis: size name}}.
         bake: as for `to_onnx`.
-        opset: as for `to_onnx`, where the file is written here; a file that exists keeps its own.
+        opset: as for `to_onnx`, where the function is exported here; a file that exists keeps its own.
         device: where the file runs: "auto", "cpu" or "cuda".
         limit: the largest ratio of an element to its rounding scale that passes; 8 by default.
         tf32: whether a GPU may round float32 products to TF32, in ONNX Runtime and in PyTorch alike: eager is
@@ -68,7 +87,12 @@ def verify(
         (`model.onnx.reproduction`), or a new temporary folder if `path` is None.
 
     Raises:
+        ArgumentError: if the file does not exist, its inputs cannot be matched with the call's tensors, or a sample
+            does not fit.
         ExportError: if the export or the load fails, with the narrower type that `to_onnx` and `load` document.
+
+    Warns:
+        UnusedInputWarning: if no output depends on some input or weight, about which the verdict then says nothing.
 
     Example:
         >>> import torch
@@ -77,20 +101,33 @@ def verify(
         True
     """
     began = time.perf_counter()
+    read = [read_sample(sample) for sample in samples]
     with contextlib.ExitStack() as stack:
         stack.enter_context(float32_products(tf32))
         if path is None:
             file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pure-export-"))) / "model.onnx"
-        else:
-            file = Path(path)
-        if not file.exists():
+            if kwargs:
+                call = FlatCall(fn, args, kwargs)
+                fn, args, bake, kwargs = call, (call.weights, *call.leaves), (0,), None
+            if isinstance(dynamic, Mapping):
+                raise ArgumentError(
+                    "dynamic by name is for a file that is there; for an export, give one entry per argument"
+                )
             to_onnx(fn, args, file, bake=bake, dynamic=dynamic, opset=opset)
-        judged = JudgedFile(fn, args, file, dynamic=dynamic, bake=bake, device=device, tf32=tf32)
-        judge = Judge(judged, limit)
+        else:
+            file = _existing(path, opset)
+        judged: JudgedFile
+        if not isinstance(dynamic, Mapping) and _is_own(fn, args, file, kwargs, inputs, read):
+            judged = JudgedFile(fn, args, file, dynamic=dynamic, bake=bake, device=device, tf32=tf32)
+        else:
+            judged = _foreign(fn, args, kwargs, file, read, inputs=inputs, dynamic=dynamic, device=device, tf32=tf32)
+        judge = Judge(judged, limit, [judged.sample(sample, f"sample {n}") for n, sample in enumerate(read, 1)])
         rows = judge.rows()
         if against is not None:
             rows += judge.against(against, args)
         divergence = _divergence(judge, kept=path is not None)
+    if judge.unused:
+        warnings.warn(unused_text(judge.unused), UnusedInputWarning, stacklevel=2)
     return Verdict(
         path=str(file),
         rows=tuple(rows),
@@ -102,7 +139,53 @@ def verify(
         seconds=time.perf_counter() - began,
         decisions=tuple(judge.decisions),
         outputs=tuple(judge.outputs),
+        unused=tuple(judge.unused),
+        notes=tuple(judged.notes),
     )
+
+
+def _existing(path: str | os.PathLike[str], opset: int | None) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        others = [other.name for other in file.parent.glob("*.onnx")] if file.parent.is_dir() else []
+        raise ArgumentError(
+            f"{file}: there is no such file to judge{nearest(file.name, others)}; verify writes none: call to_onnx "
+            "first, or leave the path out to judge a fresh export"
+        )
+    if opset is not None:
+        raise ArgumentError(f"opset={opset} is for an export; {file} is there and keeps its own")
+    return file
+
+
+def _is_own(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    file: Path,
+    kwargs: Mapping[str, Any] | None,
+    inputs: Mapping[str, int | str] | None,
+    samples: Sequence[Any],
+) -> bool:
+    """Tell whether the file itself says how it is called, and the function is called so."""
+    call = read_call(protobuf_wire.read_header(file), file)
+    if call is None or kwargs or inputs or (samples and not args):
+        return False
+    return len(call["arguments"]) == len(args) or not isinstance(fn, torch.nn.Module)
+
+
+def _foreign(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    file: Path,
+    samples: list[Any],
+    **options: Any,
+) -> ForeignFile:
+    """Return the file beside the function; without arguments the first of the samples is the call."""
+    if not args and not kwargs and samples:
+        first = samples.pop(0)
+        names = [leaf.name for leaf in loading.open_file(file, "cpu", spinning=False, by_name=True).inputs]
+        args, kwargs = as_call(fn, first, names)
+    return ForeignFile(FlatCall(fn, args, kwargs), file, **options)
 
 
 def _divergence(judge: Judge, kept: bool) -> Divergence | None:
