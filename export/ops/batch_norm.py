@@ -70,7 +70,7 @@ def _training(
     rank = len(g.shape_of(x))
     inner = accumulation_dtype(dtype)
     axes = [0, *range(2, rank)]
-    mean, centred, variance = moments(g, g.tensor(x, inner), axes)
+    mean, centred, variance = moments(g, g.tensor(x, inner), g.shape_of(x), axes)
     inverse = inverse_deviation(g, variance, eps)
     result = scale_and_shift(g, g.op("Mul", centred, inverse), weight, bias, inner, range(1, rank - 1))
     kept = node.meta["val"][1].dtype

@@ -26,9 +26,9 @@ from export.ops.convolution import (
     per_axis,
     split_mapped,
 )
-from export.ops.reduction import sum_or_mean
 from export.ops.shared import windows
 from export.ops.shared.kernels import fold, mapped_kernel, mapped_size, unfold, with_mapped_axis
+from export.ops.shared.long_sums import sum_of
 
 __all__ = ["BATCHING", "LOWERINGS", "MIN_CHANNELS_FOR_ONE_PRODUCT", "weight_gradient_by_windows"]
 
@@ -69,7 +69,7 @@ def convolution_backward(
         value = g.tensor(grad)
         narrow = g.dtypes[value]
         inner = accumulation_dtype(narrow)
-        total = sum_or_mean(g, "ReduceSum", grad, g.cast(value, inner), [0, *range(2, rank + 2)], False)
+        total = sum_of(g, g.cast(value, inner), g.shape_of(grad), [0, *range(2, rank + 2)], False)
         d_bias = g.cast(total, narrow)
     return d_input, d_weight, d_bias
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
+from export.graph.onnx_types import accumulation_dtype
 
-__all__ = ["COMPOSITES", "DECOMPOSITIONS", "LOWERINGS"]
+__all__ = ["COMPOSITES", "DECOMPOSITIONS", "LOWERINGS", "written"]
 
 aten: Any = torch.ops.aten
 
@@ -24,6 +25,16 @@ def gather(g: Builder, node: Node, x: Any, dim: int, index: Any, **_: Any) -> ir
     return g.op("GatherElements", g.tensor(x), g.tensor(index), axis=dim)
 
 
+def written(
+    g: Builder, target: ir.Value, places: ir.Value, updates: ir.Value, axis: int, reduction: str | None
+) -> ir.Value:
+    """Write or reduce along an axis; half types in float32, as ONNX Runtime's CPU kernels do not reduce them."""
+    dtype = g.dtypes[target]
+    inner = dtype if reduction is None else accumulation_dtype(dtype)
+    target, updates = g.cast(target, inner), g.cast(updates, inner)
+    return g.cast(g.op("ScatterElements", target, places, updates, axis=axis, reduction=reduction), dtype)
+
+
 def scatter(reduction: str | None) -> Lowering:
     """Write or add along an axis."""
 
@@ -31,7 +42,7 @@ def scatter(reduction: str | None) -> Lowering:
         if not g.shape_of(x):
             raise g.unsupported("a tensor without axes; use x.reshape(1)")
         value = _source(g, source, index, node_dtype(node))
-        return g.op("ScatterElements", g.tensor(x), g.tensor(index), value, axis=dim, reduction=reduction)
+        return written(g, g.tensor(x), g.tensor(index), value, dim, reduction)
 
     return rule
 
@@ -60,7 +71,7 @@ def scatter_reduce(
     places, value, start = g.tensor(index), _source(g, source, index, dtype), g.tensor(x)
 
     def scattered(target: ir.Value, updates: ir.Value, reduction: str | None) -> ir.Value:
-        return g.op("ScatterElements", target, places, updates, axis=dim, reduction=reduction)
+        return written(g, target, places, updates, dim, reduction)
 
     def everywhere(number: float) -> ir.Value:
         return g.op("Expand", g.constant(number, dtype), g.runtime_shape(index))
@@ -150,7 +161,6 @@ def index_put(
     rest = [i for i in range(total) if i not in axes]
     order = [*axes, *rest]
     moved = g.transpose(g.tensor(x), order)
-    stacked = g.op("Concat", *(g.unsqueeze(v, rank) for v in positions), axis=rank)
     adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
     value = g.tensor(values, dtype)
     before = axes[0] if adjacent else 0
@@ -165,8 +175,42 @@ def index_put(
     if rest:
         shape = g.op("Concat", shape, g.op("Shape", moved, dtype=torch.int64, start=len(axes), end=None), axis=0)
     updates = g.op("Expand", value, shape)
-    result = g.op("ScatterND", moved, stacked, updates, reduction="add" if accumulate else None)
+    if accumulate:
+        result = _added(g, moved, positions, rank, updates, len(rest))
+    else:
+        stacked = g.op("Concat", *(g.unsqueeze(v, rank) for v in positions), axis=rank)
+        result = g.op("ScatterND", moved, stacked, updates)
     return g.transpose(result, [order.index(i) for i in range(total)])
+
+
+def _added(
+    g: Builder, target: ir.Value, positions: Sequence[ir.Value], rank: int, updates: ir.Value, trailing: int
+) -> ir.Value:
+    """Add rows at positions on the leading axes.
+
+    Not by ScatterND, whose threads lose additions to one position in ONNX Runtime 1.31: by ScatterElements along one
+    axis, which all leading axes are joined to.
+    """
+
+    def shape(value: ir.Value, start: int, end: int | None = None) -> ir.Value:
+        return g.op("Shape", value, dtype=torch.int64, start=start, end=end)
+
+    lead = len(positions)
+    rest = [shape(target, lead)] if trailing else []
+    place, flat = positions[0], target
+    if lead > 1:
+        for axis, position in enumerate(positions[1:], 1):
+            size = g.op("Reshape", g.dim(target, axis), g.constant([], torch.int64))
+            place = g.op("Add", g.op("Mul", place, size), g.op("Mod", position, size))
+        joined = g.op("ReduceProd", shape(target, 0, lead), keepdims=1)
+        flat = g.op("Reshape", target, g.op("Concat", joined, *rest, axis=0), allowzero=1)
+    if rank != 1:
+        count = g.op("ReduceProd", shape(positions[0], 0), keepdims=1) if rank else g.constant([1])
+        place = g.op("Reshape", place, count, allowzero=1)
+        updates = g.op("Reshape", updates, g.op("Concat", count, *rest, axis=0), allowzero=1)
+    places = g.op("Expand", g.unsqueeze(place, *range(1, trailing + 1)), shape(updates, 0))
+    result = written(g, flat, places, updates, 0, "add")
+    return g.op("Reshape", result, shape(target, 0), allowzero=1) if lead > 1 else result
 
 
 def _put(x: torch.Tensor, index: torch.Tensor, source: torch.Tensor, accumulate: bool = False) -> torch.Tensor:

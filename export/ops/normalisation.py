@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,10 +27,15 @@ from export.ops.shared.kernels import (
     unfold,
     with_mapped_axis,
 )
+from export.ops.shared.long_sums import mean_of
 
 __all__ = ["BATCHING", "FORWARD_MODE", "LOWERINGS", "affine", "inverse_deviation", "scale_and_shift", "standardised"]
 
 aten: Any = torch.ops.aten
+
+
+MAX_WHOLE_ROW = 16_384
+"""The longest row that LayerNormalization is used for: ONNX Runtime's kernel adds it in order."""
 
 
 def inverse_deviation(g: Builder, variance: ir.Value, eps: float) -> ir.Value:
@@ -52,16 +58,18 @@ def layer_norm(
 ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
     """Normalise over the last axes, by LayerNormalization where only the result is used and the dtype allows it."""
     dtype = node_dtype(node)
-    axes = list(range(-len(shape), 0))
+    sizes_of_x = g.shape_of(x)
+    axes = list(range(len(sizes_of_x) - len(shape), len(sizes_of_x)))
     used = {user.args[1] for user in node.users if user.args[0] is node}
     sizes = [g.static(size) for size in shape]
-    if dtype != torch.float64 and dtype not in REDUCED and None not in sizes and not used & {1, 2}:
+    whole = dtype != torch.float64 and dtype not in REDUCED and None not in sizes and not used & {1, 2}
+    if whole and math.prod(size for size in sizes if size is not None) <= MAX_WHOLE_ROW:
         ones = torch.ones([size for size in sizes if size is not None], dtype=dtype)
         scale = g.tensor(weight) if weight is not None else g.tensor_constant(ones)
         inputs = [g.tensor(x), scale] + ([g.tensor(bias)] if bias is not None else [])
         return g.op("LayerNormalization", *inputs, axis=-len(shape), epsilon=float(eps)), None, None
     inner = accumulation_dtype(dtype)
-    mean, centred, variance = moments(g, g.tensor(x, inner), axes)
+    mean, centred, variance = moments(g, g.tensor(x, inner), sizes_of_x, axes)
     inverse = inverse_deviation(g, variance, eps)
     result = scale_and_shift(g, g.op("Mul", centred, inverse), weight, bias, inner)
     kept = node.meta["val"][1].dtype
@@ -77,7 +85,7 @@ def group_norm(
     shape = g.shape_of(x)
     value = g.tensor(x, inner)
     flat = g.op("Reshape", value, g.constant([0, groups, -1]))
-    mean, centred, variance = moments(g, flat, [2])
+    mean, centred, variance = moments(g, flat, [shape[0], groups, math.prod(shape[1:]) // groups], [2])
     inverse = inverse_deviation(g, variance, eps)
     result = g.op("Mul", centred, inverse)
     fixed = [g.static(size) for size in shape]
@@ -97,8 +105,9 @@ def rms_norm(
     inner = accumulation_dtype(dtype)
     value = g.tensor(x, inner)
     chosen = torch.finfo(inner).eps if eps is None else eps
-    axes = g.constant(list(range(-len(shape), 0)))
-    inverse = inverse_deviation(g, g.op("ReduceMean", g.op("Mul", value, value), axes, keepdims=1), chosen)
+    sizes = g.shape_of(x)
+    axes = list(range(len(sizes) - len(shape), len(sizes)))
+    inverse = inverse_deviation(g, mean_of(g, g.op("Mul", value, value), sizes, axes, True), chosen)
     result = scale_and_shift(g, g.op("Mul", value, inverse), weight, None, inner)
     return g.cast(result, dtype), g.cast(inverse, node.meta["val"][1].dtype)
 

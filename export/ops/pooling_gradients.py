@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering
 from export.ops.convolution import per_axis
+from export.ops.indexing import written
 from export.ops.pooling import adaptive_mean
 from export.ops.shared.kernels import folded
 
@@ -41,7 +42,7 @@ def max_pool_backward(rank: int) -> Lowering:
         values, positions = (g.reshape(g.tensor(arg), [*lead, outer_positions]) for arg in (grad, indices))
         size = g.op("Shape", g.reshape(g.tensor(x), [*lead, inner_positions]), dtype=torch.int64)
         empty = g.op("Expand", g.constant(0.0, g.dtypes[values]), size)
-        added = g.op("ScatterElements", empty, positions, values, axis=len(lead), reduction="add")
+        added = written(g, empty, positions, values, len(lead), "add")
         return g.reshape(added, shape)
 
     return rule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,8 +16,9 @@ from export.graph.builder import Builder, Lowering, node_dtype
 from export.graph.onnx_types import accumulation_dtype
 from export.ops import integers
 from export.ops.shared.kernels import pytorch_rules
+from export.ops.shared.long_sums import element_count, expected_size, mean_of, reduced, sum_of
 
-__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS", "moments", "sum_or_mean"]
+__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS", "moments"]
 
 aten: Any = torch.ops.aten
 
@@ -27,34 +29,8 @@ def _axes(g: Builder, x: Any, dim: Any) -> list[int]:
     return sorted({d % rank for d in dims}) if dims and rank else list(range(rank))
 
 
-def reduced(g: Builder, kind: str, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
-    """Reduce over axes; none leave the value as it is."""
-    if not axes:
-        return value
-    return g.op(kind, value, g.constant(axes), keepdims=int(keepdim))
-
-
-MAX_ELEMENTS_IN_ONE_SUM = 4096
-"""Elements up to which a sum is one operator: ONNX Runtime adds sequentially, PyTorch pairwise."""
-
-ASSUMED_DYNAMIC_SIZE = 128
-"""The number of elements assumed for a dynamic size: two of them exceed the limit, one and a few classes do not."""
-
-
-def sum_or_mean(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
-    """Sum or average; many elements axis by axis, the last axis first, which bounds the rounding error."""
-    sizes = (g.shape_of(x)[axis] for axis in axes)
-    count = math.prod(size if isinstance(size, int) else ASSUMED_DYNAMIC_SIZE for size in sizes)
-    if len(axes) < 2 or count <= MAX_ELEMENTS_IN_ONE_SUM:
-        return reduced(g, kind, value, axes, keepdim)
-    for axis in reversed(axes):
-        value = reduced(g, kind, value, [axis], keepdim=True)
-    return value if keepdim else g.op("Squeeze", value, g.constant(axes))
-
-
 def reduction(kind: str) -> Lowering:
     """Lower sums, means and products; half types are accumulated in float32, as in PyTorch."""
-    reduce = reduced_product if kind == "ReduceProd" else sum_or_mean
 
     def rule(g: Builder, node: Node, x: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> ir.Value:
         result = node_dtype(node)
@@ -68,20 +44,15 @@ def reduction(kind: str) -> Lowering:
                 value = integers.exact_product(g, value, axis, size)
             if 0 not in sizes:
                 return value if keepdim or not axes else g.op("Squeeze", value, g.constant(axes))
+        shape = g.shape_of(x)
         if kind == "ReduceMean" and (None in sizes or 0 in sizes):  # ONNX Runtime's mean of nothing is 0, not NaN
-            count = g.op("ReduceProd", g.op("Gather", g.op("Shape", value, dtype=torch.int64), g.constant(axes)))
-            count = g.op("Reshape", count, g.constant([], torch.int64))
-            return g.cast(
-                g.op("Div", sum_or_mean(g, "ReduceSum", x, value, axes, keepdim), g.cast(count, inner)), result
-            )
-        return g.cast(reduce(g, kind, x, value, axes, keepdim), result)
+            count = element_count(g, value, shape, axes)
+            return g.cast(g.op("Div", sum_of(g, value, shape, axes, keepdim), count), result)
+        if kind == "ReduceProd":
+            return g.cast(reduced(g, kind, value, axes, keepdim), result)
+        return g.cast((sum_of if kind == "ReduceSum" else mean_of)(g, value, shape, axes, keepdim), result)
 
     return rule
-
-
-def reduced_product(g: Builder, kind: str, x: Any, value: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
-    """Multiply over axes."""
-    return reduced(g, kind, value, axes, keepdim)
 
 
 def with_nan(g: Builder, value: ir.Value, result: ir.Value, axes: list[int], keepdim: bool) -> ir.Value:
@@ -166,22 +137,21 @@ def norm(g: Builder, node: Node, x: Any, order: Any = 2, dim: Any = None, keepdi
     dtype = node_dtype(node)
     inner = accumulation_dtype(dtype)
     value, axes = g.tensor(x, inner), _axes(g, x, dim)
+    total = functools.partial(sum_of, g, shape=g.shape_of(x), axes=axes, keepdim=keepdim)
     order = 2 if order is None else order
     if order in (float("inf"), float("-inf")):
         size = g.op("Abs", value)
         result = reduced(g, "ReduceMax" if order > 0 else "ReduceMin", size, axes, keepdim)
         return g.cast(with_nan(g, size, result, axes, keepdim), dtype)
     if order == 2:
-        return g.cast(g.op("Sqrt", reduced(g, "ReduceSum", g.op("Mul", value, value), axes, keepdim)), dtype)
+        return g.cast(g.op("Sqrt", total(g.op("Mul", value, value))), dtype)
     if order == 1:
-        return g.cast(reduced(g, "ReduceSum", g.op("Abs", value), axes, keepdim), dtype)
+        return g.cast(total(g.op("Abs", value)), dtype)
     if order == 0:
         other = g.op("Not", g.op("Equal", value, g.constant(0.0, inner), dtype=torch.bool))
-        return g.cast(reduced(g, "ReduceSum", g.cast(other, inner), axes, keepdim), dtype)
+        return g.cast(total(g.cast(other, inner)), dtype)
     powered = g.op("Pow", g.op("Abs", value), g.constant(float(order), inner))
-    return g.cast(
-        g.op("Pow", reduced(g, "ReduceSum", powered, axes, keepdim), g.constant(1 / float(order), inner)), dtype
-    )
+    return g.cast(g.op("Pow", total(powered), g.constant(1 / float(order), inner)), dtype)
 
 
 def logsumexp(g: Builder, node: Node, x: Any, dim: Any, keepdim: bool = False) -> ir.Value:
@@ -192,32 +162,42 @@ def logsumexp(g: Builder, node: Node, x: Any, dim: Any, keepdim: bool = False) -
         return value
     top = g.op("ReduceMax", value, g.constant(axes), keepdims=1)
     safe = g.op("Where", g.op("IsInf", top, dtype=torch.bool), g.constant(0.0, dtype), top, dtype=dtype)
-    total = g.op("ReduceSum", g.op("Exp", g.op("Sub", value, safe)), g.constant(axes), keepdims=1)
+    total = sum_of(g, g.op("Exp", g.op("Sub", value, safe)), g.shape_of(x), axes, True)
     result = g.op("Add", g.op("Log", total), safe)
     return result if keepdim else g.op("Squeeze", result, g.constant(axes))
 
 
+MAX_SERIAL_CUMSUM = 256
+"""Terms up to which running sums are taken in their own dtype; longer ones in float64, as in PyTorch on a CPU."""
+
+
 def cumsum(g: Builder, node: Node, x: Any, dim: int, *, dtype: Any = None) -> ir.Value:
-    """Lower to CumSum."""
-    value = g.tensor(x, node_dtype(node))
-    return g.op("CumSum", value, g.constant(dim)) if g.shape_of(x) else value
+    """Lower to CumSum; ONNX Runtime adds in the dtype that it is given."""
+    dtype = node_dtype(node)
+    value = g.tensor(x, dtype)
+    if not g.shape_of(x):
+        return value
+    is_long = dtype.is_floating_point and expected_size(g, g.shape_of(x)[dim]) > MAX_SERIAL_CUMSUM
+    return g.cast(g.op("CumSum", g.cast(value, torch.float64 if is_long else dtype), g.constant(dim)), dtype)
 
 
 def primitive(kind: str) -> Lowering:
     """Lower PyTorch's primitive reductions, whose axes are given and dropped."""
 
     def rule(g: Builder, node: Node, x: Any, dims: Any, *_: Any, **__: Any) -> ir.Value:
-        return reduced(g, kind, g.tensor(x, node_dtype(node)), list(dims or ()), False)
+        value, axes = g.tensor(x, node_dtype(node)), sorted(dims or ())
+        if kind == "ReduceSum" and node_dtype(node).is_floating_point:
+            return sum_of(g, value, g.shape_of(x), axes, False)
+        return reduced(g, kind, value, axes, False)
 
     return rule
 
 
-def moments(g: Builder, x: ir.Value, axes: Sequence[int]) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Return the mean, x minus the mean, and the biased variance, in two passes."""
-    where = g.constant(list(axes))
-    mean = g.op("ReduceMean", x, where, keepdims=1)
+def moments(g: Builder, x: ir.Value, shape: Sequence[Any], axes: Sequence[int]) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Return the mean, x minus the mean, and the biased variance, in two passes; axes in ascending order."""
+    mean = mean_of(g, x, shape, axes, True)
     centred = g.op("Sub", x, mean)
-    return mean, centred, g.op("ReduceMean", g.op("Mul", centred, centred), where, keepdims=1)
+    return mean, centred, mean_of(g, g.op("Mul", centred, centred), shape, axes, True)
 
 
 def variance_mean(
@@ -229,19 +209,20 @@ def variance_mean(
     value = g.tensor(x)
     dtype = g.dtypes[value]
     inner = accumulation_dtype(dtype)
-    mean, centred, _ = moments(g, g.cast(value, inner), axes)
-    where = g.constant(axes)
-    total = g.op("ReduceSum", g.op("Mul", centred, centred), where, keepdims=1)
+    wide = g.cast(value, inner)
+    mean = mean_of(g, wide, shape, axes, True)
+    centred = g.op("Sub", wide, mean)
+    total = sum_of(g, g.op("Mul", centred, centred), shape, axes, True)
     sizes = [g.static(shape[axis]) for axis in axes]
     lost = 1.0 if correction is None else float(correction)
     if None not in sizes:
         freedom = g.constant(max(math.prod(s for s in sizes if s is not None) - lost, 0.0), inner)
     else:
-        count = g.op("ReduceProd", g.op("Gather", g.op("Shape", g.tensor(x), dtype=torch.int64), where), keepdims=0)
-        freedom = g.op("Max", g.op("Sub", g.cast(count, inner), g.constant(lost, inner)), g.constant(0.0, inner))
+        count = element_count(g, wide, shape, axes)
+        freedom = g.op("Max", g.op("Sub", count, g.constant(lost, inner)), g.constant(0.0, inner))
     result = g.op("Div", total, freedom)
     if not keepdim:
-        result, mean = g.op("Squeeze", result, where), g.op("Squeeze", mean, where)
+        result, mean = g.op("Squeeze", result, g.constant(axes)), g.op("Squeeze", mean, g.constant(axes))
     return g.cast(result, dtype), g.cast(mean, dtype)
 
 

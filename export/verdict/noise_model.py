@@ -24,8 +24,14 @@ aten: Any = torch.ops.aten
 UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 """The largest relative error of rounding to a dtype."""
 
-PARALLEL_SUMS = 8
-"""How many running sums the kernels keep at least: vector lanes times unrolling. Each sums n / 8 terms serially."""
+ORDERED_SUM = 0.25
+"""The root mean square error of n like-sized terms that are added in order, as a share of √n rounding units."""
+
+ALIKE_TERMS_SHARE = 1 / 16
+"""The error of n equal terms that are added in order, as a share of n: all roundings of a binade have one sign."""
+
+MANY_TERMS_SHARE = 1 / 1024
+"""The same of very many terms, which lose their last digits to the sum in the same way."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -72,6 +78,14 @@ INTERPOLATIONS = _names(
     """
 )
 """Means with weights that come from a position: a position of size n, rounded, moves a weight by n roundings."""
+
+IN_ORDER = _names(
+    """
+    _unsafe_index_put cumsum embedding_dense_backward index_add index_put max_pool2d_with_indices_backward
+    max_pool3d_with_indices_backward scatter_add scatter_reduce
+    """
+)
+"""Sums that every implementation takes term after term; how many terms a result has depends on the positions."""
 
 SELECTIONS = frozenset({"scatter_reduce", "index_put"})
 """Sums only if they are told to add."""
@@ -179,7 +193,10 @@ def noise(target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any],
     elif (name in SUMS or name in INTERPOLATIONS) and any(is_float(y) for y in results):
         sizes = target(*[_magnitude(a) for a in args], **kwargs)
         sizes = sizes if isinstance(sizes, (tuple, list)) else (sizes,)
-        factor = _length_factor(name, args, results)
+        factor: Any = _length_factor(name, args, results)
+        if name in IN_ORDER:
+            counts = target(*[_ones(a) for a in args], **kwargs)
+            factor = torch.maximum((ORDERED_SUM * counts.sqrt()).clamp(min=1.0), ALIKE_TERMS_SHARE * counts)
         if "bicubic" in name:  # weights of both signs: what they cancel is as large as the largest value near
             sizes = [torch.full_like(size, float(args[0].abs().max())) for size in sizes]
         own = [y.abs() + size.abs() * factor if is_float(y) else None for y, size in zip(results, sizes, strict=True)]
@@ -221,7 +238,7 @@ def _norm_noise(name: str, args: Sequence[Any], results: Sequence[Any]) -> list[
         mean = args[3].reshape(1, -1, *[1] * (x.dim() - 2)) if fixed else x.mean(axes, keepdim=True)
     if not fixed:
         square = (values - mean).square().mean(axes, keepdim=True)
-        length = max(1.0, math.sqrt(values.numel() / max(mean.numel(), 1)) / PARALLEL_SUMS)
+        length = _sum_factor(values.numel() / max(mean.numel(), 1))
         of_mean = values.abs().mean(axes, keepdim=True) * length
     else:
         square, length = args[4].reshape(mean.shape), 1.0
@@ -251,17 +268,18 @@ def _length_factor(name: str, args: Sequence[Any], results: Sequence[Any]) -> fl
     tensors = [a for a in args if isinstance(a, Tensor)]
     if name in INTERPOLATIONS:
         return float(max(max(t.shape[2:], default=1) for t in (*tensors, *(y for y in results if is_float(y)))))
-    largest = max(t.numel() for t in tensors)
-    terms = largest / max(min(y.numel() for y in results if is_float(y) and y.numel()), 1) if results else 1
+    terms = max(t.numel() for t in tensors) / min((y.numel() for y in results if is_float(y) and y.numel()), default=1)
     if name in ("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "vdot"):
         terms = tensors[-2].shape[-1] if tensors[-2].dim() else 1
     elif name == "convolution":
         terms = args[1][0].numel()
     elif name == "convolution_backward":
         terms = max(args[0].numel() / max(args[0].shape[1], 1), args[2].numel() / max(args[2].shape[1], 1))
-    elif name == "cumsum":
-        terms = args[0].shape[args[1]] if args[0].dim() else 1
-    return max(1.0, math.sqrt(terms) / PARALLEL_SUMS)
+    return _sum_factor(terms)
+
+
+def _sum_factor(terms: float) -> float:
+    return max(1.0, ORDERED_SUM * math.sqrt(terms), MANY_TERMS_SHARE * terms)
 
 
 def _magnitude(value: Any) -> Any:
@@ -270,6 +288,15 @@ def _magnitude(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and any(is_float(item) for item in value):
         return type(value)(_magnitude(item) for item in value)
     return value
+
+
+def _ones(value: Any) -> Any:
+    """Return ones for numbers, and a sum for a mean: the same call then counts the terms of each result."""
+    if is_float(value):
+        return torch.ones_like(value)
+    if isinstance(value, (list, tuple)) and any(is_float(item) for item in value):
+        return type(value)(_ones(item) for item in value)
+    return "sum" if isinstance(value, str) and value in ("mean", "prod") else value
 
 
 def is_float(value: Any) -> bool:
