@@ -147,6 +147,11 @@ class JudgedFile:
         """Return the arguments that the file still takes."""
         return [arg for i, arg in enumerate(self.arguments.rebuild(leaves)) if i not in self.baked]
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names that the function's results have in the file, in the function's order."""
+        return self.traced.out_names
+
     def feed(self, leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return {file input: tensor}."""
         named = zip(self.arguments.leaf_names, leaves, self.arguments.owner, strict=True)

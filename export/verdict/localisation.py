@@ -9,69 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor
 
-from export.graph.node_notes import read_notes
+from export.errors import ExportError
 from export.verdict import branch_forcing
-from export.verdict.comparison import element_ratios
 from export.verdict.judge import Judge
-from export.verdict.locating.node_alone import Alone, run_outputs
-from export.verdict.locating.opened_graph import Opened, display_name, opened
+from export.verdict.locating.compared_values import Compared, first_difference, largest_ratio
+from export.verdict.locating.node_alone import Alone, Result, run_outputs, stored_tensor
+from export.verdict.locating.node_place import is_rewritten, place_of, written_here
+from export.verdict.locating.opened_graph import Opened, Site, display_name, opened
 from export.verdict.locating.recorded_values import Probe, probes, recorded_nodes, step_inputs
-from export.verdict.locating.reproduction import write_reproduction
+from export.verdict.locating.reference_opinion import opinion
+from export.verdict.locating.reproduction import PARTS, write_reproduction
+from export.verdict.locating.value_matching import float_sites, matched, suspect
+from export.verdict.locating.within_operator import written_today, wrong_node
 from export.verdict.sampled import Sampled, Scales
 from export.verdict.verdict_result import Divergence
 
 __all__ = ["localise"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Compared:
-    """A value that both sides have.
-
-    Attributes:
-        probe: the value.
-        ratio: how far it is off, in units of its rounding scale.
-        value: what the file gives; of a loop with one leading axis for all steps.
-        sampled: what is expected.
-        shape: the shape that it has in the file.
-    """
-
-    probe: Probe
-    ratio: float
-    value: Tensor
-    sampled: Sampled
-    shape: torch.Size
-
-    @classmethod
-    def of(cls, probe: Probe, value: Tensor, sampled: Sampled) -> Compared:
-        """Compare what the file gives with what is expected."""
-        expected, shape = sampled.reference.shape, value.shape
-        if probe.site.loops and value.numel() == sampled.reference.numel():
-            value = value.reshape(expected)
-        return cls(probe, _ratio(value, sampled, probe.dtype), value, sampled, shape)
-
-    def first_step(self, limit: float) -> int:
-        """Return the first step of its loops at which it differs."""
-        if self.value.shape != self.sampled.reference.shape:
-            return 0
-        steps = range(len(self.value))
-        return next((i for i in steps if _ratio(self.value[i], self.at(i), self.probe.dtype) > limit), 0)
-
-    def at(self, step: int) -> Sampled:
-        """Return what is expected at a step."""
-        return Sampled(self.sampled.reference[step], self.sampled.scale[step])
-
-    def in_file(self) -> Sampled:
-        """Return what is expected in the shape that the file's value has."""
-        reference, scale = self.sampled.reference, self.sampled.scale
-        if reference.numel() != self.shape.numel() or not self.probe.site.loops:
-            return self.sampled
-        return Sampled(reference.reshape(self.shape), scale.reshape(self.shape))
 
 
 def localise(judge: Judge, folder: Path) -> Divergence | None:
@@ -84,47 +44,129 @@ def localise(judge: Judge, folder: Path) -> Divergence | None:
     Returns:
         The first difference; None if nothing failed on given inputs. If the search itself fails, the text says so.
     """
-    if judge.failed is None or judge.file.traced is None:
+    if judge.failed is None:
         return None
+    for name in PARTS:  # of an earlier failure
+        (folder / name).unlink(missing_ok=True)
     try:
         return _first_difference(judge, judge.failed, folder)
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")
-        return Divergence("(unknown)", "?", "", "", math.nan, "", problem=f"{type(error).__name__}: {reason}")
+    except Exception as error:  # whatever a broken file does to the search, the verdict stands
+        problem = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    if not (folder / "reproduce.py").exists():
+        try:
+            scales = judge.scales(judge.failed[0], judge.failed[1] or None)
+            expected = dict(zip(judge.file.output_names, scales.outputs, strict=True))
+            write_reproduction(folder, judge, judge.file.model, judge.failed[0], expected, "")
+        except Exception as error:  # the same
+            problem += f"; no reproduction: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    written = str(folder) if (folder / "reproduce.py").exists() else ""
+    return Divergence("(unknown)", "?", "", "", math.nan, written, problem=problem)
 
 
 def _first_difference(judge: Judge, failed: tuple[list[Tensor], dict[str, bool]], folder: Path) -> Divergence:
     leaves, forced = failed
     file = judge.file
-    assert file.traced is not None
     model = branch_forcing.forced(file.model, forced) if forced else file.model
     nodes = recorded_nodes(file.traced.graph)
     scales = judge.scales(leaves, forced or None, wanted=[key for key, node in nodes.items() if node.op != "get_attr"])
     graph = opened(model, scales.branches)
-    known = [probe for probe in probes(graph, file.traced, nodes) if probe.key in scales.values]
-    references = {
-        probe.key: _steps(scales.values[probe.key], nodes[probe.key]) if probe.site.loops else scales.values[probe.key]
-        for probe in known
-    }
-    feed = file.feed(leaves)
-    names = list(dict.fromkeys([*(probe.site.output for probe in known), *file.output_positions()]))
-    probed = branch_forcing.with_outputs(graph.model, names)
-    values = dict(zip(names, run_outputs(probed, feed, names, file.file, file.device, tf32=file.tf32), strict=True))
-    compared = [Compared.of(probe, values[probe.site.output], references[probe.key]) for probe in known]
-    found = _first([entry for entry in compared if entry.ratio > judge.limit], judge.limit)
-    folder.mkdir(parents=True, exist_ok=True)
+    case = Case(judge, model, graph, leaves, file.feed(leaves), nodes, scales, folder)
+    if any(written_here(site.node) for site in graph.sites):
+        compared, found = _by_metadata(case)
+    else:
+        compared, found = _by_value(case)
     if found is None:
-        write_reproduction(folder, judge, model, leaves, _expected(judge, scales), "")
-        return _outputs_only(judge, scales, values, folder)
+        write_reproduction(folder, judge, model, leaves, case.expected, "")
+        return _outputs_only(case)
     plain = not found.probe.site.loops and not found.probe.site.within
-    expected = _expected(judge, scales)
-    expected[found.probe.site.output] = found.in_file()
+    expected = case.expected
+    if found.probe.key:
+        expected[found.probe.site.output] = found.in_file()
     shown = branch_forcing.with_outputs(model if plain else graph.model, [found.probe.site.output])
     write_reproduction(folder, judge, shown, leaves, expected, found.probe.site.output)
-    alone = Alone(
-        graph, _known_values(graph, known, nodes, scales, references, feed), file.file, file.device, file.tf32
-    )
-    return _described(judge, found, alone, compared, folder)
+    site = found.probe.site
+    step = found.first_step(judge.limit) if site.loops else None
+    within = site.within + (f", step {step + 1} of {len(found.sampled.reference)}" if step is not None else "")
+    divergence = _named(Divergence("", "", "", "", found.ratio, str(folder), within=within), site.node)
+    try:
+        return _examined(case, divergence, found, compared, step)
+    except Exception as error:  # whatever running it alone does, the node is known
+        reason = next(iter(str(error).splitlines()), "")
+        return dataclasses.replace(divergence, cause=f"it could not be run alone: {type(error).__name__}: {reason}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is known of the case that failed.
+
+    Attributes:
+        judge: the file and the function.
+        model: the file's content, with the branches of the case forced.
+        graph: the same with its inner values visible.
+        leaves: the function's tensors.
+        feed: what the file takes.
+        nodes: the recorded operators by key.
+        scales: their references with rounding scales.
+        folder: where the reproduction goes.
+    """
+
+    judge: Judge
+    model: onnx.ModelProto
+    graph: Opened
+    leaves: list[Tensor]
+    feed: dict[str, Tensor]
+    nodes: dict[str, torch.fx.Node]
+    scales: Scales
+    folder: Path
+
+    @property
+    def expected(self) -> dict[str, Sampled]:
+        """What is expected of the file's outputs."""
+        return dict(zip(self.judge.file.output_names, self.scales.outputs, strict=True))
+
+    def values(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Run the file; return inner values by name."""
+        file, wanted = self.judge.file, list(dict.fromkeys(names))
+        model = branch_forcing.with_outputs(self.graph.model, wanted)
+        found = run_outputs(model, self.feed, wanted, file.file, file.device, tf32=file.tf32)
+        return dict(zip(wanted, found, strict=True))
+
+
+def _by_metadata(case: Case) -> tuple[list[Compared], Compared | None]:
+    """Compare the values of a file whose nodes name the recorded operators; return them and the first wrong one."""
+    scales, limit = case.scales, case.judge.limit
+    known = [probe for probe in probes(case.graph, case.judge.file.traced, case.nodes) if probe.key in scales.values]
+    values = case.values([probe.site.output for probe in known])
+    compared = []
+    for probe in known:
+        sampled = scales.values[probe.key]
+        if probe.site.loops:
+            sampled = _steps(sampled, case.nodes[probe.key])
+        compared.append(Compared.of(probe, values[probe.site.output], sampled))
+    return compared, first_difference([entry for entry in compared if entry.ratio > limit], limit)
+
+
+def _by_value(case: Case) -> tuple[list[Compared], Compared | None]:
+    """Compare the values of anyone's file; return those that are right and the first wrong one."""
+    examples = {key: node.meta.get("val") for key, node in case.nodes.items()}
+    recorded = {key: case.scales.values[key] for key in case.nodes if key in case.scales.values and "." not in key}
+    dtypes = {key: value.dtype for key, value in examples.items() if key in recorded and isinstance(value, Tensor)}
+    sites = float_sites(case.graph)
+    values = case.values([site.output for site in sites])
+    matches = matched(sites, values, recorded, dtypes, case.judge.limit)
+    right = [
+        Compared.of(Probe(match.site, match.key, dtypes[match.key]), values[match.site.output], recorded[match.key])
+        for match in matches
+    ]
+    wrong = suspect(case.graph, sites, values, matches, recorded, lambda site: bool(_other_weights(case, site.node)))
+    if wrong is None:
+        return right, None
+    value = values[wrong.site.output]
+    dtype = dtypes.get(wrong.key, value.dtype)
+    if wrong.key:
+        return right, Compared.of(Probe(wrong.site, wrong.key, dtype), value, recorded[wrong.key])
+    nothing = Sampled(torch.zeros_like(value), torch.zeros_like(value))
+    return right, Compared(Probe(wrong.site, "", dtype), math.inf, value, nothing, value.shape)
 
 
 def _steps(sampled: Sampled, node: torch.fx.Node) -> Sampled:
@@ -134,99 +176,102 @@ def _steps(sampled: Sampled, node: torch.fx.Node) -> Sampled:
     return Sampled(sampled.reference.unsqueeze(0), sampled.scale.unsqueeze(0))
 
 
-def _known_values(
-    graph: Opened,
-    known: Sequence[Probe],
-    nodes: Mapping[str, torch.fx.Node],
-    scales: Scales,
-    references: Mapping[str, Sampled],
-    feed: Mapping[str, Tensor],
-) -> dict[str, tuple[Tensor, int]]:
+def _known_values(case: Case, compared: Sequence[Compared]) -> dict[str, tuple[Tensor, int]]:
     """Return the reference's values by the names that they have in the file, rounded, with the loops they lie in."""
-    found: dict[str, tuple[Tensor, int]] = {name: (value, 0) for name, value in feed.items()}
-    for name, key in step_inputs(graph, nodes).items():
-        if key in scales.values:
-            found[name] = _steps(scales.values[key], nodes[key]).reference.to(nodes[key].meta["val"].dtype), 1
-    for probe in known:
-        found[probe.site.value] = references[probe.key].reference.to(probe.dtype), probe.site.loops
+    found: dict[str, tuple[Tensor, int]] = {name: (value, 0) for name, value in case.feed.items()}
+    for name, key in step_inputs(case.graph, case.nodes).items():
+        if key in case.scales.values:
+            node = case.nodes[key]
+            found[name] = _steps(case.scales.values[key], node).reference.to(node.meta["val"].dtype), 1
+    for entry in compared:
+        site, reference = entry.probe.site, entry.sampled.reference.to(entry.probe.dtype)
+        found[site.value] = (reference if site.loops else reference.reshape(entry.shape)), site.loops
     return found
 
 
-def _first(wrong: Sequence[Compared], limit: float) -> Compared | None:
-    """Return the first value that differs: in the file's order, of a loop's step by step."""
-    first = next(iter(wrong), None)
-    if first is None or not first.probe.site.loops:
-        return first
-    for loops in range(1, first.probe.site.loops + 1):
-        # Of the values in the same loops, those that differ at the earliest step of the outer ones.
-        steps = first.shape[:loops].numel()
-        around = first.probe.site.around[:loops]
-        inside = [entry for entry in wrong if entry.probe.site.around[:loops] == around]
-        first = min(inside, key=lambda entry: entry.first_step(limit) * steps // max(len(entry.value), 1))
-        if first.probe.site.loops == loops:
-            break
-    return first
-
-
-def _ratio(value: Tensor, sampled: Sampled, dtype: torch.dtype) -> float:
-    """Return the largest ratio of an element, as by `comparison.compare`; infinite for another shape."""
-    exact = sampled.reference
-    if value.shape != exact.shape:
-        return math.inf
-    if not exact.numel():
-        return 0.0
-    if not exact.is_floating_point():
-        wrong = (value.double() - exact.double()).abs() > sampled.scale
-        if sampled.pick is not None:
-            wrong &= ~sampled.pick.may_be(value, exact)
-        return math.inf if bool(wrong.any()) else 0.0
-    return float(element_ratios(value, sampled, dtype)[0].max())
-
-
-def _expected(judge: Judge, scales: Scales) -> dict[str, Sampled]:
-    return {name: scales.outputs[i] for name, i in judge.file.output_positions().items()}
-
-
-def _outputs_only(judge: Judge, scales: Scales, values: Mapping[str, Tensor], folder: Path) -> Divergence:
+def _outputs_only(case: Case) -> Divergence:
     """Describe a difference that no inner value shows: swapped outputs, or one that joined operators make."""
-    wrong = any(
-        _ratio(values[name], sampled, values[name].dtype) > judge.limit
-        for name, sampled in _expected(judge, scales).items()
-    )
+    judge, expected = case.judge, case.expected
+    found = case.values(list(expected))
+    wrong = any(largest_ratio(found[name], expected[name], found[name].dtype) > judge.limit for name in expected)
     cause = (
         "every inner value that both sides have agrees"
         if wrong
         else "gone where inner values are outputs too: ONNX Runtime makes it when it joins operators"
     )
-    return Divergence("(outputs)", "output", "", "", math.inf, str(folder), cause=cause)
+    third = opinion(case.model, case.feed, found, expected, judge.limit, judge.file.file) if wrong else ""
+    return Divergence("(outputs)", "output", "", "", math.inf, str(case.folder), cause=cause, opinion=third)
 
 
-def _described(judge: Judge, found: Compared, alone: Alone, compared: Sequence[Compared], folder: Path) -> Divergence:
-    site = found.probe.site
-    notes = read_notes(site.node)
-    step = found.first_step(judge.limit) if site.loops else None
+def _examined(
+    case: Case, divergence: Divergence, found: Compared, compared: Sequence[Compared], step: int | None
+) -> Divergence:
+    """Run the node alone on the reference's inputs, and say what that shows."""
+    judge, site, file = case.judge, found.probe.site, case.judge.file
+    divergence = dataclasses.replace(divergence, weights=_other_weights(case, site.node))
+    if not found.probe.key:
+        return dataclasses.replace(divergence, cause="nothing that the function computes is near its value")
+    alone = Alone(case.graph, _known_values(case, compared), file.file, file.device, file.tf32)
     result = alone.run(site.value, step)
-    root, cause = None, ""
-    if result is not None:
-        sampled = found.sampled if step is None else found.at(step)
-        ratio = _ratio(result.value, sampled, found.probe.dtype)
-        root = ratio > judge.limit
-        if root:
-            cause = f"the cause lies in it: alone on the reference's inputs it is off by {ratio:.3g}"
-        else:
-            cause = _carried(result.given, compared)
-    within = site.within + (f", step {step + 1} of {len(found.sampled.reference)}" if step is not None else "")
-    return Divergence(
-        display_name(site.node),
-        site.node.op_type,
-        notes.get("path", ""),
-        notes.get("source", ""),
-        found.ratio,
-        str(folder),
-        within=within,
-        root=root,
-        cause=cause,
+    if result is None:
+        return divergence
+    sampled = found.sampled if step is None else found.at(step)
+    ratio = largest_ratio(result.value, sampled, found.probe.dtype)
+    if ratio <= judge.limit:
+        return dataclasses.replace(divergence, root=False, cause=_carried(result.given, compared))
+    node = _wrong_node(case, site, result, alone) if result.cut.nodes > 1 else None
+    third = opinion(
+        result.cut.model, result.feed, {site.value: result.value}, {site.value: sampled}, judge.limit, file.file
     )
+    return dataclasses.replace(
+        _named(divergence, node or site.node, site.node),
+        root=True,
+        cause=f"the cause lies in it: alone on the reference's inputs it is off by {ratio:.3g}",
+        opinion=third,
+        weights=divergence.weights or _other_weights(case, node or site.node, result.cut.tensors),
+    )
+
+
+def _named(divergence: Divergence, node: onnx.NodeProto, beside: onnx.NodeProto | None = None) -> Divergence:
+    """Put in what a node is called and where it comes from, or another of the same operator."""
+    path, source = place_of(node)
+    if beside is not None and not (path or source):
+        path, source = place_of(beside)
+    return dataclasses.replace(divergence, node=display_name(node), op=node.op_type, path=path, source=source)
+
+
+def _wrong_node(case: Case, site: Site, result: Result, alone: Alone) -> onnx.NodeProto | None:
+    """Return which node of several that stand for one operator is wrong; None if that cannot be told."""
+    if not written_here(site.node):
+        return None
+    leaves = dict(zip(case.judge.file.arguments.leaf_names, case.leaves, strict=True))
+    try:
+        today = written_today(case.judge.file, case.scales.branches)
+        return wrong_node(site, result.cut, result.feed, today, leaves, alone)
+    except ExportError:
+        return None
+
+
+def _other_weights(case: Case, node: onnx.NodeProto, more: Sequence[str] = ()) -> str:
+    """Say which stored tensors that a node reads have the name of a given one and other values."""
+    if is_rewritten(node):
+        return ""
+    given = dict(zip(case.judge.file.arguments.leaf_names, case.leaves, strict=True))
+    found = []
+    for name in dict.fromkeys((*node.input, *more)):
+        leaf = given.get(name)
+        stored = stored_tensor(case.graph, name, case.judge.file.file) if leaf is not None else None
+        if stored is None or leaf is None:
+            continue
+        leaf = leaf.detach().cpu()
+        if stored.shape != leaf.shape:
+            found.append(f"weight {name} has shape {tuple(stored.shape)}, the given one {tuple(leaf.shape)}")
+            continue
+        leaf = leaf.to(stored.dtype)
+        count = int(((stored != leaf) & ~(stored.isnan() & leaf.isnan())).sum())
+        if count:
+            found.append(f"weight {name} differs from the given one in {count:,} of {leaf.numel():,} values")
+    return ", ".join(found)
 
 
 def _carried(given: Sequence[str], compared: Sequence[Compared]) -> str:

@@ -162,7 +162,8 @@ class Divergence:
 
     def __str__(self) -> str:
         if self.problem:
-            return f"the first node that differs could not be looked for: {self.problem}"
+            there = f"; reproduction: {self.reproduction}" if self.reproduction else ""
+            return f"the first node that differs could not be looked for: {self.problem}{there}"
         place = "; ".join(text for text in (self.op, self.within, _where(self.path, self.source)) if text)
         more = [f"ratio {self.ratio:.3g}", *(text for text in (self.cause, self.weights, self.opinion) if text)]
         return f"first differs at node {self.node!r} ({place}), {'; '.join(more)}; reproduction: {self.reproduction}"

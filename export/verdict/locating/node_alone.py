@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import helper, numpy_helper
 from torch import Tensor
 
 from export.files.tensor_values import Kind, as_array, from_array, to_ortvalue
+from export.graph.function_bodies import reads
 from export.graph.onnx_types import ONNX_TYPES, dtype_name
 from export.runtime import sessions
 from export.verdict.locating.opened_graph import Opened
 
-__all__ = ["Cut", "cut_out", "run_outputs", "tensor_of"]
+__all__ = ["Alone", "Cut", "Result", "cut_out", "run_outputs", "stored_tensor"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ def cut_out(opened: Opened, value: str, known: Callable[[str], Tensor | None]) -
             position, node = made[name]
             if position not in nodes:
                 nodes[position] = node
-                waiting += list(_reads(node))
+                waiting += list(reads(node))
         elif name in opened.initializers:
             tensors[name] = opened.initializers[name]
         else:
@@ -117,22 +119,15 @@ def _result_dtype(value: Any) -> str:
     return "bfloat16" if value.data_type() == "tensor(bfloat16)" else ""
 
 
-def tensor_of(opened: Opened, name: str, file: Path) -> np.ndarray[Any, Any] | None:
+def stored_tensor(opened: Opened, name: str, file: Path) -> Tensor | None:
     """Return a stored tensor's values, read from the data file where they lie there; None if there is none."""
     tensor = opened.initializers.get(name)
-    return None if tensor is None else numpy_helper.to_array(tensor, base_dir=str(file.parent))
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Return what a node uses, values that its subgraphs use from outside included."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            own = {value.name for value in (*attribute.g.input, *attribute.g.initializer)}
-            own |= {name for inner in attribute.g.node for name in inner.output}
-            used = [name for inner in attribute.g.node for name in _reads(inner)]
-            names += [name for name in (*used, *(value.name for value in attribute.g.output)) if name not in own]
-    return names
+    if tensor is None:
+        return None
+    array = numpy_helper.to_array(tensor, base_dir=str(file.parent))
+    if tensor.data_type == onnx.TensorProto.BFLOAT16:
+        return torch.from_numpy(array.view(np.uint16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
 
 
 @dataclasses.dataclass(frozen=True)

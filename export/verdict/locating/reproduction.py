@@ -16,7 +16,10 @@ from torch import Tensor
 from export.verdict.judge import Judge
 from export.verdict.sampled import Sampled
 
-__all__ = ["SCRIPT", "write_reproduction"]
+__all__ = ["PARTS", "SCRIPT", "write_reproduction"]
+
+PARTS = ("model.onnx", "inputs.npz", "expected.npz", "reproduce.py")
+"""What a reproduction consists of, with the data files of the model."""
 
 SCRIPT = '''"""Runs model.onnx on inputs.npz and compares with expected.npz: float64 references and rounding scales.
 
@@ -36,6 +39,7 @@ here = Path(__file__).resolve().parent
 inputs, expected = np.load(here / "inputs.npz"), np.load(here / "expected.npz")
 wanted = [name.removeprefix("reference.") for name in expected if name.startswith("reference.")]
 model = Path(sys.argv[1]) if sys.argv[1:] else here / "model.onnx"
+onnxruntime.set_default_logger_severity(3)
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 missing = [name for name in wanted if name not in [output.name for output in session.get_outputs()]]
 if missing:
@@ -115,6 +119,7 @@ def write_reproduction(
         expected: what is expected of outputs and the value.
         value: the first value that differs; empty where only outputs do.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     for data in judge.file.stored_data():
         _linked(data, folder / data.name)
