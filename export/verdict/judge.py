@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,9 @@ REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 EAGER_LIMIT = 4.0
 """Ratio of eager to its own recorded graph, in units of the limit, that says that the two are different functions."""
+
+CERTAIN = 16.0
+"""How many limits a ratio that few runs give must exceed to be a failure that more runs cannot turn."""
 
 
 class Judge:
@@ -139,7 +143,7 @@ class Judge:
             return [self.row("(all)", label, "fail", f"the file refuses: {error}")]
         if structure != eager.structure:
             return [self.row("(all)", label, "fail", f"structure {names}, eager's is {list(eager.names)}")]
-        scales = self.scales(leaves, forced, runs=FEW_RUNS)
+        scales = self.scales(leaves, forced, runs=FEW_RUNS, open_decisions=False)
         self.lifted.update(dict.fromkeys(scales.lifted))
         if first:
             self.decisions = [_open(decision) for decision in scales.decisions.values() if decision.open]
@@ -149,7 +153,8 @@ class Judge:
         graph = self.file.graph(leaves)
         own = replayed(graph, leaves, forced) if forced and graph is not None else list(eager.leaves)
         rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced)
-        if any(row.status == "fail" for row in rows):  # few runs may be too few, and none took an open decision
+        if any(row.status == "fail" for row in rows) and not _certain(rows, scales, self.limit):
+            # Few runs may be too few, and none took an open decision.
             scales = self.scales(leaves, forced)
             rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced)
         if first:
@@ -165,10 +170,11 @@ class Judge:
         forced: Mapping[str, bool] | None,
         *,
         runs: int = RUNS,
+        open_decisions: bool = True,
         wanted: Collection[str] = (),
     ) -> Scales:
         """Measure the reference and its rounding scales on these inputs."""
-        return self.file.scales(leaves, forced, runs=runs, wanted=wanted)
+        return self.file.scales(leaves, forced, runs=runs, open_decisions=open_decisions, wanted=wanted)
 
     def leaves(
         self,
@@ -247,6 +253,14 @@ class Judge:
     def row(self, leaf: str, case: str, status: Status, reason: str = "") -> Row:
         """Return a row without numbers."""
         return Row(leaf, case, "", None, None, None, None, self.limit, status, reason)
+
+
+def _certain(rows: Sequence[Row], scales: Scales, limit: float) -> bool:
+    """Tell whether more runs could not change what fails: it is far off, and rounding leaves no decision open."""
+    if any(decision.open for decision in scales.decisions.values()):
+        return False
+    ratios = [row.ratio or 0.0 for row in rows if row.status == "fail"]
+    return all(math.isfinite(ratio) and ratio > CERTAIN * limit for ratio in ratios)
 
 
 def _deciding(node: torch.fx.Node, decisions: Mapping[str, Decision]) -> Decision | None:

@@ -118,6 +118,7 @@ class JudgedFile:
         forced: Mapping[str, bool] | None = None,
         *,
         runs: int = RUNS,
+        open_decisions: bool = True,
         wanted: Collection[str] = (),
     ) -> Scales:
         """Measure the reference and its rounding scales.
@@ -126,13 +127,14 @@ class JudgedFile:
             leaves: the inputs.
             forced: which branches conditions take, by their keys.
             runs: how many noisy runs are made.
+            open_decisions: whether decisions that rounding leaves open are taken at random too.
             wanted: keys of inner values whose scales to keep too.
         """
         graph = self.graph(leaves)
         assert graph is not None
         choose = None if forced is None else lambda key, number: forced.get(key)
         with isolation.restored():
-            return measure(graph, leaves, runs=runs, open_decisions=runs == RUNS, forced=choose, wanted=wanted)
+            return measure(graph, leaves, runs=runs, open_decisions=open_decisions, forced=choose, wanted=wanted)
 
     def sample(self, sample: Sequence[Any] | Mapping[str, Any], named: str) -> list[torch.Tensor]:
         """Return the leaves of further inputs.
@@ -146,11 +148,6 @@ class JudgedFile:
     def given(self, leaves: Sequence[torch.Tensor]) -> list[Any]:
         """Return the arguments that the file still takes."""
         return [arg for i, arg in enumerate(self.arguments.rebuild(leaves)) if i not in self.baked]
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names that the function's results have in the file, in the function's order."""
-        return self.traced.out_names
 
     def feed(self, leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return {file input: tensor}."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 import torch
 from torch import Tensor
 
@@ -33,6 +34,12 @@ from export.verdict.verdict_result import Divergence
 
 __all__ = ["localise"]
 
+SEARCH_RUNS = 6
+"""How many noisy runs give the scales of inner values; with so few they may be half of what many runs say."""
+
+SEARCH_LIMIT = 1.5
+"""How many of the verdict's limits an inner value may be off, for that reason."""
+
 
 def localise(judge: Judge, folder: Path) -> Divergence | None:
     """Find the first node of a file whose value differs from the function's, and write a reproduction.
@@ -44,7 +51,7 @@ def localise(judge: Judge, folder: Path) -> Divergence | None:
     Returns:
         The first difference; None if nothing failed on given inputs. If the search itself fails, the text says so.
     """
-    if judge.failed is None:
+    if judge.failed is None or judge.file.graph(judge.failed[0]) is None:
         return None
     for name in PARTS:  # of an earlier failure
         (folder / name).unlink(missing_ok=True)
@@ -55,7 +62,7 @@ def localise(judge: Judge, folder: Path) -> Divergence | None:
     if not (folder / "reproduce.py").exists():
         try:
             scales = judge.scales(judge.failed[0], judge.failed[1] or None)
-            expected = dict(zip(judge.file.output_names, scales.outputs, strict=True))
+            expected = {name: scales.outputs[i] for name, i in judge.file.output_positions().items()}
             write_reproduction(folder, judge, judge.file.model, judge.failed[0], expected, "")
         except Exception as error:  # the same
             problem += f"; no reproduction: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
@@ -67,10 +74,15 @@ def _first_difference(judge: Judge, failed: tuple[list[Tensor], dict[str, bool]]
     leaves, forced = failed
     file = judge.file
     model = branch_forcing.forced(file.model, forced) if forced else file.model
-    nodes = recorded_nodes(file.traced.graph)
-    scales = judge.scales(leaves, forced or None, wanted=[key for key, node in nodes.items() if node.op != "get_attr"])
+    if model.functions:  # another writer's
+        model = onnx.inliner.inline_local_functions(model)
+    recorded = file.graph(leaves)
+    assert recorded is not None
+    nodes = recorded_nodes(recorded)
+    wanted = [key for key, node in nodes.items() if node.op != "get_attr"]
+    scales = judge.scales(leaves, forced or None, runs=SEARCH_RUNS, wanted=wanted)
     graph = opened(model, scales.branches)
-    case = Case(judge, model, graph, leaves, file.feed(leaves), nodes, scales, folder)
+    case = Case(judge, model, graph, leaves, file.feed(leaves), recorded, nodes, scales, folder)
     if any(written_here(site.node) for site in graph.sites):
         compared, found = _by_metadata(case)
     else:
@@ -105,7 +117,8 @@ class Case:
         graph: the same with its inner values visible.
         leaves: the function's tensors.
         feed: what the file takes.
-        nodes: the recorded operators by key.
+        recorded: the function's recorded graph.
+        nodes: its operators by key.
         scales: their references with rounding scales.
         folder: where the reproduction goes.
     """
@@ -115,6 +128,7 @@ class Case:
     graph: Opened
     leaves: list[Tensor]
     feed: dict[str, Tensor]
+    recorded: torch.fx.GraphModule
     nodes: dict[str, torch.fx.Node]
     scales: Scales
     folder: Path
@@ -122,7 +136,7 @@ class Case:
     @property
     def expected(self) -> dict[str, Sampled]:
         """What is expected of the file's outputs."""
-        return dict(zip(self.judge.file.output_names, self.scales.outputs, strict=True))
+        return {name: self.scales.outputs[i] for name, i in self.judge.file.output_positions().items()}
 
     def values(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Run the file; return inner values by name."""
@@ -134,8 +148,8 @@ class Case:
 
 def _by_metadata(case: Case) -> tuple[list[Compared], Compared | None]:
     """Compare the values of a file whose nodes name the recorded operators; return them and the first wrong one."""
-    scales, limit = case.scales, case.judge.limit
-    known = [probe for probe in probes(case.graph, case.judge.file.traced, case.nodes) if probe.key in scales.values]
+    scales, limit = case.scales, SEARCH_LIMIT * case.judge.limit
+    known = [probe for probe in probes(case.graph, case.recorded, case.nodes) if probe.key in scales.values]
     values = case.values([probe.site.output for probe in known])
     compared = []
     for probe in known:
@@ -153,7 +167,7 @@ def _by_value(case: Case) -> tuple[list[Compared], Compared | None]:
     dtypes = {key: value.dtype for key, value in examples.items() if key in recorded and isinstance(value, Tensor)}
     sites = float_sites(case.graph)
     values = case.values([site.output for site in sites])
-    matches = matched(sites, values, recorded, dtypes, case.judge.limit)
+    matches = matched(sites, values, recorded, dtypes, SEARCH_LIMIT * case.judge.limit)
     right = [
         Compared.of(Probe(match.site, match.key, dtypes[match.key]), values[match.site.output], recorded[match.key])
         for match in matches
@@ -247,7 +261,7 @@ def _wrong_node(case: Case, site: Site, result: Result, alone: Alone) -> onnx.No
     leaves = dict(zip(case.judge.file.arguments.leaf_names, case.leaves, strict=True))
     try:
         today = written_today(case.judge.file, case.scales.branches)
-        return wrong_node(site, result.cut, result.feed, today, leaves, alone)
+        return None if today is None else wrong_node(site, result.cut, result.feed, today, leaves, alone)
     except ExportError:
         return None
 

@@ -55,6 +55,7 @@ class _Run:
         branches: those that were taken.
         note: is told every operator's tensor by key, and those that a loop's step is given; None to tell nobody.
         lifted: source lines of casts that were not made.
+        made_of: graphs of operators that are made of others, by key: shared by all runs of a measurement.
     """
 
     generator: torch.Generator | None
@@ -66,6 +67,7 @@ class _Run:
     note: Callable[[str, Tensor], None] | None = None
     lifted: dict[str, None] = dataclasses.field(default_factory=dict)
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
+    made_of: dict[str, GraphModule] = dataclasses.field(default_factory=dict)
 
     def execution(self, key: str) -> int:
         """Return how often this operator was run before, and count this time."""
@@ -138,9 +140,11 @@ class _Noisy(Interpreter):
             out = decomposition_table[target](*given, **kwargs)
             return tuple(out) if isinstance(out, (tuple, list)) else out
 
-        graph = make_fx(call)(*(args[i] for i in places))
-        for part in graph.graph.nodes:
-            part.meta["path"], part.meta["source"] = node.meta.get("path", ""), node.meta.get("source", "")
+        graph = self.shared.made_of.get(key)
+        if graph is None:
+            graph = self.shared.made_of[key] = make_fx(call)(*(args[i] for i in places))
+            for part in graph.graph.nodes:
+                part.meta["path"], part.meta["source"] = node.meta.get("path", ""), node.meta.get("source", "")
         dtypes = [item.dtype for item in _items(node.meta.get("val")) if isinstance(item, Tensor)]
         unit = next((UNITS[dtype] for dtype in dtypes if dtype in UNITS), self.unit)
         return _Noisy(graph, self.shared, f"{key}.", unit).run(*(args[i] for i in places))
@@ -238,6 +242,7 @@ def measure(
         for number in range(first, first + runs):
             generator = torch.Generator().manual_seed(1_000_003 * seed + number)
             run = _Run(generator, taken, scales, exact.sizes, note=values.compared() if wanted else None)
+            run.made_of = exact.made_of
             outputs.add(dict(enumerate(reference)), dict(enumerate(_outputs(graph, run, given))))
             operands.add({k: v[2] for k, v in exact.operands.items()}, {k: v[2] for k, v in run.operands.items()})
         return outputs, operands

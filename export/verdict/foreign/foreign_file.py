@@ -138,6 +138,7 @@ class ForeignFile(JudgedFile):
         forced: Mapping[str, bool] | None = None,
         *,
         runs: int = RUNS,
+        open_decisions: bool = True,
         wanted: Collection[str] = (),
     ) -> Scales:
         """Measure the reference and its rounding scales, by the recorded graph or, where there is none, eagerly."""
@@ -145,7 +146,7 @@ class ForeignFile(JudgedFile):
         if graph is None:
             with isolation.restored():
                 return measure_eager(self.call, self.arguments, leaves, runs=runs)
-        return super().scales(leaves, forced, runs=runs, wanted=wanted)
+        return super().scales(leaves, forced, runs=runs, open_decisions=open_decisions, wanted=wanted)
 
     def graph(self, leaves: Sequence[Tensor]) -> GraphModule | None:
         """Return the function's recorded graph at these sizes, None if it cannot be recorded."""

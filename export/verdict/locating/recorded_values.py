@@ -12,7 +12,6 @@ from torch.fx import GraphModule, Node
 
 from export.graph.node_notes import read_notes
 from export.graph.onnx_types import ONNX_TYPES
-from export.trace.aten_graph import Traced
 from export.verdict.locating.opened_graph import Opened, Site
 
 __all__ = ["Probe", "probes", "recorded_nodes", "step_inputs"]
@@ -51,7 +50,7 @@ def recorded_nodes(graph: GraphModule, prefix: str = "") -> dict[str, Node]:
     return found
 
 
-def probes(opened: Opened, traced: Traced, nodes: Mapping[str, Node]) -> list[Probe]:
+def probes(opened: Opened, graph: GraphModule, nodes: Mapping[str, Node]) -> list[Probe]:
     """Return the values that both sides have, in the file's order.
 
     Several nodes may stand for one recorded operator; the last whose value has its dtype and shape holds its result.
@@ -71,7 +70,7 @@ def probes(opened: Opened, traced: Traced, nodes: Mapping[str, Node]) -> list[Pr
             if held is not None and isinstance(nodes[held].meta.get("val"), torch.Tensor):
                 last[held] = site
     made = {site.output: site for site in opened.sites}
-    (output,) = traced.graph.graph.find_nodes(op="output")
+    (output,) = graph.graph.find_nodes(op="output")
     for item, value in zip(output.args[0], opened.model.graph.output, strict=False):
         if isinstance(item, Node) and item.op == "call_function" and value.name in made:
             last[item.name] = made[value.name]

@@ -24,8 +24,10 @@ RELATIVE_TOLERANCE = 1e-6
 """How far equal results may be apart, as a share of the largest value: both sides run the same kernels."""
 
 
-def written_today(file: JudgedFile, branches: Mapping[str, list[bool]]) -> Opened:
-    """Return the recorded function as it is written today, opened in the same way as the file."""
+def written_today(file: JudgedFile, branches: Mapping[str, list[bool]]) -> Opened | None:
+    """Return the recorded function as it is written today, opened in the same way as the file; None without one."""
+    if file.traced is None:
+        return None
     opset = next((entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     model, _ = translate(file.traced, frozenset(file.baked), opset, check=False, aside={})
     return opened(model, branches)
