@@ -33,7 +33,7 @@ import export
 import pure
 from export.errors import PureExportError
 
-__all__ = ["Outcome", "Sample", "is_wrong", "mutated", "ours", "outcomes", "theirs", "through", "write"]
+__all__ = ["Outcome", "Recorded", "Sample", "is_wrong", "mutated", "ours", "outcomes", "theirs", "through", "write"]
 
 SECONDS_A_CASE = 120
 """After which a case counts as hung."""
@@ -239,15 +239,33 @@ def _called(sample: Sample, path: Path, check: bool) -> object:
         return loaded(*given)
 
 
+class Recorded:
+    """What a block of code did: "silent", the name of a typed error, or "untyped" and where that came from.
+
+    An untyped error is what is looked for, so that it may not end the run.
+    """
+
+    word = "silent"
+    reason = ""
+
+    def __enter__(self) -> Recorded:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        self.reason = str(error)
+        if isinstance(error, PureExportError):
+            self.word = type(error).__name__
+        elif isinstance(error, Exception):
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(frame.filename).name}:{frame.lineno}"
+            self.word = f"untyped {type(error).__name__} ({where}): {str(error)[:200]}"
+        return isinstance(error, Exception)
+
+
 def _outcome(run: Callable[[], object]) -> str:
-    try:
+    with Recorded() as recorded:
         run()
-    except PureExportError as error:
-        return type(error).__name__
-    except Exception as error:  # an untyped error is what is looked for
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        return f"untyped {type(error).__name__} ({Path(frame.filename).name}:{frame.lineno}): {str(error)[:200]}"
-    return "silent"
+    return recorded.word
 
 
 def _work(origin: str, folder: Path, begin: int, end: int) -> None:

@@ -26,7 +26,7 @@ from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
 
 import export
-from export.errors import PureExportError
+from parity_tests.mutated_files import Recorded
 
 __all__ = ["DEVIATIONS", "Outcome", "cases", "outcome"]
 
@@ -93,22 +93,29 @@ def outcome(case: TestCase, folder: Path) -> Outcome:
     path = folder / "model.onnx"
     onnx.save(model, path)
     inputs, outputs = ([value.name for value in values] for values in (model.graph.input, model.graph.output))
-    try:
-        loaded = export.load(path, device="cpu")
-        for given, wanted in data:
-            results = loaded(dict(zip(inputs, given, strict=False)))
-            found = [results[name] for name in outputs]
-            problem = "; ".join(_differences(wanted, found, case.rtol, case.atol, "out"))
-            if problem:
-                theirs = _directly(path, dict(zip(inputs, given, strict=False)))
-                same = not [*_differences(theirs, found, 0, 0, "out")]
-                return Outcome(case.name, "deviation" if same else "wrong", problem)
-    except PureExportError as error:
-        reason = [line for line in str(error).splitlines() if line.strip()]
-        return Outcome(case.name, "typed error", f"{type(error).__name__}: {' '.join(reason)}")
-    except Exception as error:  # an untyped error is what is looked for
-        return Outcome(case.name, "untyped", f"{type(error).__name__}: {error}")
-    return Outcome(case.name, "right")
+    found: list[Outcome] = []
+    with Recorded() as recorded:
+        found += _run(case, path, inputs, outputs, data)
+    if recorded.word == "silent":
+        return found[0]
+    word = "untyped" if recorded.word.startswith("untyped") else "typed error"
+    return Outcome(case.name, word, f"{recorded.word}: {' '.join(recorded.reason.split())}")
+
+
+def _run(
+    case: TestCase, path: Path, inputs: Sequence[str], outputs: Sequence[str], data: Sequence[tuple[Any, Any]]
+) -> Iterator[Outcome]:
+    """Yield the outcome of a model that loads and runs."""
+    loaded = export.load(path, device="cpu")
+    for given, wanted in data:
+        results = loaded(dict(zip(inputs, given, strict=False)))
+        own = [results[name] for name in outputs]
+        problem = "; ".join(_differences(wanted, own, case.rtol, case.atol, "out"))
+        if problem:
+            theirs = _directly(path, dict(zip(inputs, given, strict=False)))
+            same = not [*_differences(theirs, own, 0, 0, "out")]
+            yield Outcome(case.name, "deviation" if same else "wrong", problem)
+    yield Outcome(case.name, "right")
 
 
 def _content(case: TestCase) -> tuple[onnx.ModelProto, list[tuple[list[Any], list[Any]]]]:

@@ -15,6 +15,7 @@ import torch
 import export
 from export import errors
 from export.files import digest, opening
+from export.graph.model_file import read_model
 from parity_tests import edited_files, mutated_files
 
 PARAMS = {"weight": torch.linspace(-1, 1, 64 * 64).reshape(64, 64), "bias": torch.arange(64.0)}
@@ -257,3 +258,16 @@ def test_damaged_files_of_torch_never_end_in_an_untyped_error(tmp_path: Path) ->
     assert counts.total() == 200
     assert counts["silent"] < 100
     assert counts["NotAnOnnxFileError"] > 50
+
+
+def test_a_model_read_with_the_onnx_package_is_whole_and_its_names_are_text(inside: Path) -> None:
+    assert read_model(inside) == onnx.load(inside)
+    with pytest.raises(errors.LoadError, match="no such file"):
+        read_model(inside.with_name("absent.onnx"))
+    sound = inside.read_bytes()
+    inside.write_bytes(sound.replace(b"Tanh", b"Ta\xe7h"))
+    with pytest.raises(errors.NotAnOnnxFileError, match="a name in it is not in UTF-8"):
+        read_model(inside)
+    inside.write_bytes(sound[:-5])
+    with pytest.raises(errors.NotAnOnnxFileError, match="not a whole one"):
+        read_model(inside)

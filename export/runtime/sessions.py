@@ -236,8 +236,11 @@ def placement(session: onnxruntime.InferenceSession) -> dict[str, str]:
 
 def _assigned(session: onnxruntime.InferenceSession) -> list[tuple[str, str, str]]:
     found = []
-    for part in session.get_provider_graph_assignment_info():
-        found += [(session.readable(node.name), node.op_type, part.ep_name) for node in part.get_nodes()]
+    try:
+        for part in session.get_provider_graph_assignment_info():
+            found += [(session.readable(node.name), node.op_type, part.ep_name) for node in part.get_nodes()]
+    except ERRORS as error:  # such as a name that is no text
+        raise translated(error, None) from error
     return found
 
 

@@ -18,6 +18,7 @@ from export.files.call_schema import read_call
 from export.files.checkpoint import weights
 from export.files.pytree_structure import Structure, describe
 from export.graph.function_inlining import inline
+from export.graph.model_file import read_model
 from export.graph.onnx_export import baked_positions
 from export.graph.onnx_types import ONNX_TYPES, dtype_name
 from export.ops.registry import LOWERINGS
@@ -82,7 +83,7 @@ class JudgedFile:
             raise ArgumentError(f"{file} was exported with {len(call['arguments'])} arguments, got {count}")
         inside = {i for i, argument in enumerate(call["arguments"]) if argument["baked"]}
         self.baked = baked_positions(bake, count) | inside
-        self.model = inline(onnx.load(file, load_external_data=False))
+        self.model = inline(read_model(file))
         if dynamic is None:
             self.arguments = dataclasses.replace(self.arguments, axes=self._named_axes())
         self.traced: Traced | None = record(fn, self.arguments, LOWERINGS)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from export.errors import ArgumentError, NotAnOnnxFileError
 from export.files import protobuf_wire
+from export.graph.model_file import read_model
 from export.graph.onnx_types import ONNX_TYPES
 from pure import interop, nets
 from pure.block import Block
@@ -82,7 +83,7 @@ def declared(path: Path, seed: int) -> dict[str, Tensor]:
     """
     protobuf_wire.read_header(path)
     try:
-        graph = onnx.load(path, load_external_data=False).graph
+        graph = read_model(path).graph
     except (OSError, ValueError) as error:
         raise NotAnOnnxFileError(f"{path} cannot be read as an ONNX file: {error}") from error
     generator = torch.Generator().manual_seed(seed)

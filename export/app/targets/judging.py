@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 from torch import Tensor, nn
 
 import export
@@ -21,6 +20,7 @@ from export.app.targets.user_code import UserCode
 from export.errors import ArgumentError, ExportError
 from export.files import protobuf_wire
 from export.files.call_schema import read_call
+from export.graph.model_file import read_model
 from export.quantization import npz_samples
 from export.verdict.verdict_result import Verdict
 from pure import tree
@@ -169,5 +169,5 @@ def _inputs_only(given: Given | None, declared: Mapping[str, Tensor], own: set[s
 
 def _opset(file: Path) -> int:
     """Return the file's opset of the standard operators."""
-    imported = onnx.load(file, load_external_data=False).opset_import
+    imported = read_model(file).opset_import
     return next((int(entry.version) for entry in imported if entry.domain in ("", "ai.onnx")), 0)
