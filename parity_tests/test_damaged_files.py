@@ -19,7 +19,7 @@ from export.graph.model_file import read_model
 from parity_tests import edited_files, mutated_files
 
 PARAMS = {"weight": torch.linspace(-1, 1, 64 * 64).reshape(64, 64), "bias": torch.arange(64.0)}
-X = torch.ones(2, 64)
+X = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
 
 
 def network(params: Any, x: torch.Tensor) -> Any:
@@ -135,6 +135,7 @@ def test_a_file_that_another_program_changed(inside: Path) -> None:
     with pytest.raises(errors.DamagedFileError, match=r"another program changed it on purpose.*check=False"):
         export.load(inside)
     assert export.load(inside, check=False)(X)["y"].shape == (2, 64)
+    assert export.verify(network, (PARAMS, X), inside, check=False).passed
     assert export.weights(inside, check=False)["params"]["bias"].tolist() == PARAMS["bias"].tolist()
     renewed = export.replace_weights(inside, {"params": PARAMS}, inside.with_name("out.onnx"), check=False)
     export.load(renewed)

@@ -24,8 +24,7 @@ from typing import Any
 import torch
 
 from export.errors import ArgumentError, UnusedInputWarning, nearest
-from export.files import protobuf_wire
-from export.files.call_schema import read_call
+from export.files.opening import open_model
 from export.graph.onnx_export import to_onnx
 from export.runtime import loading
 from export.verdict.foreign.flat_call import FlatCall
@@ -56,6 +55,7 @@ def verify(
     device: str = "auto",
     limit: float | None = None,
     tf32: bool = False,
+    check: bool = True,
 ) -> Verdict:
     """Judge an ONNX file against the eager function or module.
 
@@ -80,6 +80,8 @@ def verify(
         limit: the largest ratio of an element to its rounding scale that passes; 8 by default.
         tf32: whether a GPU may round float32 products to TF32, in ONNX Runtime and in PyTorch alike: eager is
             computed with the same rounding. Without it neither may, whatever PyTorch is set to.
+        check: whether a file that holds a digest is compared with it first, as by `load`; False judges a file of ours
+            that another program changed on purpose.
 
     Returns:
         The verdict; `verdict.raise_if_failed()` turns a failure into an error. If a leaf failed,
@@ -89,6 +91,7 @@ def verify(
     Raises:
         ArgumentError: if the file does not exist, its inputs cannot be matched with the call's tensors, or a sample
             does not fit.
+        DamagedFileError: if the file is not as it was written; the message names what differs.
         ExportError: if the export or the load fails, with the narrower type that `to_onnx` and `load` document.
 
     Warns:
@@ -116,8 +119,9 @@ def verify(
             to_onnx(fn, args, file, bake=bake, dynamic=dynamic, opset=opset)
         else:
             file = _existing(path, opset)
+        call_inside = open_model(file, check=check).call
         judged: JudgedFile
-        if not isinstance(dynamic, Mapping) and _is_own(fn, args, file, kwargs, inputs, read):
+        if not isinstance(dynamic, Mapping) and _is_own(fn, args, call_inside, kwargs, inputs, read):
             judged = JudgedFile(fn, args, file, dynamic=dynamic, bake=bake, device=device, tf32=tf32)
         else:
             judged = _foreign(fn, args, kwargs, file, read, inputs=inputs, dynamic=dynamic, device=device, tf32=tf32)
@@ -160,13 +164,12 @@ def _existing(path: str | os.PathLike[str], opset: int | None) -> Path:
 def _is_own(
     fn: Callable[..., Any],
     args: Sequence[Any],
-    file: Path,
+    call: Mapping[str, Any] | None,
     kwargs: Mapping[str, Any] | None,
     inputs: Mapping[str, int | str] | None,
     samples: Sequence[Any],
 ) -> bool:
     """Tell whether the file itself says how it is called, and the function is called so."""
-    call = read_call(protobuf_wire.read_header(file), file)
     if call is None or kwargs or inputs or (samples and not args):
         return False
     return len(call["arguments"]) == len(args) or not isinstance(fn, torch.nn.Module)
@@ -183,7 +186,7 @@ def _foreign(
     """Return the file beside the function; without arguments the first of the samples is the call."""
     if not args and not kwargs and samples:
         first = samples.pop(0)
-        names = [leaf.name for leaf in loading.open_file(file, "cpu", spinning=False, by_name=True).inputs]
+        names = [leaf.name for leaf in loading.open_file(file, "cpu", spinning=False, by_name=True, check=False).inputs]
         args, kwargs = as_call(fn, first, names)
     return ForeignFile(FlatCall(fn, args, kwargs), file, **options)
 
