@@ -6,7 +6,15 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("pure", "pure_export_shared.py", "export", "parity_tests", "benchmarks", "examples")
+PACKAGES = (
+    "pure",
+    "pure_export_shared.py",
+    "pure_export_pytest.py",
+    "export",
+    "parity_tests",
+    "benchmarks",
+    "examples",
+)
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,10 @@ def requirements(metadata: Message) -> list[Requirement]:
     return [Requirement(line) for line in metadata.get_all("Requires-Dist")]
 
 
-def test_the_wheel_holds_the_two_packages_and_the_module_they_share(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_holds_the_two_packages_the_module_they_share_and_the_plugin(wheel: zipfile.ZipFile) -> None:
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     (info,) = (name for name in tops if name.endswith(".dist-info"))
-    assert tops == {"pure", "export", "pure_export_shared.py", info}
+    assert tops == {"pure", "export", "pure_export_shared.py", "pure_export_pytest.py", info}
     suffixes = {Path(name).suffix for name in wheel.namelist() if not name.startswith(info)}
     assert suffixes <= {".py", ".typed", ".json"}, f"files that the wheel need not carry: {suffixes}"
 
@@ -62,7 +62,9 @@ def test_the_wheel_holds_every_source_file(wheel: zipfile.ZipFile, root: Path) -
 
 def test_the_wheel_holds_command_and_licence(wheel: zipfile.ZipFile, root: Path) -> None:
     names = {name.partition(".dist-info/")[2]: name for name in wheel.namelist() if ".dist-info/" in name}
-    assert "pure-export = export.app.command_line:main" in wheel.read(names["entry_points.txt"]).decode()
+    entry_points = wheel.read(names["entry_points.txt"]).decode()
+    assert "pure-export = export.app.command_line:main" in entry_points
+    assert "[pytest11]\npure_export_pytest = pure_export_pytest" in entry_points
     assert wheel.read(names["licenses/LICENSE"]) == (root / "LICENSE").read_bytes()
 
 
