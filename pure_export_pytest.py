@@ -125,6 +125,7 @@ class OnnxParity:
                 if path is None and not options.get("kwargs"):
                     path = self._folder / ("model.onnx" if number == 0 else f"model-{number}.onnx")
                     how = {name: options[name] for name in ("bake", "dynamic", "opset") if name in options}
+                    options.pop("opset", None)  # the file has it from here on
                     export.to_onnx(fn, args, path, **how)
                 verdict = export.verify(fn, args, path, **options)
         except PureExportError as error:

@@ -29,6 +29,7 @@ import torch
 from onnx import numpy_helper
 
 import export
+from parity_tests import edited_files
 
 
 def net(weight, x):
@@ -43,7 +44,7 @@ def wrong_file(folder):
     model = onnx.load(folder / "wrong.onnx")
     (tensor,) = model.graph.initializer
     tensor.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(tensor), tensor.name))
-    onnx.save(model, folder / "wrong.onnx")
+    edited_files.save(model, folder / "wrong.onnx")
     return folder / "wrong.onnx"
 
 
