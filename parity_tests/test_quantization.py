@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 import export
 import pure
-from export.errors import ArgumentError, UnsupportedOpError, VerificationError, WriteError
+from export.errors import ArgumentError, LoadError, UnsupportedOpError, VerificationError, WriteError
 from export.files import protobuf_wire
 from export.quantization import intervals
 from export.quantization.integer_kernels import kernels
@@ -378,6 +378,11 @@ def test_files_that_cannot_be_quantised(tmp_path: Path) -> None:
 def test_a_quantised_file_is_not_quantised_again(digits: Digits, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="is quantised already"):
         export.quantize(digits.small, tmp_path / "again.onnx", digits.calibration)
+
+
+def test_the_tensors_of_a_quantised_file_are_not_those_of_the_call(digits: Digits) -> None:
+    with pytest.raises(LoadError, match="is quantised, so that params"):
+        export.weights(digits.small)
 
 
 def changed(path: Path, target: Path, change: Callable[[onnx.ModelProto], None]) -> Path:

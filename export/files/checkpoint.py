@@ -68,7 +68,8 @@ def weights(path: str | os.PathLike[str], kind: Literal["numpy", "torch"] = "num
 
     if call is None:
         return {name: read(name) for name in tensors}
-    leaves = [read(leaf["name"]) if _there(leaf, tensors, path) else None for leaf in call["leaves"]]
+    quantised = protobuf_wire.QUANTIZED_KEY in opened.header.metadata
+    leaves = [read(leaf["name"]) if _there(leaf, tensors, path, quantised) else None for leaf in call["leaves"]]
     inside = {
         argument["name"]: pytree_structure.rebuild(argument["structure"], leaves)
         for argument in call["arguments"]
@@ -78,7 +79,14 @@ def weights(path: str | os.PathLike[str], kind: Literal["numpy", "torch"] = "num
     return {**inside, **({"closure": captured} if captured else {})}
 
 
-def _there(leaf: Mapping[str, Any], tensors: Mapping[str, Stored], path: str | os.PathLike[str]) -> bool:
+def _there(
+    leaf: Mapping[str, Any], tensors: Mapping[str, Stored], path: str | os.PathLike[str], quantised: bool
+) -> bool:
+    if leaf["baked"] and leaf["name"] not in tensors and quantised:
+        raise LoadError(
+            f"{os.fspath(path)} is quantised, so that {leaf['name']} lies in it in 8 bits under other names; "
+            "read the float file that it was made from"
+        )
     if leaf["baked"] and leaf["name"] not in tensors:
         raise LoadError(
             f"{os.fspath(path)} does not hold {leaf['name']}, which nothing in it reads: it was written by a version "

@@ -20,6 +20,7 @@ __all__ = [
     "DIGEST_KEY",
     "GRAPH",
     "METADATA",
+    "QUANTIZED_KEY",
     "BrokenError",
     "Buffer",
     "Header",
@@ -40,6 +41,7 @@ __all__ = [
 
 CALL_KEY = "pure_export.call"
 DIGEST_KEY = "pure_export.digest"
+QUANTIZED_KEY = "pure_export.quantized"
 
 MAX_SIZE = 2**48
 """What no size of an axis exceeds: more elements than memory holds."""

@@ -15,10 +15,7 @@ from export.errors import ArgumentError, UnsupportedOpError, WriteError, nearest
 from export.files import protobuf_wire
 from export.quantization.integer_kernels import optimised
 
-__all__ = ["QUANTIZED_KEY", "WEIGHTS", "check_weights", "excluded", "prepared", "restore"]
-
-QUANTIZED_KEY = "pure_export.quantized"
-"""The metadata entry that says how a file was quantised."""
+__all__ = ["WEIGHTS", "check_weights", "excluded", "prepared", "restore"]
 
 WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 """Operators with weights, and which input those are."""
@@ -125,7 +122,7 @@ def restore(model: onnx.ModelProto, original: onnx.ModelProto, how: dict[str, An
             node.metadata_props.extend(sources[node.name])
     del model.metadata_props[:]
     model.metadata_props.extend(entry for entry in original.metadata_props if entry.key != protobuf_wire.DIGEST_KEY)
-    model.metadata_props.add(key=QUANTIZED_KEY, value=json.dumps(how, separators=(",", ":")))
+    model.metadata_props.add(key=protobuf_wire.QUANTIZED_KEY, value=json.dumps(how, separators=(",", ":")))
     model.producer_name, model.producer_version = original.producer_name, original.producer_version
     domains = {node.domain for node in model.graph.node} | {""}
     kept = [entry for entry in model.opset_import if entry.domain in domains]

@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 
 from export.errors import ArgumentError, WriteError
-from export.files import digest
+from export.files import digest, protobuf_wire
 from export.files.opening import open_model
 from export.graph.function_inlining import inline
 from export.quantization import onnxruntime_quantizer, preparation
@@ -133,7 +133,7 @@ def quantize(
             f"{source} was not written by to_onnx, so batches cannot be matched with its inputs; "
             "use onnxruntime.quantization.quantize_static on it"
         )
-    if preparation.QUANTIZED_KEY in opened.header.metadata:
+    if protobuf_wire.QUANTIZED_KEY in opened.header.metadata:
         raise ArgumentError(f"{source} is quantised already; give the float file that it was made from")
     if target.exists() and target.samefile(source):
         raise ArgumentError(f"out is the file itself, {source}; give another name, as the float file is still needed")

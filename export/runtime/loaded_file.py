@@ -280,6 +280,8 @@ class Loaded:
 
 def _content(value: Any, leaf: Leaf) -> Any:
     """Return a given value as ONNX Runtime takes it."""
+    if not leaf.container:
+        return as_array(value, leaf.dtype)
     if value is None or leaf.container == "other":
         return value
     if leaf.container.endswith("sequence"):
