@@ -1,9 +1,13 @@
 """Commands on a user's own modules and files: `verify FILE --against`, its JUnit report, targets of other commands."""
 
+import contextlib
+import io
 import json
+import warnings
 import xml.etree.ElementTree as ET
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,12 +17,15 @@ import torch
 from onnx import numpy_helper
 
 import export
+from export.app import targets
 from parity_tests import edited_files
 from parity_tests.test_cli import data, refused, run
 
 NET = """
 import torch
 from torch import nn
+
+import pure
 
 
 class Net(nn.Module):
@@ -37,6 +44,22 @@ def fn(a, b):
 
 def other(a, b):
     return torch.tanh(a) + 1.001 * b
+
+
+def ignores(a, b):
+    return a + 0 * b.shape[0]
+
+
+class Masked(Net):
+    def forward(self, x, mask):
+        return super().forward(x) * mask[:, None]
+
+
+block = pure.nets.simple_block(6, 5, 3)
+
+
+def from_block():
+    return pure.interop.to_module(block, *block.init(torch.Generator().manual_seed(0)))
 
 
 def fails(a, b):
@@ -153,6 +176,52 @@ def test_a_target_is_quantised(folder: Path) -> None:
     assert "goes with a target" in refused(
         "quantize", "q.onnx", "many.npz", "--out", "r.onnx", "--weights", "w.safetensors"
     )
+
+
+def from_torch(out: str, *args: torch.Tensor, attribute: str = "Net", **options: Any) -> None:
+    """Write a file by torch.onnx.export, from the module that the target names."""
+    module = targets.resolve(f"mynet.py:{attribute}").value.eval()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(module, args, out, dynamo=True, verbose=False, external_data=False, **options)
+
+
+def test_a_file_of_pytorchs_exporter_is_judged_in_one_command(folder: Path) -> None:
+    from_torch("net.onnx", torch.randn(3, 4), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    for more in ((), ("--inputs", "x.npz"), ("--inputs", "x.npz", "--inputs", "x3.npz")):
+        np.savez("x3.npz", x=np.ones((3, 4), np.float32))
+        found = data("verify", "net.onnx", "--against", "mynet.py:Net", *more)["verdicts"]["net.onnx"]
+        assert found["status"] == "pass"
+        assert {"batch=1", "batch=2", "batch=3", "batch=7"} <= {row["case"] for row in found["rows"]}
+    assert any(row["case"].startswith("sample 1") for row in found["rows"])
+    with_another_weight(folder / "net.onnx", "fc.weight", folder / "wrong.onnx")
+    result = run("verify", "wrong.onnx", "--against", "mynet.py:Net", "--junit", "out.xml")
+    assert result.exit_code == 1
+    assert "first differs at node" in result.stdout
+    assert int(junit("out.xml").get("failures", "")) > 0
+    assert run("verify", "net.onnx", "--against", "mynet.py:Net", "--seed", 1).exit_code == 1, "other random weights"
+
+
+def test_inputs_of_a_file_under_other_names_are_taken_in_order(folder: Path) -> None:
+    from_torch("two.onnx", torch.randn(3, 4), torch.tensor([1, 0, 1]), attribute="Masked", input_names=["p", "q_mask"])
+    assert data("verify", "two.onnx", "--against", "mynet.py:Masked")["passed"] is True
+    np.savez("named.npz", p=np.ones((3, 4), np.float32), q_mask=np.array([0, 1, 1]))
+    assert data("verify", "two.onnx", "--against", "mynet.py:Masked", "--inputs", "named.npz")["passed"] is True
+    np.savez("args.npz", x=np.ones((3, 4), np.float32), mask=np.array([0, 1, 1]))
+    assert data("verify", "two.onnx", "--against", "mynet.py:Masked", "--inputs", "args.npz")["passed"] is True
+
+
+def test_a_block_against_a_file_of_pytorchs_exporter(folder: Path) -> None:
+    from_torch("block.onnx", torch.randn(2, 6), attribute="from_block")
+    assert data("verify", "block.onnx", "--against", "mynet.py:block")["passed"] is True
+    assert run("verify", "block.onnx", "--against", "mynet.py:block", "--seed", 1).exit_code == 1
+
+
+def test_what_has_no_influence_is_said(folder: Path) -> None:
+    assert run("onnx", "mynet.py:ignores", "i.onnx", "--inputs", "ab.npz").exit_code == 0
+    result = run("verify", "i.onnx", "--against", "mynet.py:ignores")
+    assert result.exit_code == 0
+    assert "no output depended on b" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 from export.app import console, junit, printing
 from export.app.console import FAILED, emit, progress
 from export.app.options import SYNTAX, Debug, Device, Json, Opset, Seed, Weights
-from export.errors import ArgumentError, ExportError
+from export.errors import ArgumentError, ExportError, UnusedInputWarning
 
 if TYPE_CHECKING:  # the other commands and --help do not wait for it
     from export.app.targets.judging import Judged
@@ -60,6 +61,7 @@ def verify(
         raise ArgumentError(f"--limit must be above 0, got {limit:g}")
     # Imported here, so that the other commands and --help do not wait for it.
     from export.app.targets import judging
+    from export.verdict.verdict_result import unused_text
     from pure import catalogue
 
     chosen = [case.name for case in catalogue.CASES] if every else list(names or ())
@@ -67,7 +69,8 @@ def verify(
         inputs=tuple(inputs or ()), weights=checkpoint, opset=opset, limit=limit, device=device, seed=seed
     )
     judged: dict[str, Judged] = {}
-    with progress("verify") as tick:
+    with progress("verify") as tick, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusedInputWarning)  # printed below, for all of them at once
         for i, name in enumerate(chosen):
             tick(name, i / len(chosen))
             try:
@@ -79,6 +82,9 @@ def verify(
                 if debug or len(chosen) == 1:
                     raise
                 judged[name] = error
+    for name, verdict in judged.items():
+        if not isinstance(verdict, ExportError) and verdict.unused:
+            console.stderr().print(f"{name}: {unused_text(verdict.unused)}", style="yellow", soft_wrap=True)
     if report is not None:
         junit.write(report, judged)
     if as_json:
