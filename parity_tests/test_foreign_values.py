@@ -135,7 +135,9 @@ def test_four_bit_elements_are_packed(name: str, tmp_path: Path) -> None:
     assert back.tolist() == numbers
 
 
-def test_bits_beside_a_sequence_are_refused_by_name(tmp_path: Path) -> None:
-    rows = helper.make_sequence_type_proto(tensor(TensorProto.FLOAT, None))
-    with pytest.raises(UnsupportedOpError, match=r"x1: float8_e4m3fn\[n\] beside sequences"):
-        identity(tmp_path, rows, tensor(TensorProto.FLOAT8E4M3FN))
+@pytest.mark.parametrize(
+    "other", [helper.make_sequence_type_proto(tensor(TensorProto.FLOAT, None)), tensor(TensorProto.STRING)]
+)
+def test_bits_beside_what_cannot_be_bound_are_refused_by_name(other: onnx.TypeProto, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOpError, match=r"x1: float8_e4m3fn\[n\] beside text, sequences or optionals"):
+        identity(tmp_path, other, tensor(TensorProto.FLOAT8E4M3FN))

@@ -78,15 +78,15 @@ class Loaded:
         self.inputs = tuple(leaf for i, leaf in enumerate(self._leaves) if not self._baked[i] and i not in self._bound)
         every = (*self._leaves, *self.outputs)
         bits = [leaf for leaf in every if leaf.dtype in BITS]
-        self._contained = any(leaf.container for leaf in every)
-        if bits and self._contained:
+        unbound = any(leaf.container or leaf.dtype == "string" for leaf in every)  # ONNX Runtime binds none of these
+        if bits and unbound:
             raise UnsupportedOpError(
-                f"{path.name} takes or gives {bits[0]} beside sequences or optionals, which ONNX Runtime's Python "
-                "interface cannot pass together; cast it to float32 inside the file",
+                f"{path.name} takes or gives {bits[0]} beside text, sequences or optionals, which ONNX Runtime's "
+                "Python interface cannot pass together; cast it to float32 inside the file",
                 op="input",
                 dtype=bits[0].dtype,
             )
-        self._plain = self._contained or (self.device == "cpu" and not bits)
+        self._plain = unbound or (self.device == "cpu" and not bits)
 
     def __call__(self, *args: Any, **tensors: Any) -> Any:
         """Run the file.
@@ -97,7 +97,8 @@ class Loaded:
             **tensors: for a file from elsewhere: tensors by name.
 
         Returns:
-            The pytree that the exported function returns; `{name: tensor}` for a file from elsewhere.
+            The pytree that the exported function returns; `{name: value}` for a file from elsewhere. There a sequence is
+            a list of tensors, an absent optional None, and text a numpy array of dtype object, as for the arguments.
 
         Raises:
             ArgumentError: if anything does not fit; the message lists everything that does not.
