@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,25 @@ def test_the_module_loads_nothing_heavy() -> None:
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "numpy", "onnx", "onnxruntime", "export", "pure", "typer", "rich"}
+
+
+def test_pytest_finds_the_plugin_by_its_entry_point(suite: Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry_points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    installed = suite.mkdir("site") / "as_installed-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: as-installed\nVersion: 1.0\n")
+    lines = [f"{name} = {module}" for name, module in entry_points.items()]
+    (installed / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines]))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{suite.path / 'site'}")
+    suite.makepyfile(
+        "import sys\n\n\n"
+        "def test_it(onnx_parity):\n"
+        "    assert callable(onnx_parity)\n"
+        "    assert 'torch' not in sys.modules\n"
+    )
+    suite.runpytest_subprocess().assert_outcomes(passed=1)
+    run(suite).assert_outcomes(passed=1)  # asked for by name too, it is the same plugin
+    suite.runpytest_subprocess("-p", "no:pure_export_pytest").assert_outcomes(errors=1)
 
 
 def test_passes_and_failures_of_a_suite(suite: Pytester) -> None:

@@ -1,4 +1,4 @@
-"""What the README shows is run: its Python blocks in order, its two commands, its links."""
+"""What the README shows is run: its Python blocks in order, its commands, its example of a test, its links."""
 
 import os
 import re
@@ -7,7 +7,13 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from export.app import command_line
+
+pytest_plugins = "pytester"
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"<!-- command: (\w+) -->\s*```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -80,3 +86,56 @@ def test_blocks_are_found_with_their_lines() -> None:
     assert (first.language, first.text, first.line) == ("python", "x = 1\n", 4)
     assert (second.language, second.line) == ("bash", 9)
     assert commands(text) == {"test": "echo hi && \\\n  true"}
+
+
+EXAMPLE = re.compile(r"<!-- example: (\w+) -->\s*```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NET = """
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 3), nn.Tanh())
+"""
+
+MADE = """
+import torch
+
+import pure
+
+block = pure.nets.residual_mlp(4, 8, depth=2)
+params, _ = block.init(torch.Generator().manual_seed(0))
+x = torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+"""
+
+
+@pytest.fixture(scope="module")
+def examples(readme: str) -> dict[str, str]:
+    return {match[1]: match[2] for match in EXAMPLE.finditer(readme)}
+
+
+def test_the_verdict_on_a_file_is_one_command(
+    examples: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+    np.savez("samples.npz", input=np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4))
+    lines = examples["verify"].splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        name, *words = shlex.split(line)
+        assert name == "pure-export"
+        result = CliRunner().invoke(command_line.app, words)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "verdict.xml").is_file()
+
+
+def test_the_pytest_plugin_needs_no_import(
+    examples: dict[str, str], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    pytester.makeini("[pytest]\n")
+    pytester.makepyfile(test_readme_example=MADE + examples["test"])
+    pytester.runpytest_subprocess("-p", "pure_export_pytest").assert_outcomes(passed=1)
