@@ -97,8 +97,8 @@ class Loaded:
             **tensors: for a file from elsewhere: tensors by name.
 
         Returns:
-            The pytree that the exported function returns; `{name: value}` for a file from elsewhere. There a sequence is
-            a list of tensors, an absent optional None, and text a numpy array of dtype object, as for the arguments.
+            The pytree that the exported function returns; `{name: value}` for a file from elsewhere. There a sequence
+            is a list of tensors, an absent optional None, and text a numpy array of dtype object, as for the arguments.
 
         Raises:
             ArgumentError: if anything does not fit; the message lists everything that does not.
