@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import export
+import pure
 from export.app.reference import checked
 from parity_tests import catalogue_checks
 from pure.catalogue import CASES, Case
@@ -17,8 +18,21 @@ from pure.catalogue import CASES, Case
 def test_the_file_of_a_block_passes_at_every_batch_size(case: Case, tmp_path: Path) -> None:
     verdict = catalogue_checks.verdict(case, torch.float32, tmp_path / "block.onnx")
     assert verdict.passed, verdict.table()
+    assert not catalogue_checks.vacuous(case, verdict), "the verdict would pass other numbers there"
     judged = {row.case for row in verdict.rows if row.status == "pass"}
     assert {f"batch={size}" for size in (1, 2, 3, 7)} <= judged | {f"batch={case.x_shape[0]}"}
+
+
+def test_overwritten_weights_behind_a_gain_that_starts_at_0_fail(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "rezero")
+    block, args = catalogue_checks.example(case)
+    other = pure.tree.tree_map(lambda leaf: leaf + 1 if leaf.ndim > 1 else leaf, args[0])
+    path = tmp_path / "f.onnx"
+    export.to_onnx(block, (other, *args[1:]), path, bake=(0,))
+    assert export.verify(block, (other, *args[1:]), path, bake=(0,)).passed
+    assert export.verify(block, args, path, bake=(0,)).status == "fail"
+    started = case.example()[1]
+    assert catalogue_checks.vacuous(case, export.verify(block, (started, *args[1:]))), "as initialised it says nothing"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

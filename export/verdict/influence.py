@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from export.verdict.monte_carlo import exact_outputs
+from export.verdict.monte_carlo import exact_values
 
 __all__ = ["equal_branches", "unused_leaves"]
 
@@ -26,7 +26,8 @@ def unused_leaves(
 ) -> list[int]:
     """Return the positions of leaves that no output depends on, in float64 and at these inputs.
 
-    A leaf that a condition looks at counts as one that the outputs depend on.
+    A leaf that a condition or a comparison looks at counts as one that the outputs depend on: which way they go is
+    judged.
 
     Args:
         graph: the recorded function.
@@ -38,7 +39,7 @@ def unused_leaves(
     decisive = _decisive(graph)
     looked_at = [i for i in among if i in read and i not in decisive]
     doubtful = _without_gradient(graph, leaves, forced, looked_at)
-    reference = exact_outputs(graph, leaves, forced) if doubtful else []
+    reference = exact_values(graph, leaves, forced, compared=True) if doubtful else []
     used = {*decisive, *looked_at} - {i for i in doubtful if not _influences(graph, leaves, forced, i, reference)}
     return [i for i in among if i not in used]
 
@@ -52,7 +53,7 @@ def equal_branches(graph: GraphModule, leaves: Sequence[Tensor], key: str, withi
         key: the condition's key.
         within: the branches that lead to it.
     """
-    yes, no = (exact_outputs(graph, leaves, {**within, key: side}) for side in (True, False))
+    yes, no = (exact_values(graph, leaves, {**within, key: side}) for side in (True, False))
     return not _differ(yes, no)
 
 
@@ -81,7 +82,7 @@ def _without_gradient(
     generator = torch.Generator().manual_seed(0)
     try:
         with torch.enable_grad():
-            outputs = [out for out in exact_outputs(graph, given, forced) if out.requires_grad]
+            outputs = [out for out in exact_values(graph, given, forced) if out.requires_grad]
             total = sum(
                 (out * torch.randn(out.shape, generator=generator, dtype=out.dtype).to(out.device)).sum()
                 for out in outputs
@@ -105,7 +106,7 @@ def _influences(
     given = list(leaves)
     given[position] = _changed(leaves[position])
     try:
-        return _differ(exact_outputs(graph, given, forced), reference)
+        return _differ(exact_values(graph, given, forced, compared=True), reference)
     except (RuntimeError, IndexError):  # an index that does not exist
         return True
 
@@ -123,6 +124,8 @@ def _changed(leaf: Tensor) -> Tensor:
 
 
 def _differ(found: Sequence[Tensor], reference: Sequence[Tensor]) -> bool:
+    if len(found) != len(reference):
+        return True
     for own, other in zip(found, reference, strict=True):
         if own.shape != other.shape or not torch.equal(own.isfinite(), other.isfinite()):
             return True

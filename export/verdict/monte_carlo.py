@@ -27,7 +27,7 @@ from export.verdict.decisions import COMPARISONS, PICKS, REACH, Decision, Pick, 
 from export.verdict.noise_model import UNITS, cast_to, is_exact, is_primitive, name_of, noise
 from export.verdict.sampled import InnerValues, Sampled, Scales, Spread
 
-__all__ = ["FEW_RUNS", "RUNS", "exact_outputs", "measure"]
+__all__ = ["FEW_RUNS", "RUNS", "exact_values", "measure"]
 
 RUNS = 12
 """How many noisy runs give a scale: known to a factor of 1.5 (95 %), which the limit on ratios allows for."""
@@ -262,13 +262,20 @@ def measure(
     )
 
 
-def exact_outputs(graph: GraphModule, leaves: Sequence[Tensor], forced: Mapping[str, bool]) -> list[Tensor]:
-    """Return the outputs of a recorded graph in float64, with these branches of its conditions.
+def exact_values(
+    graph: GraphModule, leaves: Sequence[Tensor], forced: Mapping[str, bool], *, compared: bool = False
+) -> list[Tensor]:
+    """Return the outputs of a recorded graph in float64; autograd sees it, where gradients are enabled.
 
-    Autograd sees it, where gradients are enabled.
+    Args:
+        graph: the graph.
+        leaves: its inputs.
+        forced: which branches conditions take, by their keys.
+        compared: whether to return too how far the operands of each comparison lie apart.
     """
     run = _Run(None, lambda key, number: forced.get(key), {}, None)
-    return list(_Noisy(graph, run).run(*(_double(leaf) for leaf in leaves)))
+    outputs = list(_Noisy(graph, run).run(*(_double(leaf) for leaf in leaves)))
+    return outputs + [x for _, kind, x in run.operands.values() if compared and kind in COMPARISONS]
 
 
 def _picks(graph: GraphModule, exact: _Run, scales: Mapping[str, Tensor]) -> dict[int, Pick]:

@@ -29,6 +29,9 @@ __all__ = ["as_block", "perturbed", "plain_module_call", "ready"]
 RELATIVE, ABSOLUTE = 0.1, 0.1
 """How far weights are moved: as a part of themselves, and for a leaf of one input feature."""
 
+OF_A_BIAS = 0.5
+"""How far biases and gains are moved at most: enough for every unit of the catalogue's small blocks to be alive."""
+
 UNNAMED = re.compile(r"arr_\d+")
 """What numpy calls arrays that are saved without names: they are taken in their order."""
 
@@ -93,8 +96,8 @@ def as_block(
 def perturbed(trees: Any, seed: int = 0, *, upwards: bool = False) -> Any:
     """Return trees with every float leaf moved by up to a tenth of itself, and of a usual weight of its width.
 
-    Gains that start at 0 have influence then. With `upwards`, for statistics, nothing gets smaller: variances stay
-    positive.
+    Gains that start at 0 have influence then. Gains and biases grow, so that the few units of a small block stay
+    alive. With `upwards`, for statistics, nothing gets smaller: variances stay positive.
 
     >>> moved = perturbed({"gain": torch.zeros(3)})
     >>> bool((moved["gain"] != 0).all())
@@ -106,10 +109,11 @@ def perturbed(trees: Any, seed: int = 0, *, upwards: bool = False) -> Any:
         if not leaf.is_floating_point():
             return leaf
         draws = torch.rand((2, *leaf.shape), generator=generator).to(leaf)
-        if not upwards:
+        if leaf.ndim > 1 and not upwards:
             draws = 2 * draws - 1
         features = leaf[0].numel() if leaf.ndim > 1 and len(leaf) else 1
-        return leaf * (1 + RELATIVE * draws[0]) + ABSOLUTE * draws[1] / max(features, 1) ** 0.5
+        absolute = ABSOLUTE if leaf.ndim > 1 or upwards else OF_A_BIAS
+        return leaf * (1 + RELATIVE * draws[0]) + absolute * draws[1] / max(features, 1) ** 0.5
 
     return tree.tree_map(move, trees)
 
