@@ -58,7 +58,7 @@ def sort(
 
 def _ranked(x: torch.Tensor, rank: Any, dim: int, keepdim: bool) -> Pair:
     """Return the value of a rank along an axis, counted from 0, and its position."""
-    values, positions = x.sort(dim=dim, stable=True)
+    values, positions = x.sort(dim)
     value, position = values.select(dim, rank), positions.select(dim, rank)
     return (value.unsqueeze(dim), position.unsqueeze(dim)) if keepdim else (value, position)
 

@@ -38,12 +38,15 @@ class Comparison:
         error: that element's difference from the reference.
         scale: that element's rounding scale.
         problem: what is wrong, empty if nothing is.
+        zero_signs: how many zeros have the other sign than eager's; ONNX Runtime drops the sign in places, which shows
+            in other values only where something is divided by them.
     """
 
     ratio: float | None = None
     error: float | None = None
     scale: float | None = None
     problem: str = ""
+    zero_signs: int = 0
 
 
 def compare(own: Tensor, eager: Tensor, sampled: Sampled, limit: float = LIMIT) -> Comparison:
@@ -67,7 +70,8 @@ def compare(own: Tensor, eager: Tensor, sampled: Sampled, limit: float = LIMIT) 
         return Comparison()
     place = int(ratios.argmax())
     error = (own.double() - sampled.reference).abs().flatten()[place]
-    found = Comparison(float(ratios.flatten()[place]), float(error), float(scale.flatten()[place]))
+    signs = int(((own == 0) & (eager == 0) & (own.signbit() != eager.signbit())).sum())
+    found = Comparison(float(ratios.flatten()[place]), float(error), float(scale.flatten()[place]), zero_signs=signs)
     return dataclasses.replace(found, problem=_problem(own, eager, sampled, ratios, limit, place))
 
 

@@ -17,10 +17,27 @@ from torch.fx import Node
 
 from export.verdict.noise_model import cast_to, is_float, name_of
 
-__all__ = ["PICKS", "REACH", "Decision", "Pick", "decided", "margins", "pick_axis"]
+__all__ = [
+    "COMPARISONS",
+    "LEAST_TIE",
+    "PICKS",
+    "REACH",
+    "Decision",
+    "Pick",
+    "decided",
+    "decision_of",
+    "is_stable",
+    "margins",
+    "pick_axis",
+    "positions_of",
+    "standing_at",
+]
 
 REACH = 8.0
 """How many of its own scales an operand may lie from a jump to leave the decision open."""
+
+LEAST_TIE = 1e-300
+"""What moves equal values apart where rounding moves none of them: less than any difference of two values."""
 
 COMPARISONS = frozenset({"gt", "ge", "lt", "le", "eq", "ne"})
 JUMPS = frozenset({"sign", "sgn", "floor", "ceil", "trunc", "round"})
@@ -129,11 +146,24 @@ def _picked(target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any
     if name.startswith("max_pool"):
         axes = 2 if "2d" in name else 3
         return x.flatten(-axes).gather(-1, positions.flatten(-axes)).view(positions.shape), positions
+    return standing_at(node, x, positions)
+
+
+def standing_at(node: Node, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values at the positions that an operator picks along its axis, and these."""
     dim = pick_axis(node)
     assert dim is not None
     kept = positions.dim() == x.dim()
     values = x.gather(dim, positions if kept else positions.unsqueeze(dim))
     return values if kept else values.squeeze(dim), positions
+
+
+def positions_of(kind: str, result: Any) -> Tensor | None:
+    """Return the positions among an operator's results; None of operators that pick none along an axis."""
+    if kind not in PICKS or kind.startswith("max_pool"):
+        return None
+    found = result if isinstance(result, Tensor) else result[1]
+    return None if is_float(found) else found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +198,20 @@ class Pick:
             within &= ~(chosen.sort(dim).values.diff(dim=dim) == 0).any(dim, keepdim=True)
         return within.reshape(shape)
 
+    def nearest(self, positions: Tensor, reference: Tensor) -> Tensor:
+        """Return positions where all along the axis may be picked, elsewhere the reference's."""
+        if positions.shape != reference.shape:
+            return reference
+        may_be = self.may_be(positions, reference)
+        if self.dim is not None and positions.dim() == self.operand.dim():
+            may_be = may_be.all(self.dim, keepdim=True)
+        return torch.where(may_be, positions, reference)
+
+
+def is_stable(node: Node) -> bool:
+    """Tell whether an operator orders equal values by their position, so that an exact tie leaves nothing open."""
+    return name_of(node.target) == "sort" and bool(node.kwargs.get("stable"))
+
 
 def pick_axis(node: Node) -> int | None:
     """Return the axis along which a recorded operator picks positions, None for all."""
@@ -190,3 +234,21 @@ def margins(name: str, operand: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
             return torch.full_like(values, torch.inf), scales
         return torch.nan_to_num(values.diff().abs(), nan=torch.inf), scales[1:] + scales[:-1]
     return operand.abs(), scale
+
+
+def decision_of(key: str, node: Node, kind: str, operand: Tensor, scale: Tensor) -> Decision:
+    """Return an operator's decision, with the operand that lies nearest to its jump."""
+    margin, near = margins(kind, operand, scale)
+    within = (margin <= REACH * near) & ((near > 0) | (kind in PICKS and not is_stable(node)))
+    nearest = torch.where(within, margin, torch.inf) if bool(within.any()) else margin
+    place = int(nearest.argmin()) if margin.numel() else None
+    return Decision(
+        node=key,
+        op=kind,
+        path=node.meta.get("path", ""),
+        source=node.meta.get("source", ""),
+        margin=float("inf") if place is None else float((operand if kind in COMPARISONS else margin).flatten()[place]),
+        scale=0.0 if place is None else float(near.flatten()[place]),
+        open=int(within.sum()),
+        compared=operand.numel(),
+    )

@@ -17,11 +17,11 @@ from export.trace.arguments import is_tensor, resized
 from export.trace.symbolic_sizes import sizes_of
 from export.verdict import branch_forcing
 from export.verdict.comparison import LIMIT, Comparison, compare
-from export.verdict.decisions import REACH, Decision
+from export.verdict.decisions import PICKS, REACH, Decision, positions_of
 from export.verdict.influence import equal_branches, unused_leaves
 from export.verdict.judged_file import JudgedFile
 from export.verdict.monte_carlo import FEW_RUNS, RUNS
-from export.verdict.reference_runs import Outcome, replayed, run
+from export.verdict.reference_runs import Outcome, replayed, replayed_results, run
 from export.verdict.sampled import Scales
 from export.verdict.verdict_result import OpenDecision, OutputSample, Predicate, Row, Status
 
@@ -155,14 +155,37 @@ class Judge:
         rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced)
         if any(row.status == "fail" for row in rows) and not _certain(rows, scales, self.limit):
             # Few runs may be too few, and none took an open decision.
-            scales = self.scales(leaves, forced)
-            rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced)
+            scales, beside = self.followed(scales, leaves, forced) or (self.scales(leaves, forced), None)
+            rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced, beside=beside)
+            if beside is not None and any(row.status == "fail" for row in rows):  # eager may pick by another operator
+                beside = self.scales(leaves, forced)
+                rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced, beside=beside)
         if first:
             leaves_found = zip(eager.names, found, scales.outputs, strict=True)
             self.outputs = [sampled.some(name, value) for name, value, sampled in leaves_found]
         if self.failed is None and any(row.status == "fail" for row in rows):
             self.failed = leaves, dict(forced or {})
         return rows
+
+    def followed(
+        self, scales: Scales, leaves: Sequence[torch.Tensor], forced: Mapping[str, bool] | None
+    ) -> tuple[Scales, Scales] | None:
+        """Return scales along the positions that the file picks where rounding leaves that open, and eager's along its.
+
+        None where nothing is picked, or the file does not say what it picks.
+        """
+        graph = self.file.graph(leaves)
+        kinds = {key: decision.op for key, decision in scales.decisions.items() if decision.open}
+        keys = [key for key, kind in kinds.items() if kind in PICKS]
+        if graph is None or not keys:
+            return None
+        own = self.file.picked_positions(keys, leaves)
+        if not own:
+            return None
+        results = replayed_results(graph, leaves, own)
+        found = {key: positions_of(kinds[key], result) for key, result in results.items()}
+        eager = {key: positions for key, positions in found.items() if positions is not None}
+        return self.file.scales(leaves, forced, follow=own), self.file.scales(leaves, forced, follow=eager)
 
     def scales(
         self,
@@ -185,15 +208,17 @@ class Judge:
         scales: Scales,
         *,
         compares_eager: bool,
+        beside: Scales | None = None,
     ) -> list[Row]:
-        """Compare every leaf of a case; eager itself must agree with its recorded graph as well."""
+        """Compare every leaf of a case; eager itself must agree with its recorded graph (`beside`) as well."""
         rows = []
-        for name, value, plain, sampled in zip(eager.names, found, own, scales.outputs, strict=True):
+        along = (scales if beside is None else beside).outputs
+        for name, value, plain, sampled, other in zip(eager.names, found, own, scales.outputs, along, strict=True):
             result = compare(value, plain, sampled, self.limit)
-            beside = compare(plain, plain, sampled, EAGER_LIMIT * self.limit) if compares_eager else Comparison()
+            itself = compare(plain, plain, other, EAGER_LIMIT * self.limit) if compares_eager else Comparison()
             problem = result.problem
-            if not problem and beside.problem:
-                problem = f"eager differs from its own recorded graph: {beside.problem}"
+            if not problem and itself.problem:
+                problem = f"eager differs from its own recorded graph: {itself.problem}"
             status: Status = "fail" if problem else "pass"
             rows.append(
                 Row(
@@ -203,10 +228,11 @@ class Judge:
                     result.ratio,
                     result.error,
                     result.scale,
-                    beside.ratio,
+                    itself.ratio,
                     self.limit,
                     status,
                     problem,
+                    result.zero_signs,
                 )
             )
         return rows or [self.row("(no tensors)", label, "pass")]

@@ -19,6 +19,7 @@ from export.files.checkpoint import weights
 from export.files.pytree_structure import Structure, describe
 from export.graph.function_inlining import inline
 from export.graph.model_file import read_model
+from export.graph.node_notes import read_notes
 from export.graph.onnx_export import baked_positions
 from export.graph.onnx_types import ONNX_TYPES, dtype_name
 from export.ops.registry import LOWERINGS
@@ -33,6 +34,10 @@ from export.verdict.monte_carlo import RUNS, measure
 from export.verdict.sampled import Scales
 
 __all__ = ["JudgedFile"]
+
+
+POSITIONS = {"TopK": 1, "ArgMax": 0, "ArgMin": 0}
+"""Which output of an operator holds the positions that it picks."""
 
 
 class JudgedFile:
@@ -121,6 +126,7 @@ class JudgedFile:
         runs: int = RUNS,
         open_decisions: bool = True,
         wanted: Collection[str] = (),
+        follow: Mapping[str, torch.Tensor] | None = None,
     ) -> Scales:
         """Measure the reference and its rounding scales.
 
@@ -130,12 +136,15 @@ class JudgedFile:
             runs: how many noisy runs are made.
             open_decisions: whether decisions that rounding leaves open are taken at random too.
             wanted: keys of inner values whose scales to keep too.
+            follow: positions that operators picked, by key, to take where rounding leaves them open.
         """
         graph = self.graph(leaves)
         assert graph is not None
         choose = None if forced is None else lambda key, number: forced.get(key)
         with isolation.restored():
-            return measure(graph, leaves, runs=runs, open_decisions=open_decisions, forced=choose, wanted=wanted)
+            return measure(
+                graph, leaves, runs=runs, open_decisions=open_decisions, forced=choose, wanted=wanted, follow=follow
+            )
 
     def sample(self, sample: Sequence[Any] | Mapping[str, Any], named: str) -> list[torch.Tensor]:
         """Return the leaves of further inputs.
@@ -172,6 +181,16 @@ class JudgedFile:
         loaded = self.variant(branch_forcing.with_outputs(self.model, names))
         with torch.no_grad():
             return loaded.inner_values(list(names), *self.given(leaves))
+
+    def picked_positions(self, keys: Collection[str], leaves: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the positions that the file's TopK, ArgMax and ArgMin pick, by the recorded operation's name."""
+        found: dict[str, str] = {}
+        for node in self.model.graph.node:
+            key = read_notes(node).get("fx", "")
+            if key in keys and node.op_type in POSITIONS:
+                found[key] = node.output[POSITIONS[node.op_type]]
+        values = self.inner_values(list(found.values()), leaves) if found else []
+        return {key: torch.from_numpy(value) for key, value in zip(found, values, strict=True)}
 
     def interface_problems(self) -> list[tuple[str, str]]:
         """Return (name, what is wrong) for the file's inputs and outputs: order, names, dtypes, declared sizes."""

@@ -23,8 +23,20 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.ops.scan.operator import looped, scan_op
-from export.verdict.decisions import COMPARISONS, PICKS, REACH, Decision, Pick, decided, margins, pick_axis
-from export.verdict.noise_model import UNITS, cast_to, is_exact, is_primitive, name_of, noise
+from export.verdict.decisions import (
+    COMPARISONS,
+    LEAST_TIE,
+    PICKS,
+    REACH,
+    Pick,
+    decided,
+    decision_of,
+    is_stable,
+    pick_axis,
+    positions_of,
+    standing_at,
+)
+from export.verdict.noise_model import LOW, UNITS, cast_to, is_exact, is_primitive, name_of, noise, widened
 from export.verdict.sampled import InnerValues, Sampled, Scales, Spread
 
 __all__ = ["FEW_RUNS", "RUNS", "exact_values", "measure"]
@@ -34,8 +46,6 @@ RUNS = 12
 
 FEW_RUNS = 4
 """How many are enough to pass a value by: they know its scale to a factor of 3, more often too small than too large."""
-
-LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 Forced = Callable[[str, int], bool | None]
 """Which branch a condition takes, by its key and the number of its execution; None leaves it."""
@@ -56,6 +66,8 @@ class _Run:
         note: is told every operator's tensor by key, and those that a loop's step is given; None to tell nobody.
         lifted: source lines of casts that were not made.
         made_of: graphs of operators that are made of others, by key: shared by all runs of a measurement.
+        followed: positions that operators pick, by key, whatever the values.
+        results: what operators that decide returned, by key.
     """
 
     generator: torch.Generator | None
@@ -68,6 +80,8 @@ class _Run:
     lifted: dict[str, None] = dataclasses.field(default_factory=dict)
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     made_of: dict[str, GraphModule] = dataclasses.field(default_factory=dict)
+    followed: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    results: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def execution(self, key: str) -> int:
         """Return how often this operator was run before, and count this time."""
@@ -88,7 +102,7 @@ class _Noisy(Interpreter):
         self.node = n
         result = super().run_node(n)
         if n.op == "get_attr":
-            return _double(result)
+            return widened(result)
         if self.shared.note is not None and n.op in ("call_function", "placeholder") and isinstance(result, Tensor):
             self.shared.note(self.prefix + n.name, result)
         return result
@@ -103,10 +117,15 @@ class _Noisy(Interpreter):
         if target is scan_op:
             return looped(_Noisy(args[0], self.shared, self._inside(node, 0), self.unit).run, *args[1:])
         low = _is_low(node)
-        args, kwargs = tuple(_double(a, low) for a in args), {name: _double(a, low) for name, a in kwargs.items()}
+        args, kwargs = tuple(widened(a, low) for a in args), {name: widened(a, low) for name, a in kwargs.items()}
         name = name_of(target)
+        followed = self.shared.followed.get(key)
+        if followed is not None:
+            self._operand(node, key, name, args[0])
+            return standing_at(node, args[0], followed) if isinstance(node.meta["val"], (tuple, list)) else followed
         result = decided(target, name, args, kwargs, node, lambda kind, x: self._operand(node, key, kind, x))
         if result is not None:
+            self.shared.results[key] = result
             return result
         if not is_primitive(target):
             return self._decomposed(node, key, target, args, kwargs)
@@ -201,8 +220,8 @@ class _Noisy(Interpreter):
         if scale is None or scale.shape != operand.shape:
             return operand
         reach = REACH * scale
-        if kind in PICKS:  # equal values may come in any order
-            reach = reach + operand.abs() * 2.0**-50
+        if kind in PICKS and not is_stable(node):  # equal values may come in any order
+            reach = reach + (operand.abs() * 2.0**-50).clamp(min=LEAST_TIE)
         return operand + reach * (2 * torch.rand(operand.shape, generator=self.shared.generator).to(operand.device) - 1)
 
 
@@ -215,6 +234,7 @@ def measure(
     seed: int = 0,
     forced: Forced | None = None,
     wanted: Collection[str] = (),
+    follow: Mapping[str, Tensor] | None = None,
 ) -> Scales:
     """Measure the rounding scale of every output of a recorded graph.
 
@@ -226,8 +246,9 @@ def measure(
         seed: of the noise. The same seed gives the same scales.
         forced: which branches conditions take.
         wanted: keys of operators whose values are wanted too; a loop's lie stacked, one entry a step.
+        follow: positions that somebody picked, by key: taken by the reference as well where rounding leaves them open.
     """
-    given = [_double(leaf) for leaf in leaves]
+    given = [widened(leaf) for leaf in leaves]
     values = InnerValues(wanted)
     exact = _Run(None, forced, {}, {}, note=values.keep if wanted else None)
     reference = _outputs(graph, exact, given)
@@ -242,14 +263,18 @@ def measure(
         for number in range(first, first + runs):
             generator = torch.Generator().manual_seed(1_000_003 * seed + number)
             run = _Run(generator, taken, scales, exact.sizes, note=values.compared() if wanted else None)
-            run.made_of = exact.made_of
+            run.made_of, run.followed = exact.made_of, exact.followed
             outputs.add(dict(enumerate(reference)), dict(enumerate(_outputs(graph, run, given))))
             operands.add({k: v[2] for k, v in exact.operands.items()}, {k: v[2] for k, v in run.operands.items()})
         return outputs, operands
 
     outputs, operands = spread({}, 0)
     scales: dict[str, Tensor] = {key: operands.scale(key, value[2]) for key, value in exact.operands.items()}
-    decisions = {key: _decision(key, *entry, scales[key]) for key, entry in exact.operands.items()}
+    decisions = {key: decision_of(key, *entry, scales[key]) for key, entry in exact.operands.items()}
+    if follow:
+        exact = _Run(None, taken, {}, {}, followed=_followed(follow, exact, scales))
+        reference = _outputs(graph, exact, given)
+        outputs, _ = spread({}, 0)
     picks = _picks(graph, exact, scales)
     if open_decisions and any(decision.open for decision in decisions.values()):
         outputs, _ = spread(scales, runs)
@@ -274,8 +299,19 @@ def exact_values(
         compared: whether to return too how far the operands of each comparison lie apart.
     """
     run = _Run(None, lambda key, number: forced.get(key), {}, None)
-    outputs = list(_Noisy(graph, run).run(*(_double(leaf) for leaf in leaves)))
+    outputs = list(_Noisy(graph, run).run(*(widened(leaf) for leaf in leaves)))
     return outputs + [x for _, kind, x in run.operands.values() if compared and kind in COMPARISONS]
+
+
+def _followed(follow: Mapping[str, Tensor], exact: _Run, scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the positions to follow: those picked where rounding leaves that open, else the reference's own."""
+    found = {}
+    for key, positions in follow.items():
+        node, kind, operand = exact.operands[key]
+        own = positions_of(kind, exact.results[key])
+        if own is not None:
+            found[key] = Pick(operand, scales[key], pick_axis(node)).nearest(positions.to(own.dtype), own)
+    return found
 
 
 def _picks(graph: GraphModule, exact: _Run, scales: Mapping[str, Tensor]) -> dict[int, Pick]:
@@ -300,23 +336,6 @@ def _outputs(graph: GraphModule, run: _Run, given: Sequence[Tensor]) -> list[Ten
         return list(_Noisy(graph, run).run(*given))
 
 
-def _decision(key: str, node: Node, kind: str, operand: Tensor, scale: Tensor) -> Decision:
-    margin, near = margins(kind, operand, scale)
-    within = (margin <= REACH * near) & ((near > 0) | (kind in PICKS))
-    nearest = torch.where(within, margin, torch.inf) if bool(within.any()) else margin
-    place = int(nearest.argmin()) if margin.numel() else None
-    return Decision(
-        node=key,
-        op=kind,
-        path=node.meta.get("path", ""),
-        source=node.meta.get("source", ""),
-        margin=float("inf") if place is None else float((operand if kind in COMPARISONS else margin).flatten()[place]),
-        scale=0.0 if place is None else float(near.flatten()[place]),
-        open=int(within.sum()),
-        compared=operand.numel(),
-    )
-
-
 def _items(value: Any) -> Sequence[Any]:
     return value if isinstance(value, (tuple, list)) else (value,)
 
@@ -326,16 +345,3 @@ def _is_low(node: Node) -> bool:
     values = [item.meta.get("val") for item in node.all_input_nodes] + list(_items(node.meta.get("val")))
     dtypes = [value.dtype for value in values if isinstance(value, Tensor) and value.is_floating_point()]
     return bool(dtypes) and dtypes[0] in LOW
-
-
-def _double(value: Any, low: bool = False) -> Any:
-    """Return a value for the run in float64; numbers that narrower kernels read are rounded to float32 as they do."""
-    if isinstance(value, Tensor):
-        return value.double() if value.dtype in LOW else value
-    if isinstance(value, torch.dtype):
-        return torch.float64 if value in LOW else value
-    if low and isinstance(value, float):
-        return torch.tensor(value, dtype=torch.float32).item()
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return type(value)(_double(item, low) for item in value)
-    return value

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 
-__all__ = ["UNITS", "cast_to", "is_exact", "is_float", "is_primitive", "name_of", "noise"]
+__all__ = ["LOW", "UNITS", "cast_to", "is_exact", "is_float", "is_primitive", "name_of", "noise", "widened"]
 
 aten: Any = torch.ops.aten
+
+LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
+"""The dtypes that float64 stands in for."""
 
 UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 """The largest relative error of rounding to a dtype."""
@@ -302,3 +305,16 @@ def _ones(value: Any) -> Any:
 def is_float(value: Any) -> bool:
     """Tell whether a value is a tensor of floating point numbers."""
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def widened(value: Any, low: bool = False) -> Any:
+    """Return a value for the run in float64; numbers that narrower kernels read are rounded to float32 as they do."""
+    if isinstance(value, Tensor):
+        return value.double() if value.dtype in LOW else value
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value in LOW else value
+    if low and isinstance(value, float):
+        return torch.tensor(value, dtype=torch.float32).item()
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(widened(item, low) for item in value)
+    return value

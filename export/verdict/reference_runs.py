@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from export.ops.scan.operator import looped, scan_op
 from export.trace import isolation
 from export.trace.arguments import Arguments, is_tensor
 
-__all__ = ["Outcome", "float32_products", "precision", "replayed", "run"]
+__all__ = ["Outcome", "float32_products", "precision", "replayed", "replayed_results", "run"]
 
 _BELOW_FLOAT64 = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -167,6 +167,22 @@ class _Replay(Interpreter):
             inside = f"{self.prefix}{getattr(node.args[0], 'target', node.name)}."
             return looped(_Replay(args[0], self.forced, inside).run, *args[1:])
         return super().call_function(target, args, kwargs)
+
+
+def replayed_results(graph: GraphModule, leaves: Sequence[torch.Tensor], names: Collection[str]) -> dict[str, Any]:
+    """Run a recorded graph in its own precision; return what the operations of these names give."""
+    found = {}
+
+    class Kept(_Replay):
+        def run_node(self, n: Node) -> Any:
+            result = super().run_node(n)
+            if n.name in names:
+                found[n.name] = result
+            return result
+
+    with torch.no_grad():
+        Kept(graph, {}).run(*leaves)
+    return found
 
 
 def replayed(graph: GraphModule, leaves: Sequence[torch.Tensor], forced: Mapping[str, bool]) -> list[torch.Tensor]:

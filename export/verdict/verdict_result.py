@@ -45,6 +45,7 @@ class Row:
         limit: the largest ratio that passes.
         status: "pass", "fail", "skipped" or "ambiguous".
         reason: why it did not pass.
+        zero_signs: how many zeros have the other sign than eager's, which no ratio sees.
     """
 
     leaf: str
@@ -57,6 +58,7 @@ class Row:
     limit: float
     status: Status
     reason: str = ""
+    zero_signs: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +285,7 @@ class Verdict(Judgement):
         for row in rows:
             error, scale, ratio, eager = map(_short, (row.error, row.rounding_scale, row.ratio, row.eager))
             status = row.status + (f": {row.reason}" if row.reason else "")
+            status += f" ({row.zero_signs} zeros of the other sign)" if row.zero_signs else ""
             cells.append((row.leaf, row.case, row.dtype, error, scale, ratio, eager, f"{row.limit:g}", status))
         lines = [
             f"{self.status.upper()}  {self.path} on {self.device}: {len(self.rows)} comparisons, "

@@ -12,6 +12,7 @@ from pure.block import Block, Extras, Params, Shape
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.leaf import describe
+from pure.skips.dynamic.ranking import largest
 from pure.tags import tag, watching
 
 __all__ = ["MixtureOfDepths"]
@@ -23,7 +24,8 @@ class MixtureOfDepths(Composite):
 
     The k tokens stay in their order, so that a causal f stays causal among them; f sees them as positions 0 … k − 1.
     k does not depend on the data: the work saved is the same for every sequence, and no condition is needed. Which
-    tokens are chosen depends on the whole sequence.
+    tokens are chosen depends on the whole sequence. Of equal weights, as of padding, the earlier token's counts as the
+    larger.
 
     Tags: "gate" (1 where a token is chosen, (batch, tokens)), "branch" (rᵢ f(X)ᵢ, (batch, k, features)), "stream" (y).
 
@@ -73,7 +75,7 @@ class MixtureOfDepths(Composite):
             raise ShapeError(
                 f"MixtureOfDepths: router {describe(weights)}, expected one weight a token: (…, tokens, 1)"
             )
-        chosen: Tensor = weights.topk(self.capacity, 1).indices.sort(1).values
+        chosen: Tensor = largest(weights, self.capacity, 1)[1].sort(1).values
         rows = chosen.expand(-1, -1, x.shape[2])
         picked = x.gather(1, rows)
         f = run("branch", picked)

@@ -15,6 +15,7 @@ from pure.layers.alignment import align, widen
 from pure.layers.linear import Linear
 from pure.leaf import describe
 from pure.skips.dynamic.branching import Branching
+from pure.skips.dynamic.ranking import largest
 from pure.skips.gated.glu import GLU
 from pure.tags import tag, watching
 
@@ -24,6 +25,8 @@ __all__ = ["MixtureOfExperts"]
 @dataclass(frozen=True, repr=False)
 class MixtureOfExperts(Branching):
     """y = Σₑ gₑ fₑ(x) over the k experts of largest logit, g = softmax of those k logits.
+
+    Of equal logits, as of a token of zeros without bias, the lower expert's counts as the larger.
 
     The branch of a residual block, `Residual(MixtureOfExperts(…))`: x + Σₑ gₑ fₑ(x). Every expert runs on every token
     and the others' weights are zero; "branch" mode leaves out an expert that no token of the batch chose.
@@ -88,7 +91,7 @@ class MixtureOfExperts(Branching):
                 f"MixtureOfExperts: router {describe(logits)} for input {describe(x)}, expected {len(self.experts)} "
                 "logits, one an expert, on the last axis"
             )
-        best, chosen = logits.topk(self.top_k, -1)
+        best, chosen = largest(logits, self.top_k, -1)
         gates = torch.zeros_like(logits).scatter(-1, chosen, torch.softmax(best, -1))
         if watching():
             tag(gates, "gate", kind="gate")
