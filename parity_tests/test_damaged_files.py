@@ -188,6 +188,15 @@ def test_metadata_that_is_no_call_is_a_typed_error(text: str, inside: Path) -> N
             use(inside, check=False)
 
 
+def test_a_tensor_that_is_elsewhere_and_nowhere_is_a_typed_error(beside: tuple[Path, Path]) -> None:
+    path, _ = beside
+    path.write_bytes(path.read_bytes().replace(b"\x08location", b"\x08locatiom"))
+    with pytest.raises(errors.LoadError, match=r"params\.weight.* is not stored as plain bytes"):
+        export.weights(path, check=False)
+    with pytest.raises(errors.LoadError):
+        export.load(path, check=False)
+
+
 @pytest.mark.parametrize("key", ["name", "structure", "baked"])
 def test_an_argument_that_lost_something_is_a_typed_error(key: str, inside: Path) -> None:
     def lose(call: dict[str, Any]) -> None:

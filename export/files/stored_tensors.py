@@ -147,6 +147,8 @@ def _stored(data: Buffer, message: int, stop: int) -> Stored:
     tensor = Stored(name, dtype, shape, place.get("location", ""), begin, end, (message, stop))
     if not place:
         return tensor
+    if not tensor.location:  # which no writer leaves out
+        return dataclasses.replace(tensor, begin=_SEPARATE, end=_SEPARATE)
     begin = _count(place.get("offset"), 0)
     return dataclasses.replace(tensor, begin=begin, end=begin + _count(place.get("length"), tensor.nbytes))
 
@@ -250,6 +252,8 @@ def read(path: str | os.PathLike[str], tensor: Stored) -> np.ndarray[Any, Any]:
     check(path, [tensor])
     file = data_path(path, tensor.location) if tensor.location else path
     values = np.fromfile(file, storage(tensor.dtype), math.prod(tensor.shape), offset=tensor.begin)
+    if values.nbytes != tensor.nbytes:
+        raise DataFileError(f"{file} was cut short while {tensor} was read; copy it again whole")
     return values.reshape(tensor.shape)
 
 
