@@ -3,6 +3,9 @@
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 import warnings
 import xml.etree.ElementTree as ET
 from importlib import metadata
@@ -19,6 +22,7 @@ from onnx import numpy_helper
 import export
 from export.app import targets
 from parity_tests import edited_files
+from parity_tests.sources import ROOT
 from parity_tests.test_cli import data, refused, run
 
 NET = """
@@ -74,6 +78,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mynet.py").write_text(NET)
     random = np.random.default_rng(0)
     np.savez("x.npz", x=random.normal(size=(5, 4)).astype(np.float32))
+    np.savez("wide.npz", x=np.ones((5, 9), np.float32))
     np.savez("ab.npz", a=random.normal(size=(5, 4)).astype(np.float32), b=np.ones((5, 4), np.float32))
     return tmp_path
 
@@ -238,6 +243,12 @@ def test_what_has_no_influence_is_said(folder: Path) -> None:
         (("verify", "mynet.py:fn"), "give --inputs FILE.npz with arrays a, b"),
         (("verify", "mynet.py:fn", "--inputs", "no.npz"), "cannot be read"),
         (("onnx", "mynet.py:Net", "n.onnx"), "give --inputs FILE.npz with arrays x"),
+        (("onnx", "mynet.py:Net", "n.onnx", "--inputs", "wide.npz"), "(5, 9)"),
+        (("onnx", "mynet.py:fails", "n.onnx", "--inputs", "ab.npz"), "LookupError: not for these inputs"),
+        (("flow", "mynet.py:Net", "--inputs", "wide.npz"), "(5, 9)"),
+        (("flow", "mynet.py:fn", "--inputs", "ab.npz", "--per-sample"), "one input with a batch axis"),
+        (("audit", "mynet.py:Net", "--inputs", "wide.npz"), "(5, 9)"),
+        (("verify", "mynet.py:Net", "--inputs", "wide.npz"), "(5, 9)"),
         (("flow", "mynet.py:gn"), "did you mean 'fn'"),
         (("quantize", "mynet.py:gn", "x.npz", "--out", "q.onnx"), "did you mean 'fn'"),
     ],
@@ -248,6 +259,23 @@ def test_mistakes_are_one_message(folder: Path, words: tuple[object, ...], said:
     assert result.exit_code == 2, result.output
     assert said in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
+
+
+def test_a_function_that_cannot_be_recorded_is_one_message(folder: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "export.app.command_line",
+        "onnx",
+        "mynet.py:Net",
+        "n.onnx",
+        "--inputs",
+        "wide.npz",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr, "PyTorch's log of it is not shown"
 
 
 CHILDREN = {

@@ -248,6 +248,7 @@ def as_old_and_other(entries: dict[str, Any]) -> dict[str, Any]:
     return as_old(entries)
 
 
+@pytest.mark.slow
 def test_numbers_that_shifted_are_flagged_and_fail_if_strict(suite: Pytester) -> None:
     suite.makepyfile(test_small=SMALL)
     base = suite.path / "base"

@@ -83,16 +83,18 @@ def flow(
     from export.app import catalogue_examples, targets
     from pure.flow import gradient_norms, per_sample_norms
 
-    ready = targets.ready(
-        targets.resolve(name, seed=seed), seed=seed, given=targets.read(inputs) if inputs else None, weights=checkpoint
-    )
+    target = targets.resolve(name, seed=seed)
+    ready = targets.ready(target, seed=seed, given=targets.read(inputs) if inputs else None, weights=checkpoint)
     params, *batch = ready.args
-    if per_sample:
-        if by == "activations":
-            raise ArgumentError("--per-sample is by leaves or blocks; leave out --by activations")
-        found: Any = per_sample_norms(catalogue_examples.sample_loss(ready), params, *ready.mapped())
-    else:
-        found = gradient_norms(catalogue_examples.batch_loss(ready), params, *batch)
+    if per_sample and by == "activations":
+        raise ArgumentError("--per-sample is by leaves or blocks; leave out --by activations")
+    if per_sample and target.case is None and (target.kind == "function" or len(batch) - len(ready.owned) > 0):
+        raise ArgumentError(f"--per-sample needs one input with a batch axis; {name} takes {', '.join(ready.names)}")
+    with targets.running(target):
+        if per_sample:
+            found: Any = per_sample_norms(catalogue_examples.sample_loss(ready), params, *ready.mapped())
+        else:
+            found = gradient_norms(catalogue_examples.batch_loss(ready), params, *batch)
     if plot is not None:
         _save(found, plot)
     if as_json:
@@ -145,16 +147,17 @@ def audit(
         if depth is not None or width is not None or data == "digits":
             raise ArgumentError("--depth, --width and --data digits go with a row of the catalogue and its own input")
         given = audit_subject.from_target(target, targets.read(inputs) if inputs else None, checkpoint, seed)
-    found = measure(
-        given.block,
-        given.params,
-        given.x,
-        given.state,
-        given.extras,
-        loss=given.loss,
-        targets=given.target,
-        progress=bars and console.stderr().is_terminal,
-    )
+    with targets.running(target):
+        found = measure(
+            given.block,
+            given.params,
+            given.x,
+            given.state,
+            given.extras,
+            loss=given.loss,
+            targets=given.target,
+            progress=bars and console.stderr().is_terminal,
+        )
     if save is not None:
         save_json(found, save)
     if plot is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ __all__ = ["FAILED", "REFUSED", "Commands", "emit", "progress", "remember", "sta
 
 FAILED, REFUSED = 1, 2
 """Exit codes: a verdict failed (or the installation is not healthy); a typed error."""
+
+LOG_OF_RECORDING = "torch._subclasses.fake_tensor"
+"""Where PyTorch logs a whole traceback whenever a function cannot be recorded; the typed error says it in a line."""
 
 STYLES = {"pass": "green", "fail": "bold red", "error": "bold red", "ambiguous": "yellow", "skipped": "yellow"}
 
@@ -83,6 +87,8 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
+        noisy = logging.getLogger(LOG_OF_RECORDING)
+        before, noisy.disabled = noisy.disabled, True
         try:
             return super().invoke(ctx)
         except PureExportError as error:
@@ -93,3 +99,5 @@ class Commands(TyperGroup):
                 emit({"error": {"type": name, "message": str(error)}})
             stderr().print(f"{name}: {error}", style="red", soft_wrap=True)
             raise typer.Exit(REFUSED) from error
+        finally:
+            noisy.disabled = before

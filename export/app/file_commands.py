@@ -37,14 +37,14 @@ def onnx(
     import export
     from export.app import targets
 
-    call = targets.ready(
-        targets.resolve(name, seed=seed), seed=seed, given=targets.read(inputs) if inputs else None, weights=checkpoint
-    )
+    target = targets.resolve(name, seed=seed)
+    call = targets.ready(target, seed=seed, given=targets.read(inputs) if inputs else None, weights=checkpoint)
     fixed = call.positions(*call.owned) if bake else ()
     free = call.dynamic if dynamic else None
-    exported = export.to_onnx(
-        call.fn, call.args, path, bake=fixed, dynamic=free, opset=opset, external=external or None
-    )
+    with targets.running(target):
+        exported = export.to_onnx(
+            call.fn, call.args, path, bake=fixed, dynamic=free, opset=opset, external=external or None
+        )
     if as_json:
         emit({**vars(exported), "path": str(exported.path), "data": exported.data and str(exported.data)})
         return

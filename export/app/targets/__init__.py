@@ -18,6 +18,6 @@ from __future__ import annotations
 from export.app.targets.calls import ready
 from export.app.targets.inputs import Given, read
 from export.app.targets.judging import write_float_file
-from export.app.targets.resolution import Kind, Target, resolve
+from export.app.targets.resolution import Kind, Target, resolve, running
 
-__all__ = ["Given", "Kind", "Target", "read", "ready", "resolve", "write_float_file"]
+__all__ = ["Given", "Kind", "Target", "read", "ready", "resolve", "running", "write_float_file"]

@@ -151,7 +151,8 @@ def _module_call(target: Target, seed: int, given: Given | None, weights: Path |
 
     def called(params: Any, *rest: Any) -> Any:
         own, state_given = rest[: len(names)], rest[len(names)] if state else {}
-        return block(params, tuple(own[:positional]), state_given, dict(zip(keywords, own[positional:], strict=True)))
+        x = own[0] if positional == 1 else tuple(own[:positional])
+        return block(params, x, state_given, dict(zip(keywords, own[positional:], strict=True)))
 
     whole = ("params", *names, *(["state"] if state else []))
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,7 @@ from export.app.catalogue_examples import Call
 from export.app.targets import inputs as example_inputs
 from export.app.targets.calls import plain_module_call, ready
 from export.app.targets.inputs import Given
-from export.app.targets.resolution import Target, resolve
-from export.app.targets.user_code import UserCode
+from export.app.targets.resolution import Target, resolve, running
 from export.errors import ArgumentError, ExportError
 from export.files import protobuf_wire
 from export.files.call_schema import read_call
@@ -67,7 +65,7 @@ def judge_export(name: str, settings: Settings) -> Verdict:
         ready(target, seed=settings.seed, given=given, weights=settings.weights, moved=True)
         for given in samples or [None]
     ]
-    with _running(target):
+    with running(target):
         return _verdict(calls, None, settings, dynamic=calls[0].dynamic, opset=settings.opset)
 
 
@@ -95,7 +93,7 @@ def judge_file(file: Path, against: str, settings: Settings) -> Verdict:
             plain_module_call(target, settings.seed, _inputs_only(given, declared, own), settings.weights)
             for given in samples
         ]
-        with _running(target):
+        with running(target):
             return _verdict(calls, file, settings)
     own = _own_names(target, settings)
     open_params = any(argument["name"] == "params" and not argument["baked"] for argument in arguments)
@@ -112,7 +110,7 @@ def judge_file(file: Path, against: str, settings: Settings) -> Verdict:
     first = calls[0]
     inside = not arguments and len(declared) < len(tree.leaves(list(first.args)))
     bake = first.positions(*first.owned) if own and inside else ()
-    with _running(target):
+    with running(target):
         return _verdict(calls, file, settings, bake=bake)
 
 
@@ -123,16 +121,9 @@ def write_float_file(target: Target, folder: Path, data: Path, weights: Path | N
     arrays.pop(npz_samples.LABELS, None)
     call = ready(target, seed=seed, given=dataclasses.replace(samples, arrays=arrays), weights=weights)
     file = folder / "model.onnx"
-    with _running(target):
+    with running(target):
         export.to_onnx(call.fn, call.args, file, bake=call.positions(*call.owned), dynamic=call.dynamic)
     return file
-
-
-def _running(target: Target) -> contextlib.AbstractContextManager[None]:
-    """Turn what a user's code raises while it runs into a typed error."""
-    if target.kind in ("row", "network"):
-        return contextlib.nullcontext()
-    return UserCode(f"running {target.name}", target.file)
 
 
 def _verdict(calls: Sequence[Call], file: Path | None, settings: Settings, **options: Any) -> Verdict:

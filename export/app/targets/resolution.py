@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from pure import catalogue, nets
 from pure.block import Block
 from pure.catalogue import Case
 
-__all__ = ["Kind", "Target", "resolve"]
+__all__ = ["Kind", "Target", "resolve", "running"]
 
 Kind = Literal["row", "network", "block", "module", "function"]
 
@@ -135,3 +136,14 @@ def _required(function: Callable[..., Any]) -> list[str] | None:
         return None
     various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [p.name for p in parameters if p.default is p.empty and p.kind not in various]
+
+
+def running(target: Target) -> contextlib.AbstractContextManager[None]:
+    """Turn what a user's or a library's code raises while it runs into a typed error with its line.
+
+    Raises:
+        ArgumentError: when the body raises anything but this library's own errors.
+    """
+    if target.kind in ("row", "network"):
+        return contextlib.nullcontext()
+    return user_code.UserCode(f"running {target.name}", target.file)
