@@ -115,6 +115,15 @@ def test_a_file_is_judged_against_the_module_that_it_came_from(folder: Path) -> 
     assert (folder / "wrong.onnx.reproduction" / "reproduce.py").is_file()
 
 
+def test_a_file_that_was_changed_is_judged_if_asked_for(folder: Path) -> None:
+    data("onnx", "mynet.py:Net", "net.onnx", "--inputs", "x.npz", "--bake")
+    model = onnx.load("net.onnx")
+    model.graph.node[0].doc_string = "changed"
+    onnx.save(model, "changed.onnx")
+    assert run("verify", "changed.onnx", "--against", "mynet.py:Net").exit_code == 2
+    assert data("verify", "changed.onnx", "--against", "mynet.py:Net", "--no-check")["passed"] is True
+
+
 def test_parameters_that_a_file_takes_are_perturbed(folder: Path) -> None:
     data("onnx", "rezero", "rezero.onnx")
     assert data("verify", "rezero.onnx", "--against", "rezero")["passed"] is True

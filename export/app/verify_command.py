@@ -38,6 +38,9 @@ def verify(
     ] = None,
     checkpoint: Weights = None,
     opset: Opset = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare a file of ours with the digest that it holds first.")
+    ] = True,
     limit: Annotated[float | None, typer.Option(help="The largest ratio that passes; 8 unless given.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Show every comparison.")] = False,
     report: Annotated[
@@ -66,7 +69,13 @@ def verify(
 
     chosen = [case.name for case in catalogue.CASES] if every else list(names or ())
     settings = judging.Settings(
-        inputs=tuple(inputs or ()), weights=checkpoint, opset=opset, limit=limit, device=device, seed=seed
+        inputs=tuple(inputs or ()),
+        weights=checkpoint,
+        opset=opset,
+        check=check,
+        limit=limit,
+        device=device,
+        seed=seed,
     )
     judged: dict[str, Judged] = {}
     with progress("verify") as tick, warnings.catch_warnings():

@@ -37,6 +37,7 @@ class Settings:
         inputs: files of inputs, one sample each; none for drawn ones.
         weights: a safetensors file with the target's parameters.
         opset: of the file.
+        check: whether a file that holds a digest is compared with it.
         limit: the largest ratio that passes.
         device: where the file runs.
         seed: of parameters and inputs that are drawn.
@@ -45,6 +46,7 @@ class Settings:
     inputs: tuple[Path, ...] = ()
     weights: Path | None = None
     opset: int | None = None
+    check: bool = True
     limit: float | None = None
     device: str = "auto"
     seed: int = 0
@@ -133,6 +135,8 @@ def _verdict(calls: Sequence[Call], file: Path | None, settings: Settings, **opt
         options["kwargs"] = first.kwargs
     if others:
         options["samples"] = [other.args for other in others]
+    if file is not None:
+        options["check"] = settings.check
     return export.verify(first.fn, first.args, file, device=settings.device, limit=settings.limit, **options)
 
 
