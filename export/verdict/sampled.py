@@ -40,7 +40,7 @@ class Sampled:
     def some(self, leaf: str, found: Tensor) -> OutputSample:
         """Return a file's values at some elements, spread over the leaf, beside the reference and the scales there."""
         given = found.detach().cpu().reshape(-1)
-        at = positions(given.numel())
+        at = positions(min(given.numel(), self.reference.numel()))  # a wrong file may give another number of them
         largest = float(given.double().abs().max()) if given.numel() and not given.is_complex() else math.nan
         columns = (given, self.reference.cpu().reshape(-1), self.scale.cpu().reshape(-1))
         values, reference, scales = (tuple(_real(column)[at].tolist()) for column in columns)
