@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Sequence
+
 import onnx
 from onnx import helper
 
@@ -10,6 +14,9 @@ from export.graph.function_calls import DOMAIN
 from export.graph.node_notes import read_notes
 
 __all__ = ["inline", "is_constant"]
+
+NUMBER = re.compile(r"_\d+$")
+"""What tells recorded operations of one kind apart."""
 
 
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -66,21 +73,40 @@ def _put(graph: onnx.GraphProto, call: onnx.NodeProto, function: onnx.FunctionPr
     def change(node: onnx.NodeProto) -> None:
         node.name = f"{call.name}.{node.name}"
         own = read_notes(node)
-        own["path"] = f"{about['path']}.{own['path']}" if "path" in own else about["path"]
+        own["path"] = ".".join(path for path in (about.get("path"), own.get("path")) if path)
         del node.metadata_props[:]
         helper.set_metadata_props(node, own)
 
     operations = [node for node in function.node if not is_constant(node)]
-    for node, origin in zip(operations, about.get("fx", "").split(), strict=True):
+    origins = _aligned([node.name for node in operations], about.get("fx", "").split())
+    for node, origin in zip(operations, origins, strict=True):
         copy = graph.node.add()
         copy.CopyFrom(node)
         renamed(copy, values, change)
-        copy.metadata_props.add(key="fx", value=origin)
+        if origin:
+            copy.metadata_props.add(key="fx", value=origin)
     there = set(call.output)
     for info in function.value_info:
         name = values[info.name]
         if info.name not in function.input and name not in there:
             graph.value_info.add(name=name).type.CopyFrom(info.type)
+
+
+def _aligned(names: Sequence[str], origins: Sequence[str]) -> list[str]:
+    """Return the operation of each node of a body, "" for a node that another program has added.
+
+    Example:
+        >>> _aligned(["fc1.addmm.Gemm", "tanh.Tanh", "added", "add.Add"], ["addmm_3", "tanh_1", "add_2"])
+        ['addmm_3', 'tanh_1', '', 'add_2']
+    """
+    if len(names) == len(origins):
+        return list(origins)
+    kinds = [NUMBER.sub("", name.split(".")[-2]) if "." in name else name for name in names]
+    matches = difflib.SequenceMatcher(None, kinds, [NUMBER.sub("", origin) for origin in origins], autojunk=False)
+    found = [""] * len(names)
+    for block in matches.get_matching_blocks():
+        found[block.a : block.a + block.size] = origins[block.b : block.b + block.size]
+    return found
 
 
 def is_constant(node: onnx.NodeProto) -> bool:

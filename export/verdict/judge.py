@@ -149,6 +149,8 @@ class Judge:
             self.decisions = [_open(decision) for decision in scales.decisions.values() if decision.open]
             flipped = self.judge_predicates(scales, leaves)
             if flipped is not None:
+                if flipped == "fail":
+                    self.failed = leaves, {}
                 return [self.row("(all)", label, flipped, "a predicate flips; the branches are judged by themselves")]
         graph = self.file.graph(leaves)
         own = replayed(graph, leaves, forced) if forced and graph is not None else list(eager.leaves)

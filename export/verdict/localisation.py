@@ -157,7 +157,24 @@ def _by_metadata(case: Case) -> tuple[list[Compared], Compared | None]:
         if probe.site.loops:
             sampled = _steps(sampled, case.nodes[probe.key])
         compared.append(Compared.of(probe, values[probe.site.output], sampled))
+    compared += _predicates(case)
+    order = {site.output: position for position, site in enumerate(case.graph.sites)}
+    compared.sort(key=lambda entry: order[entry.probe.site.output])
     return compared, first_difference([entry for entry in compared if entry.ratio > limit], limit)
+
+
+def _predicates(case: Case) -> list[Compared]:
+    """Compare what decides on branches, where the file was seen to take another than rounding leaves open."""
+    if not any(predicate.status == "fail" for predicate in case.judge.predicates):
+        return []
+    made = {site.output: site for site in case.graph.sites}
+    decided = {name: side for name, side in case.graph.predicates.items() if name in made}
+    found = []
+    for name, value in case.values(list(decided)).items():
+        side = torch.full_like(value, decided[name])
+        expected = Sampled(side, torch.zeros(value.shape, dtype=torch.float64))
+        found.append(Compared.of(Probe(made[name], "predicate", torch.bool), value, expected))
+    return found
 
 
 def _by_value(case: Case) -> tuple[list[Compared], Compared | None]:
@@ -260,7 +277,8 @@ def _wrong_node(case: Case, site: Site, result: Result, alone: Alone) -> onnx.No
         return next((node for node in result.cut.model.graph.node if _other_weights(case, node)), None)
     leaves = dict(zip(case.judge.file.arguments.leaf_names, case.leaves, strict=True))
     try:
-        today = written_today(case.judge.file, case.scales.branches)
+        values = {name for node in result.cut.model.graph.node for name in node.output if name}
+        today = written_today(case.judge.file, case.scales.branches, values)
         return None if today is None else wrong_node(site, result.cut, result.feed, today, leaves, alone)
     except ExportError:
         return None

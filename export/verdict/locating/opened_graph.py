@@ -48,12 +48,14 @@ class Opened:
         model: the model.
         sites: its values, in the order in which they are computed.
         formal: inputs of loop bodies, {name: (the loop's key, position)}.
+        predicates: {value: the side that it should decide on}, of conditions outside of loops.
         initializers: every tensor of the model by name, those of subgraphs too.
     """
 
     model: onnx.ModelProto
     sites: tuple[Site, ...]
     formal: Mapping[str, tuple[str, int]]
+    predicates: Mapping[str, bool]
     initializers: Mapping[str, onnx.TensorProto]
 
 
@@ -70,7 +72,7 @@ def opened(model: onnx.ModelProto, branches: Mapping[str, Sequence[bool]]) -> Op
     opening.names |= {value.name for value in (*model.graph.input, *model.graph.initializer)}
     sites = opening.graph(copy.graph, "")
     opening.initializers.update((tensor.name, tensor) for tensor in copy.graph.initializer)
-    return Opened(copy, tuple(sites), opening.formal, opening.initializers)
+    return Opened(copy, tuple(sites), opening.formal, opening.predicates, opening.initializers)
 
 
 def display_name(node: onnx.NodeProto) -> str:
@@ -82,6 +84,7 @@ class _Opening:
     def __init__(self, branches: Mapping[str, Sequence[bool]], names: set[str]) -> None:
         self.branches, self.names = branches, names
         self.formal: dict[str, tuple[str, int]] = {}
+        self.predicates: dict[str, bool] = {}
         self.initializers: dict[str, onnx.TensorProto] = {}
 
     def graph(self, graph: onnx.GraphProto, within: str) -> list[Site]:
@@ -91,7 +94,9 @@ class _Opening:
         for node in graph.node:
             taken = set(self.branches.get(condition_key(node), ())) if node.op_type == "If" else set()
             if len(taken) == 1:
-                sites += self._branch(graph, node, taken.pop(), within, nodes)
+                side = taken.pop()
+                self.predicates[node.input[0]] = side
+                sites += self._branch(graph, node, side, within, nodes)
                 continue
             if node.op_type == "Scan":
                 sites += self._loop(node, within)

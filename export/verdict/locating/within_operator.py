@@ -7,12 +7,13 @@ wrong is known from the reference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx
 import torch
 from torch import Tensor
 
+from export.graph.function_inlining import inline
 from export.graph.onnx_export import translate
 from export.verdict.judged_file import JudgedFile
 from export.verdict.locating.node_alone import Alone, Cut, cut_out, run_outputs
@@ -24,13 +25,27 @@ RELATIVE_TOLERANCE = 1e-6
 """How far equal results may be apart, as a share of the largest value: both sides run the same kernels."""
 
 
-def written_today(file: JudgedFile, branches: Mapping[str, list[bool]]) -> Opened | None:
-    """Return the recorded function as it is written today, opened in the same way as the file; None without one."""
+def written_today(file: JudgedFile, branches: Mapping[str, list[bool]], values: Collection[str]) -> Opened | None:
+    """Return the recorded function as it is written today, opened in the same way as the file; None without one.
+
+    Args:
+        file: the file.
+        branches: the sides that conditions take.
+        values: values of the file that are looked for: in a repeated block they are called after its function.
+    """
     if file.traced is None:
         return None
     opset = next((entry.version for entry in file.model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    model, _ = translate(file.traced, frozenset(file.baked), opset, check=False, aside={})
-    return opened(model, branches)
+    best, most = None, -1
+    for functions in (False, True):
+        model, _ = translate(file.traced, frozenset(file.baked), opset, check=False, aside={}, functions=functions)
+        model = inline(model)
+        count = len(set(values) & {name for node in model.graph.node for name in node.output})
+        if count > most:
+            best, most = model, count
+        if count == len(values):
+            break
+    return None if best is None else opened(best, branches)
 
 
 def wrong_node(
