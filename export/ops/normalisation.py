@@ -84,8 +84,10 @@ def group_norm(
     inner = accumulation_dtype(dtype)
     shape = g.shape_of(x)
     value = g.tensor(x, inner)
-    flat = g.op("Reshape", value, g.constant([0, groups, -1]))
-    mean, centred, variance = moments(g, flat, [shape[0], groups, math.prod(shape[1:]) // groups], [2])
+    each = math.prod(shape[1:]) // groups
+    size = g.static(each)  # of an empty batch no -1 beside a 0 can be found
+    flat = g.op("Reshape", value, g.constant([0, groups, -1] if size is None else [-1, groups, size]))
+    mean, centred, variance = moments(g, flat, [shape[0], groups, each], [2])
     inverse = inverse_deviation(g, variance, eps)
     result = g.op("Mul", centred, inverse)
     fixed = [g.static(size) for size in shape]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from export.errors import ExportError
+from export.errors import ExportError, LoadError
 from export.files.pytree_structure import describe
 from export.graph.onnx_types import dtype_name
 from export.runtime.loaded_file import Loaded
@@ -27,8 +27,8 @@ from export.verdict.verdict_result import OpenDecision, OutputSample, Predicate,
 
 __all__ = ["Judge"]
 
-DYNAMIC_SIZES = (1, 2, 3, 7)
-"""Dynamic sizes that are always tried, beside the example's and a larger one."""
+DYNAMIC_SIZES = (1, 2, 3, 7, 0)
+"""Dynamic sizes that are always tried, beside the example's and a larger one; 0 where eager takes it."""
 
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 """What a function raises for inputs that it does not take."""
@@ -140,7 +140,8 @@ class Judge:
         try:
             structure, found, names = self.file.results(loaded, leaves)
         except ExportError as error:
-            return [self.row("(all)", label, "fail", f"the file refuses: {error}")]
+            empty = isinstance(error, LoadError) and any(not leaf.numel() for leaf in leaves) and not (first or given)
+            return [self.row("(all)", label, "skipped" if empty else "fail", f"the file refuses: {error}")]
         if structure != eager.structure:
             return [self.row("(all)", label, "fail", f"structure {names}, eager's is {list(eager.names)}")]
         scales = self.scales(leaves, forced, runs=FEW_RUNS, open_decisions=False)

@@ -36,7 +36,7 @@ from export.verdict.decisions import (
     positions_of,
     standing_at,
 )
-from export.verdict.noise_model import LOW, UNITS, cast_to, is_exact, is_primitive, name_of, noise, widened
+from export.verdict.noise_model import LOW, UNITS, cast_to, is_exact, is_primitive, name_of, noise, rounding_of, widened
 from export.verdict.sampled import InnerValues, Sampled, Scales, Spread
 
 __all__ = ["FEW_RUNS", "RUNS", "exact_values", "measure"]
@@ -208,7 +208,7 @@ class _Noisy(Interpreter):
             if size is None or unit is None:
                 found.append(None)
             else:
-                found.append(torch.nan_to_num(unit * size, nan=0.0, posinf=0.0))
+                found.append(rounding_of(unit, size, _items(out)[i]))
         return found
 
     def _operand(self, node: Node, key: str, kind: str, operand: Tensor) -> Tensor:

@@ -17,7 +17,18 @@ import torch
 from torch import Tensor
 from torch._decomp import decomposition_table
 
-__all__ = ["LOW", "UNITS", "cast_to", "is_exact", "is_float", "is_primitive", "name_of", "noise", "widened"]
+__all__ = [
+    "LOW",
+    "UNITS",
+    "cast_to",
+    "is_exact",
+    "is_float",
+    "is_primitive",
+    "name_of",
+    "noise",
+    "rounding_of",
+    "widened",
+]
 
 aten: Any = torch.ops.aten
 
@@ -26,6 +37,17 @@ LOW = frozenset({torch.float32, torch.float16, torch.bfloat16})
 
 UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 """The largest relative error of rounding to a dtype."""
+
+SUBNORMAL = {UNITS[dtype]: float(torch.finfo(dtype).smallest_normal) for dtype in UNITS}
+"""Below which values a dtype has fewer digits, by its rounding unit: all are multiples of twice the unit times this."""
+
+
+def rounding_of(unit: float, size: Tensor, y: Any) -> Tensor:
+    """Return roundings in units of `unit` as numbers; those of values that are too small for the dtype's digits too."""
+    found = torch.nan_to_num(unit * size, nan=0.0, posinf=0.0)
+    small = (y != 0) & (y.abs() < SUBNORMAL[unit])
+    return torch.where(small, found.clamp(min=2 * unit * SUBNORMAL[unit]), found)
+
 
 ORDERED_SUM = 0.25
 """The root mean square error of n like-sized terms that are added in order, as a share of √n rounding units."""
@@ -231,7 +253,7 @@ def _norm_noise(name: str, args: Sequence[Any], results: Sequence[Any]) -> list[
         eps = args[3] or 0.0
     elif name == "native_group_norm":
         groups, eps = args[6], args[7]
-        values = x.reshape(x.shape[0], groups, -1)
+        values = x.reshape(x.shape[0], groups, math.prod(x.shape[1:]) // groups)
         axes = (2,)
         mean = values.mean(axes, keepdim=True)
     else:
