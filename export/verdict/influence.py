@@ -7,13 +7,14 @@ zero, or PyTorch has none, the leaf itself is changed and the outputs compared.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from export.verdict.monte_carlo import exact_values
+from export.verdict.exact_runs import exact_values
 
 __all__ = ["equal_branches", "unused_leaves"]
 
@@ -79,18 +80,13 @@ def _without_gradient(
     given = list(leaves)
     for i in floats:
         given[i] = leaves[i].detach().double().requires_grad_()
-    generator = torch.Generator().manual_seed(0)
-    try:
-        with torch.enable_grad():
-            outputs = [out for out in exact_values(graph, given, forced) if out.requires_grad]
-            total = sum(
-                (out * torch.randn(out.shape, generator=generator, dtype=out.dtype).to(out.device)).sum()
-                for out in outputs
-            )
-        if not isinstance(total, Tensor):
-            return list(among)
-        found = torch.autograd.grad(total, [given[i] for i in floats], allow_unused=True)
-    except (RuntimeError, NotImplementedError):  # an operator without a derivative
+    for in_parts in (False, True):  # an operator may have no derivative, and be made of some that have
+        with contextlib.suppress(RuntimeError, NotImplementedError):
+            outputs, found = _gradient(graph, given, forced, [given[i] for i in floats], in_parts)
+            break
+    else:
+        return list(among)
+    if not outputs:
         return list(among)
     size = max(_largest(out.detach()) for out in outputs)
     used = set()
@@ -98,6 +94,19 @@ def _without_gradient(
         if gradient is not None and not _largest(gradient) * _size(leaves[i]) <= CHANGE * size:  # NaN is an influence
             used.add(i)
     return [i for i in among if i not in used]
+
+
+def _gradient(
+    graph: GraphModule, given: Sequence[Tensor], forced: Mapping[str, bool], wrt: Sequence[Tensor], in_parts: bool
+) -> tuple[list[Tensor], Sequence[Tensor | None]]:
+    """Return the outputs with a gradient, and that of a random combination of them with respect to each leaf."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad():
+        outputs = [out for out in exact_values(graph, given, forced, in_parts=in_parts) if out.requires_grad]
+        total = torch.zeros((), dtype=torch.float64, device=given[0].device)
+        for out in outputs:
+            total = total + (out * torch.randn(out.shape, generator=generator, dtype=out.dtype).to(out.device)).sum()
+    return outputs, torch.autograd.grad(total, wrt, allow_unused=True) if outputs else ()
 
 
 def _influences(

@@ -24,7 +24,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from export.ops.scan.operator import looped, scan_op
 from export.verdict.decisions import (
-    COMPARISONS,
     LEAST_TIE,
     PICKS,
     REACH,
@@ -39,7 +38,7 @@ from export.verdict.decisions import (
 from export.verdict.noise_model import LOW, UNITS, cast_to, is_exact, is_primitive, name_of, noise, rounding_of, widened
 from export.verdict.sampled import InnerValues, Sampled, Scales, Spread
 
-__all__ = ["FEW_RUNS", "RUNS", "exact_values", "measure"]
+__all__ = ["FEW_RUNS", "RUNS", "measure"]
 
 RUNS = 12
 """How many noisy runs give a scale: known to a factor of 1.5 (95 %), which the limit on ratios allows for."""
@@ -59,8 +58,7 @@ class _Run:
         generator: of the noise; None for the exact run.
         forced: which branches are taken.
         scales: of the operands of decisions, by key; empty to take every decision as float64 does.
-        sizes: of the roundings by key, one entry an execution: written by the exact run, read by the others; None
-            where nobody will read them.
+        sizes: of the roundings by key, one entry an execution: written by the exact run, read by the others.
         operands: what decisions looked at, by key: the node, the kind and the operand.
         branches: those that were taken.
         note: is told every operator's tensor by key, and those that a loop's step is given; None to tell nobody.
@@ -73,7 +71,7 @@ class _Run:
     generator: torch.Generator | None
     forced: Forced | None
     scales: Mapping[str, Tensor]
-    sizes: dict[str, list[Any]] | None
+    sizes: dict[str, list[Any]]
     operands: dict[str, tuple[Node, str, Tensor]] = dataclasses.field(default_factory=dict)
     branches: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
     note: Callable[[str, Tensor], None] | None = None
@@ -183,8 +181,6 @@ class _Noisy(Interpreter):
     ) -> Any:
         """Add a random rounding to every result; in the exact run, note how large it may be."""
         run = self.shared
-        if run.sizes is None:
-            return out
         if run.generator is None:
             run.sizes.setdefault(key, []).append(self._sizes(node, target, name, args, kwargs, out))
             return out
@@ -285,22 +281,6 @@ def measure(
         lifted=tuple(exact.lifted),
         values=values.sampled({node.name: _pick(node, exact, scales) for node in graph.graph.nodes}),
     )
-
-
-def exact_values(
-    graph: GraphModule, leaves: Sequence[Tensor], forced: Mapping[str, bool], *, compared: bool = False
-) -> list[Tensor]:
-    """Return the outputs of a recorded graph in float64; autograd sees it, where gradients are enabled.
-
-    Args:
-        graph: the graph.
-        leaves: its inputs.
-        forced: which branches conditions take, by their keys.
-        compared: whether to return too how far the operands of each comparison lie apart.
-    """
-    run = _Run(None, lambda key, number: forced.get(key), {}, None)
-    outputs = list(_Noisy(graph, run).run(*(widened(leaf) for leaf in leaves)))
-    return outputs + [x for _, kind, x in run.operands.values() if compared and kind in COMPARISONS]
 
 
 def _followed(follow: Mapping[str, Tensor], exact: _Run, scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
