@@ -61,7 +61,10 @@ def test_the_docstring_shows_what_fails_and_the_fix(kind: type[PureExportError])
 def test_every_listed_error_has_the_common_base() -> None:
     for module in (pure.errors, export.errors):
         listed = [getattr(module, name) for name in module.__all__]
-        assert {kind for kind in listed if isinstance(kind, type)} <= set(ERRORS)
+        kinds = {kind for kind in listed if isinstance(kind, type)}
+        warned = {kind for kind in kinds if issubclass(kind, Warning)}
+        assert kinds - warned <= set(ERRORS)
+        assert all("Fix: " in (kind.__doc__ or "") for kind in warned)
 
 
 def test_argument_errors_of_both_packages_are_caught_by_either_name() -> None:

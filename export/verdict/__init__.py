@@ -4,7 +4,7 @@
 - How large may an element's error be: `monte_carlo` (its rounding scale), `noise_model` (how much an operator rounds),
   `decisions` (what rounding leaves open), `sampled` (what noisy runs say), `comparison` (elements, slices and leaves).
 - What does the function itself give: `reference_runs`.
-- Which inputs and weights does the verdict say nothing about: `influence`.
+- Which inputs and weights does the verdict say nothing about: the folder `influence`.
 - How is a file of another writer, or a module, judged: the folder `foreign`.
 - Where does a file first differ: `localisation`, `reproduction`.
 - What is reported: `verdict_result`.

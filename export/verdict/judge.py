@@ -18,7 +18,7 @@ from export.trace.symbolic_sizes import sizes_of
 from export.verdict import branch_forcing
 from export.verdict.comparison import LIMIT, Comparison, compare
 from export.verdict.decisions import PICKS, REACH, Decision, positions_of
-from export.verdict.influence import equal_branches, unused_leaves
+from export.verdict.influence.unused import equal_branches, unused_leaves
 from export.verdict.judged_file import JudgedFile
 from export.verdict.monte_carlo import FEW_RUNS, RUNS
 from export.verdict.reference_runs import Outcome, replayed, replayed_results, run

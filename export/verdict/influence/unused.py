@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from export.verdict.exact_runs import exact_values
+from export.verdict.influence.exact_runs import exact_values
 
 __all__ = ["equal_branches", "unused_leaves"]
 
