@@ -103,3 +103,11 @@ def test_rows_are_added_by_an_operator_without_races(tmp_path: Path) -> None:
     export.to_onnx(lambda x: torch.zeros(1, 4).index_add(0, index, x), (torch.ones(100_000, 4),), tmp_path / "add.onnx")
     file = export.load(tmp_path / "add.onnx")
     assert {float(file(torch.ones(100_000, 4)).sum()) for _ in range(20)} == {400_000.0}
+
+
+def test_a_mean_of_more_values_than_float16_can_count_has_its_gradient(tmp_path: Path) -> None:
+    """The divisor 300,000 is inf in float16; PyTorch reads it in float32."""
+    fn, args = grad(lambda x: x.square().mean()), (drawn(100_000, 3).half(),)
+    export.to_onnx(fn, args, tmp_path / "mean.onnx")
+    assert export.verify(fn, args, tmp_path / "mean.onnx")
+    assert bool((export.load(tmp_path / "mean.onnx")(*args) != 0).any())

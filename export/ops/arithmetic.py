@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
+from export.graph.onnx_types import REDUCED
 from export.ops import integers
 from export.ops.shared.kernels import pointwise
 
@@ -57,17 +59,33 @@ def rsub(g: Builder, node: Node, x: Any, y: Any, alpha: Any = 1) -> ir.Value:
     return scaled("Sub")(g, node, y, x, alpha)
 
 
+def _dtype_with(dtype: torch.dtype, *operands: Any) -> torch.dtype:
+    """Return the dtype to compute in: float32 beside a number that a half type has too few digits for, or none.
+
+    PyTorch reads such numbers in float32: the mean of 300,000 values divides by that, which float16 takes for inf.
+    """
+    if dtype not in REDUCED:
+        return dtype
+    numbers = [abs(x) for x in operands if isinstance(x, (int, float)) and not isinstance(x, bool)]
+    limits = torch.finfo(dtype)
+    odd = any(0 < x < limits.smallest_normal or limits.max < x < math.inf for x in numbers)
+    return torch.float32 if odd else dtype
+
+
 def mul(g: Builder, node: Node, x: Any, y: Any) -> ir.Value:
     """Multiply; And for booleans."""
     dtype = node_dtype(node)
-    return g.op("And" if dtype == torch.bool else "Mul", g.tensor(x, dtype), g.tensor(y, dtype))
+    inner = _dtype_with(dtype, x, y)
+    product = g.op("And" if dtype == torch.bool else "Mul", g.tensor(x, inner), g.tensor(y, inner))
+    return g.cast(product, dtype)
 
 
 def div(g: Builder, node: Node, x: Any, y: Any, rounding_mode: str | None = None) -> ir.Value:
     """Divide, with PyTorch's rounding modes."""
     dtype = node_dtype(node)
     if rounding_mode is None:
-        return g.op("Div", g.tensor(x, dtype), g.tensor(y, dtype))
+        inner = _dtype_with(dtype, x, y)
+        return g.cast(g.op("Div", g.tensor(x, inner), g.tensor(y, inner)), dtype)
     left, right = g.tensor(x, dtype), g.tensor(y, dtype)
     if not dtype.is_floating_point:
         quotient = g.op("Div", left, right)  # truncates

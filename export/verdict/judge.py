@@ -53,6 +53,7 @@ class Judge:
         decisions: the decisions that rounding leaves open on the example.
         lifted: source lines of casts that the reference does not make.
         outputs: some elements of the example's outputs.
+        latest: the inputs that are judged at the moment.
         failed: inputs and forced branches of the first case that failed, None if none did.
         unused: inputs, weights and branches that no output depends on.
     """
@@ -66,6 +67,7 @@ class Judge:
         self.lifted: dict[str, None] = {}
         self.outputs: list[OutputSample] = []
         self.unused: list[str] = []
+        self.latest: list[torch.Tensor] = list(file.arguments.leaves)
         self.failed: tuple[list[torch.Tensor], dict[str, bool]] | None = None
 
     def rows(self) -> list[Row]:
@@ -130,6 +132,7 @@ class Judge:
         given: bool = False,
     ) -> list[Row]:
         """Judge every leaf at one set of inputs; the first case (the example) and those given must run eagerly."""
+        self.latest = leaves
         try:
             eager = run(self.file.fn, self.file.arguments, leaves)
         except REFUSALS as error:
@@ -214,13 +217,13 @@ class Judge:
         beside: Scales | None = None,
     ) -> list[Row]:
         """Compare every leaf of a case; eager itself must agree with its recorded graph (`beside`) as well."""
-        rows = []
+        rows: list[Row] = []
         along = (scales if beside is None else beside).outputs
         for name, value, plain, sampled, other in zip(eager.names, found, own, scales.outputs, along, strict=True):
             result = compare(value, plain, sampled, self.limit)
             itself = compare(plain, plain, other, EAGER_LIMIT * self.limit) if compares_eager else Comparison()
             problem = result.problem
-            if not problem and itself.problem:
+            if not problem and itself.problem and not self.is_replayed(plain, len(rows)):
                 problem = f"eager differs from its own recorded graph: {itself.problem}"
             status: Status = "fail" if problem else "pass"
             rows.append(
@@ -239,6 +242,17 @@ class Judge:
                 )
             )
         return rows or [self.row("(no tensors)", label, "pass")]
+
+    def is_replayed(self, plain: torch.Tensor, place: int) -> bool:
+        """Tell whether an output of eager's on the latest inputs is what its recorded graph gives in that precision.
+
+        Then the two are one function, however coarse: float16 overflows on the way to a small result.
+        """
+        graph = self.file.graph(self.latest)
+        if graph is None:
+            return False
+        own = replayed(graph, self.latest, {})[place]
+        return own.dtype == plain.dtype and torch.equal(own.nan_to_num(), plain.nan_to_num())
 
     def judge_predicates(self, scales: Scales, leaves: Sequence[torch.Tensor]) -> Status | None:
         """Compare which branches the reference and the file take; return the worst status, None if all agree."""
