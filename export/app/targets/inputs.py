@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from torch import Tensor
@@ -17,7 +15,8 @@ from export.errors import ArgumentError, NotAnOnnxFileError
 from export.files import protobuf_wire
 from export.graph.model_file import read_model
 from export.graph.onnx_types import ONNX_TYPES
-from pure import interop, nets
+from export.verdict.foreign.samples import read_sample
+from pure import nets
 from pure.block import Block
 from pure.errors import PureError
 
@@ -57,16 +56,10 @@ def read(path: Path) -> Given:
         ArgumentError: neither kind of file, or a file that cannot be read as one.
         SaveError: a damaged or missing safetensors file.
     """
-    if path.suffix == ".safetensors":
-        return Given(interop.read(path), origin=f"tensors of {path}")
-    if path.suffix != ".npz":
-        raise ArgumentError(f"{path} is no file of inputs: expected .npz or .safetensors, with arrays by name")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: np.array(file[name], order="C") for name in file}
-        return Given({name: torch.from_numpy(value) for name, value in found.items()}, origin=f"arrays of {path}")
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise ArgumentError(f"{path} cannot be read as an .npz file of numbers: {error}") from error
+    found = read_sample(path)
+    assert isinstance(found, Mapping)
+    kind = "tensors" if path.suffix == ".safetensors" else "arrays"
+    return Given(found, origin=f"{kind} of {path}")
 
 
 def declared(path: Path, seed: int) -> dict[str, Tensor]:

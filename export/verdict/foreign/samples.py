@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from export.errors import ArgumentError, nearest
 from export.files.pytree_structure import describe
 from export.trace.arguments import Arguments, is_tensor, shifted
 from export.trace.signature import function_name
+from pure import interop
 
 __all__ = ["as_call", "read_sample", "sample_leaves"]
 
@@ -30,24 +29,21 @@ def read_sample(sample: Sample | str | os.PathLike[str]) -> Sample:
     """Return a sample, read from its file if it is one.
 
     Raises:
-        ArgumentError: if the file does not exist, is no .npz or .safetensors, or cannot be read.
+        ArgumentError: if it is neither .npz nor .safetensors, or an .npz file that cannot be read.
+        SaveError: for a damaged or missing safetensors file.
     """
     if not isinstance(sample, (str, os.PathLike)):
         return sample
     path = Path(sample)
-    if not path.is_file():
-        raise ArgumentError(f"{path}: there is no such file of samples")
+    if path.suffix == ".safetensors":
+        return dict(interop.read(path))
+    if path.suffix != ".npz":
+        raise ArgumentError(f"{path} is no file of inputs: expected .npz or .safetensors, with arrays by name")
     try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-    except (ValueError, OSError, TypeError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
-        raise ArgumentError(f"{path} cannot be read as {path.suffix}: {error}") from error
-    raise ArgumentError(
-        f"{path}: samples are read from .npz or .safetensors, not {path.suffix or 'a file without suffix'}"
-    )
+        with np.load(path, allow_pickle=False) as file:
+            return {name: torch.from_numpy(np.array(file[name], order="C")) for name in file}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ArgumentError(f"{path} cannot be read as an .npz file of numbers: {error}") from error
 
 
 def as_call(
