@@ -25,12 +25,14 @@ class Place:
         nodes: the nodes of the graph, branch, loop body or function that it is one of.
         node: the node.
         kinds: the element types of the values there.
+        shapes: the sizes of those whose sizes are known.
     """
 
     model: onnx.ModelProto
     nodes: Any
     node: onnx.NodeProto
     kinds: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
 
     @property
     def kind(self) -> int:
@@ -58,16 +60,27 @@ def places(model: onnx.ModelProto) -> Iterator[Place]:
     yield from _places(model, model.graph.node, model.graph, {})
     for function in model.functions:
         kinds = {value.name: value.type.tensor_type.elem_type for value in function.value_info}
-        yield from (Place(model, function.node, node, kinds) for node in function.node if node.metadata_props)
+        shapes = _shapes(function.value_info)
+        yield from (Place(model, function.node, node, kinds, shapes) for node in function.node if node.metadata_props)
+
+
+def _shapes(values: Any) -> dict[str, tuple[int, ...]]:
+    found = {}
+    for value in values:
+        dims = value.type.tensor_type.shape.dim
+        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            found[value.name] = tuple(dim.dim_value for dim in dims)
+    return found
 
 
 def _places(model: onnx.ModelProto, nodes: Any, graph: onnx.GraphProto, outer: dict[str, int]) -> Iterator[Place]:
     values = (*graph.value_info, *graph.output, *graph.input)
     kinds = outer | {value.name: value.type.tensor_type.elem_type for value in values}
+    shapes = _shapes(values)
     for node in nodes:
         inner = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
         if not inner and not node.domain:
-            yield Place(model, nodes, node, kinds)
+            yield Place(model, nodes, node, kinds, shapes)
         for part in inner:
             yield from _places(model, part.node, part, kinds)
 
@@ -96,6 +109,16 @@ def _behind(kind: str, on: int, constant: Any = None) -> Change:
         return PLANTED
 
     return change
+
+
+def _one_element(place: Place) -> str:
+    """Multiply one element by 1.01: the last along every axis."""
+    shape = place.shapes.get(place.node.output[0])
+    if place.kind != FLOAT or shape is None or 0 in shape:
+        return ""
+    factors = np.ones(shape, np.float32)
+    factors[(-1,) * len(shape)] = 1.01
+    return _behind("Mul", FLOAT, factors)(place)
 
 
 def _through_half(place: Place) -> str:
@@ -157,7 +180,9 @@ def _axis(kind: str, axis: int) -> int:
 
 
 CHANGES: dict[str, Change] = {
+    "× 1.00001": _behind("Mul", FLOAT, np.float32(1.00001)),
     "× 1.0001": _behind("Mul", FLOAT, np.float32(1.0001)),
+    "one element × 1.01": _one_element,
     "+ 0.001": _behind("Add", FLOAT, np.float32(1e-3)),
     "negated": _behind("Neg", FLOAT),
     "through float16": _through_half,

@@ -6,9 +6,8 @@ from parity_tests.planted_defects import planted, summary
 
 CHOSEN = frozenset(
     {
-        "sin of a product", "softplus of a product", "layer_norm", "batch statistics", "max pool", "attention",
-        "argmax of masked logits", "top 5 of masked logits", "channels of all sizes", "gradient of cross entropy",
-        "branches", "nested branches", "loop", "repeated block", "integer arithmetic", "logic", "counts",
+        "softplus of a product", "layer_norm", "max pool", "top 5 of masked logits", "channels of all sizes",
+        "gradient of cross entropy", "branches", "nested branches", "loop", "integer arithmetic", "logic",
     }
 )  # fmt: skip
 """Functions with values of all sizes, branches, loops, integers."""
@@ -18,7 +17,7 @@ def test_every_visible_defect_of_some_functions_is_caught() -> None:
     results = list(planted(seed=3, only=CHOSEN.__contains__))
     visible = [result for result in results if result.visible]
     assert {result.function for result in visible} == CHOSEN
-    assert len(visible) >= 60
+    assert len(visible) >= 50
     assert all(result.caught["verify"] for result in visible), summary(results)
     assert sum(result.is_located for result in visible) >= 0.9 * len(visible), summary(results)
     assert all(result.reproduced for result in visible), summary(results)

@@ -34,11 +34,11 @@ from export.verdict.verdict_result import Divergence
 
 __all__ = ["localise"]
 
-SEARCH_RUNS = 6
-"""How many noisy runs give the scales of inner values; with so few they may be half of what many runs say."""
+SEARCH_RUNS = 4
+"""How many noisy runs give the scales of inner values; with so few they may be a third of what many runs say."""
 
-SEARCH_LIMIT = 1.5
-"""How many of the verdict's limits an inner value may be off, for that reason."""
+SEARCH_LIMIT = 2.0
+"""How many of the verdict's limits an inner value is off to be named; one limit, where none is off by that much."""
 
 
 def localise(judge: Judge, folder: Path) -> Divergence | None:
@@ -79,7 +79,7 @@ def _first_difference(judge: Judge, failed: tuple[list[Tensor], dict[str, bool]]
     recorded = file.graph(leaves)
     assert recorded is not None
     nodes = recorded_nodes(recorded)
-    wanted = [key for key, node in nodes.items() if node.op != "get_attr"]
+    wanted = [key for key, node in nodes.items() if node.op == "call_function" or "." in key]
     scales = judge.scales(leaves, forced or None, runs=SEARCH_RUNS, wanted=wanted)
     graph = opened(model, scales.branches)
     case = Case(judge, model, graph, leaves, file.feed(leaves), recorded, nodes, scales, folder)
@@ -148,7 +148,7 @@ class Case:
 
 def _by_metadata(case: Case) -> tuple[list[Compared], Compared | None]:
     """Compare the values of a file whose nodes name the recorded operators; return them and the first wrong one."""
-    scales, limit = case.scales, SEARCH_LIMIT * case.judge.limit
+    scales, limit = case.scales, case.judge.limit
     known = [probe for probe in probes(case.graph, case.recorded, case.nodes) if probe.key in scales.values]
     values = case.values([probe.site.output for probe in known])
     compared = []
@@ -160,7 +160,11 @@ def _by_metadata(case: Case) -> tuple[list[Compared], Compared | None]:
     compared += _predicates(case)
     order = {site.output: position for position, site in enumerate(case.graph.sites)}
     compared.sort(key=lambda entry: order[entry.probe.site.output])
-    return compared, first_difference([entry for entry in compared if entry.ratio > limit], limit)
+    for least in (SEARCH_LIMIT * limit, limit):
+        found = first_difference([entry for entry in compared if entry.ratio > least], least)
+        if found is not None:
+            break
+    return compared, found
 
 
 def _predicates(case: Case) -> list[Compared]:

@@ -94,8 +94,7 @@ class Spread:
             value = found.get(key)
             if value is None or value.shape != exact.shape:
                 continue
-            change = (value.double() - exact.double()).square()
-            change = torch.where(change.isfinite(), change, torch.zeros_like(change))
+            change = (value.double() - exact.double()).square_().nan_to_num_(nan=0.0, posinf=0.0)
             known = self.totals.get(key, torch.zeros_like(change))
             self.totals[key] = known + change if exact.is_floating_point() else torch.maximum(known, change)
 
