@@ -23,13 +23,14 @@ ACTIVATIONS = [
 UNARY = [
     "sin", "cos", "tan", "atan", "asinh", "erf", "abs", "square", "sign",
     "floor", "round", "ceil", "trunc", "frac", "neg", "deg2rad", "rad2deg", "sinc",
+    "sgn", "nan_to_num",
 ]  # fmt: skip
 BOUNDED = ["exp", "exp2", "expm1", "sinh", "cosh"]
 POSITIVE = ["sqrt", "rsqrt", "log", "log1p", "log2", "log10", "reciprocal", "lgamma", "digamma"]
 IN_UNIT = ["asin", "acos", "atanh", "erfinv", "logit"]
 BINARY = [
     "add", "sub", "mul", "maximum", "minimum", "hypot", "atan2", "copysign", "logaddexp",
-    "fmax", "fmin", "lerp_half",
+    "fmax", "fmin", "lerp_half", "logaddexp2",
 ]  # fmt: skip
 
 

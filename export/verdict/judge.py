@@ -21,6 +21,7 @@ from export.verdict.decisions import PICKS, REACH, Decision, positions_of
 from export.verdict.influence.unused import equal_branches, unused_leaves
 from export.verdict.judged_file import JudgedFile
 from export.verdict.monte_carlo import FEW_RUNS, RUNS
+from export.verdict.noise_model import UNITS
 from export.verdict.reference_runs import Outcome, replayed, replayed_results, run
 from export.verdict.sampled import Scales
 from export.verdict.verdict_result import OpenDecision, OutputSample, Predicate, Row, Status
@@ -35,6 +36,9 @@ REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 EAGER_LIMIT = 4.0
 """Ratio of eager to its own recorded graph, in units of the limit, that says that the two are different functions."""
+
+ANOTHER = "eager differs from its own recorded graph"
+"""How the reason of a row begins whose file is right, while the function is not the one that was recorded."""
 
 CERTAIN = 16.0
 """How many limits a ratio that few runs give must exceed to be a failure that more runs cannot turn."""
@@ -166,6 +170,10 @@ class Judge:
             if beside is not None and any(row.status == "fail" for row in rows):  # eager may pick by another operator
                 beside = self.scales(leaves, forced)
                 rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced, beside=beside)
+        if any(row.reason.startswith(ANOTHER) for row in rows) and (unit := _coarse_unit(eager.leaves)):
+            # Eager's kernels may round to the half type where the recorded operators compute in float32.
+            beside = self.file.scales(leaves, forced, unit=unit)
+            rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced, beside=beside)
         if first:
             leaves_found = zip(eager.names, found, scales.outputs, strict=True)
             self.outputs = [sampled.some(name, value) for name, value, sampled in leaves_found]
@@ -224,7 +232,7 @@ class Judge:
             itself = compare(plain, plain, other, EAGER_LIMIT * self.limit) if compares_eager else Comparison()
             problem = result.problem
             if not problem and itself.problem and not self.is_replayed(plain, len(rows)):
-                problem = f"eager differs from its own recorded graph: {itself.problem}"
+                problem = f"{ANOTHER}: {itself.problem}"
             status: Status = "fail" if problem else "pass"
             rows.append(
                 Row(
@@ -315,6 +323,12 @@ def _deciding(node: torch.fx.Node, decisions: Mapping[str, Decision]) -> Decisio
         inputs = [arg for arg in at.args if isinstance(arg, torch.fx.Node)]
         at = inputs[0] if len(inputs) == 1 else None
     return None
+
+
+def _coarse_unit(leaves: Sequence[torch.Tensor]) -> float | None:
+    """Return the rounding unit of the coarsest half type among these, None without one."""
+    units = [UNITS[leaf.dtype] for leaf in leaves if leaf.dtype in (torch.float16, torch.bfloat16)]
+    return max(units, default=None)
 
 
 def _open(decision: Decision) -> OpenDecision:

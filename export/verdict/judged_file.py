@@ -127,6 +127,7 @@ class JudgedFile:
         open_decisions: bool = True,
         wanted: Collection[str] = (),
         follow: Mapping[str, torch.Tensor] | None = None,
+        unit: float | None = None,
     ) -> Scales:
         """Measure the reference and its rounding scales.
 
@@ -137,13 +138,21 @@ class JudgedFile:
             open_decisions: whether decisions that rounding leaves open are taken at random too.
             wanted: keys of inner values whose scales to keep too.
             follow: positions that operators picked, by key, to take where rounding leaves them open.
+            unit: the rounding unit of every operator, in place of its own dtype's.
         """
         graph = self.graph(leaves)
         assert graph is not None
         choose = None if forced is None else lambda key, number: forced.get(key)
         with isolation.restored():
             return measure(
-                graph, leaves, runs=runs, open_decisions=open_decisions, forced=choose, wanted=wanted, follow=follow
+                graph,
+                leaves,
+                runs=runs,
+                open_decisions=open_decisions,
+                forced=choose,
+                wanted=wanted,
+                follow=follow,
+                unit=unit,
             )
 
     def sample(self, sample: Sequence[Any] | Mapping[str, Any], named: str) -> list[torch.Tensor]:

@@ -231,6 +231,7 @@ def measure(
     forced: Forced | None = None,
     wanted: Collection[str] = (),
     follow: Mapping[str, Tensor] | None = None,
+    unit: float | None = None,
 ) -> Scales:
     """Measure the rounding scale of every output of a recorded graph.
 
@@ -243,11 +244,12 @@ def measure(
         forced: which branches conditions take.
         wanted: keys of operators whose values are wanted too; a loop's lie stacked, one entry a step.
         follow: positions that somebody picked, by key: taken by the reference as well where rounding leaves them open.
+        unit: the rounding unit of every operator, in place of its own dtype's.
     """
     given = [widened(leaf) for leaf in leaves]
     values = InnerValues(wanted)
     exact = _Run(None, forced, {}, {}, note=values.keep if wanted else None)
-    reference = _outputs(graph, exact, given)
+    reference = _outputs(graph, exact, given, unit)
 
     def taken(key: str, number: int) -> bool | None:
         sides = exact.branches.get(key, [])
@@ -260,7 +262,7 @@ def measure(
             generator = torch.Generator().manual_seed(1_000_003 * seed + number)
             run = _Run(generator, taken, scales, exact.sizes, note=values.compared() if wanted else None)
             run.made_of, run.followed = exact.made_of, exact.followed
-            outputs.add(dict(enumerate(reference)), dict(enumerate(_outputs(graph, run, given))))
+            outputs.add(dict(enumerate(reference)), dict(enumerate(_outputs(graph, run, given, unit))))
             operands.add({k: v[2] for k, v in exact.operands.items()}, {k: v[2] for k, v in run.operands.items()})
         return outputs, operands
 
@@ -269,7 +271,7 @@ def measure(
     decisions = {key: decision_of(key, *entry, scales[key]) for key, entry in exact.operands.items()}
     if follow:
         exact = _Run(None, taken, {}, {}, followed=_followed(follow, exact, scales))
-        reference = _outputs(graph, exact, given)
+        reference = _outputs(graph, exact, given, unit)
         outputs, _ = spread({}, 0)
     picks = _picks(graph, exact, scales)
     if open_decisions and any(decision.open for decision in decisions.values()):
@@ -311,9 +313,9 @@ def _pick(item: Node, exact: _Run, scales: Mapping[str, Tensor]) -> Pick | None:
     return None
 
 
-def _outputs(graph: GraphModule, run: _Run, given: Sequence[Tensor]) -> list[Tensor]:
+def _outputs(graph: GraphModule, run: _Run, given: Sequence[Tensor], unit: float | None) -> list[Tensor]:
     with torch.no_grad():
-        return list(_Noisy(graph, run).run(*given))
+        return list(_Noisy(graph, run, unit=unit).run(*given))
 
 
 def _items(value: Any) -> Sequence[Any]:

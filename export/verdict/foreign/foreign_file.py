@@ -144,13 +144,16 @@ class ForeignFile(JudgedFile):
         open_decisions: bool = True,
         wanted: Collection[str] = (),
         follow: Mapping[str, Tensor] | None = None,
+        unit: float | None = None,
     ) -> Scales:
         """Measure the reference and its rounding scales, by the recorded graph or, where there is none, eagerly."""
         graph = self.graph(leaves)
         if graph is None:
             with isolation.restored():
                 return measure_eager(self.call, self.arguments, leaves, runs=runs)
-        return super().scales(leaves, forced, runs=runs, open_decisions=open_decisions, wanted=wanted, follow=follow)
+        return super().scales(
+            leaves, forced, runs=runs, open_decisions=open_decisions, wanted=wanted, follow=follow, unit=unit
+        )
 
     def graph(self, leaves: Sequence[Tensor]) -> GraphModule | None:
         """Return the function's recorded graph at these sizes, None if it cannot be recorded."""
