@@ -262,6 +262,13 @@ def test_half_precision_is_judged_in_its_own_roundings(tmp_path: Path) -> None:
     assert export.verify(fn, (X.half(),), path).status == "fail"
 
 
+def test_numbers_whose_roundings_are_not_random_pass() -> None:
+    weight = torch.linspace(-1, 1, 64 * 64).reshape(64, 64)  # each product errs the same way
+    verdict = export.verify(lambda x, w, b: torch.tanh(x @ w + b), (torch.ones(2, 64), weight, torch.zeros(64)))
+    assert verdict.passed, verdict.table()
+    assert max(row.eager or 0.0 for row in verdict.rows) > 4, "eager errs as much"
+
+
 def test_the_same_seed_gives_the_same_verdict(tmp_path: Path) -> None:
     path = tmp_path / "f.onnx"
     export.to_onnx(network, (PARAMS, X), path, dynamic=DYNAMIC)

@@ -228,7 +228,7 @@ class Judge:
         rows: list[Row] = []
         along = (scales if beside is None else beside).outputs
         for name, value, plain, sampled, other in zip(eager.names, found, own, scales.outputs, along, strict=True):
-            result = compare(value, plain, sampled, self.limit)
+            result = compare(value, plain, sampled, self.limit, beside_eager=True)
             itself = compare(plain, plain, other, EAGER_LIMIT * self.limit) if compares_eager else Comparison()
             problem = result.problem
             if not problem and itself.problem and not self.is_replayed(plain, len(rows)):

@@ -38,7 +38,7 @@ class Row:
         case: the sizes, the forced branches, or "against".
         dtype: its dtype.
         ratio: the largest distance of an element from its float64 reference, in units of that element's own rounding
-            scale; None where values are compared exactly.
+            scale, or twice that from eager's value where it is smaller; None where values are compared exactly.
         error: that element's distance, in the leaf's own unit.
         rounding_scale: that element's rounding scale: the spread of its value under random roundings.
         eager: the largest ratio of eager itself; None where it was not compared.
