@@ -25,6 +25,7 @@ import torch
 import export
 from export.app.targets.calls import perturbed
 from export.errors import UnsupportedOpError
+from export.verdict.locating.failures import FAILURES
 from parity_tests import clean_functions
 from parity_tests.clean_functions import SCALES
 from pure import tree
@@ -111,7 +112,7 @@ def run(job: Job) -> list[dict[str, Any]]:
         warnings.simplefilter("ignore")
         try:
             found = list(judged(job, Path(folder)))
-        except Exception as error:  # whatever it is, a clean run has not passed
+        except FAILURES as error:  # whatever it is, a clean run has not passed
             found = [{"case": "", "status": "fail", "reason": f"{type(error).__name__}: {error}"[:500]}]
     seconds = round((time.perf_counter() - started) / len(found), 3)
     return [{**about, **record, "seconds": seconds} for record in found]

@@ -241,6 +241,7 @@ def test_second_derivatives_are_counted(tmp_path: Path) -> None:
 
     curvature = grad(lambda x: grad(fn)(x).square().sum())
     path = tmp_path / "f.onnx"
+    export.to_onnx(curvature, (X,), path)
     assert export.verify(curvature, (X,), path).passed
     found = Counter(notes(node).get("derivative", "") for node in onnx.load(path).graph.node)
     assert set(found) == {"", "1", "2"}

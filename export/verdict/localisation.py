@@ -21,6 +21,7 @@ from export.errors import ExportError
 from export.verdict import branch_forcing
 from export.verdict.judge import Judge
 from export.verdict.locating.compared_values import Compared, first_difference, largest_ratio
+from export.verdict.locating.failures import FAILURES
 from export.verdict.locating.node_alone import Alone, Result, run_outputs, stored_tensor
 from export.verdict.locating.node_place import is_rewritten, place_of, written_here
 from export.verdict.locating.opened_graph import Opened, Site, display_name, opened
@@ -57,14 +58,14 @@ def localise(judge: Judge, folder: Path) -> Divergence | None:
         (folder / name).unlink(missing_ok=True)
     try:
         return _first_difference(judge, judge.failed, folder)
-    except Exception as error:  # whatever a broken file does to the search, the verdict stands
+    except FAILURES as error:  # whatever a broken file does to the search, the verdict stands
         problem = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     if not (folder / "reproduce.py").exists():
         try:
             scales = judge.scales(judge.failed[0], judge.failed[1] or None)
             expected = {name: scales.outputs[i] for name, i in judge.file.output_positions().items()}
             write_reproduction(folder, judge, judge.file.model, judge.failed[0], expected, "")
-        except Exception as error:  # the same
+        except FAILURES as error:  # the same
             problem += f"; no reproduction: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
     written = str(folder) if (folder / "reproduce.py").exists() else ""
     return Divergence("(unknown)", "?", "", "", math.nan, written, problem=problem)
@@ -102,7 +103,7 @@ def _first_difference(judge: Judge, failed: tuple[list[Tensor], dict[str, bool]]
     divergence = _named(Divergence("", "", "", "", found.ratio, str(folder), within=within), site.node)
     try:
         return _examined(case, divergence, found, compared, step)
-    except Exception as error:  # whatever running it alone does, the node is known
+    except FAILURES as error:  # whatever running it alone does, the node is known
         reason = next(iter(str(error).splitlines()), "")
         return dataclasses.replace(divergence, cause=f"it could not be run alone: {type(error).__name__}: {reason}")
 

@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from export.verdict.locating.compared_values import largest_ratio
+from export.verdict.locating.failures import FAILURES
 from export.verdict.sampled import Sampled
 
 __all__ = ["MAX_ELEMENTS", "MAX_NODES", "opinion"]
@@ -95,5 +96,5 @@ def _evaluated(
             name: torch.from_numpy(np.array(value, order="C", ndmin=0))
             for name, value in zip(names, results, strict=True)
         }
-    except Exception:  # whatever an evaluator written in Python raises on an operator or a dtype, it has no opinion
+    except FAILURES:  # whatever an evaluator written in Python raises on an operator or a dtype, it has no opinion
         return None
