@@ -283,6 +283,8 @@ CASES = rows(
     ("avg_pool3d", lambda x: F.avg_pool3d(x, 2), VOLUME),
     ("adaptive_avg1d", lambda x: F.adaptive_avg_pool1d(x, 4), SIGNAL),
     ("adaptive_avg2d", lambda x: F.adaptive_avg_pool2d(x, (2, 4)), IMAGE),
+    ("adaptive_avg2d_channels_last", lambda x: F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), 1), IMAGE),
+    ("adaptive_avg3d_channels_last", lambda x: F.adaptive_avg_pool3d(x.permute(0, 4, 1, 2, 3), 1), VOLUME),
     ("adaptive_avg3d", lambda x: F.adaptive_avg_pool3d(x, 2), VOLUME),
     ("adaptive_max1d", lambda x: F.adaptive_max_pool1d(x, 4), SIGNAL),
     ("adaptive_max2d", lambda x: F.adaptive_max_pool2d(x, (2, 4)), IMAGE),
@@ -465,7 +467,6 @@ ALL, REVERSE = MODES, ("grad", "vmap_grad")
 
 REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "scatter_reduce_prod": (("grad",), "tensor's value"),
-    "one_hot": (("grad", "jvp"), "tensor's value"),
     "nanmedian": (ALL, "aten.nanmedian"),
     "mode": (ALL, "aten.mode"),
     "cummax": (ALL, "aten.cummax"),
@@ -486,7 +487,6 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "rfft": (ALL, "complex"),
     "fft_real": (ALL, "complex"),
     "gaussian": (("forward", "grad", "jvp"), "tensor's value"),
-    "multi_margin": (REVERSE, "aten.multi_margin_loss_backward"),
     "ctc": (("forward",), "depends on the data"),
 }
 """What cannot be exported: {case: (its uses, what the error says)}."""
@@ -600,6 +600,7 @@ FIXED_BATCH: dict[str, tuple[str, ...]] = {
     ),
     "index_put_add": ("grad",),
     "take_along_dim": ALL,
+    "multi_margin": ("vmap_grad",),
     "gradient": ALL,
     "renorm": ("vmap_grad", "jvp"),
     "signs": ("grad", "jvp"),

@@ -15,7 +15,7 @@ from export.ops.convolution import per_axis
 from export.ops.shared.axis_maps import axis_matrices, fixed_sizes, times_matrices
 from export.ops.shared.kernels import folded, pytorch_rules
 
-__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS", "adaptive_mean"]
+__all__ = ["BATCHING", "COMPOSITES", "DECOMPOSITIONS", "LOWERINGS", "adaptive_mean"]
 
 aten: Any = torch.ops.aten
 
@@ -145,6 +145,18 @@ def _adaptive_max(x: torch.Tensor, output_size: Sequence[int]) -> Any:
     return values, where.expand(picked.shape).gather(-1, first.unsqueeze(-1)).squeeze(-1)
 
 
+def _adaptive_avg(rank: int) -> Callable[..., torch.Tensor]:
+    """Make `adaptive_avg_pool…d` of other operators; PyTorch's restores a channels-last layout by `as_strided`."""
+    pool = {2: aten._adaptive_avg_pool2d, 3: aten._adaptive_avg_pool3d}[rank].default
+
+    def rule(x: torch.Tensor, output_size: Sequence[Any]) -> torch.Tensor:
+        if all(isinstance(size, int) and size == 1 for size in output_size):
+            return x.mean(tuple(range(-rank, 0)), keepdim=True)
+        return cast(torch.Tensor, pool(x, output_size))
+
+    return rule
+
+
 LOWERINGS: dict[Any, Lowering] = {
     aten.max_pool2d_with_indices.default: max_pool(2),
     aten.max_pool3d_with_indices.default: max_pool(3),
@@ -163,3 +175,8 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
 BATCHING: dict[Any, Callable[..., Any]] = folded(
     aten.max_pool2d_with_indices.default, aten.avg_pool2d.default, aten._adaptive_avg_pool2d.default
 )
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {
+    aten.adaptive_avg_pool2d.default: _adaptive_avg(2),
+    aten.adaptive_avg_pool3d.default: _adaptive_avg(3),
+}

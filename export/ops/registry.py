@@ -2,14 +2,15 @@
 
 To add an operator, add its rules to the tables of its family (`export/ops/<family>.py`). A new family is one more file
 and one more name in `FAMILIES`. Each table maps an overload, such as `torch.ops.aten.relu.default`, to a function. An
-operator needs one of the first two; the others serve dynamic sizes (`FAKES`: speed).
+operator needs one of the first two; the others serve dynamic sizes (`FAKES`: speed; `COMPOSITES`: any sizes).
 
 `LOWERINGS`: `(g, node, *args) -> ir.Value`. Builds the operator's ONNX nodes; it is then recorded whole.
 `DECOMPOSITIONS`: `(*args) -> Tensor`. Computes it from simpler operators, where PyTorch's default rules do not.
     `NotImplemented` leaves the operator as it is.
 `BATCHING`: a kernel of `vmap`, where PyTorch's own needs sizes as numbers; `shared.kernels` makes one by
     `mapped_kernel`, `folded` or `pointwise`.
-`COMPOSITES`: `(*args) -> Tensor`. Makes it of other operators, where PyTorch does so in C++ with sizes as numbers.
+`COMPOSITES`: `(*args) -> Tensor`. Makes it of other operators, where PyTorch does so in C++ with sizes as numbers,
+    or looks at values or strides.
 `FORWARD_MODE`: `(*args) -> Tensor`. Computes it from operators with forward derivatives, where PyTorch's own forward
     derivative needs sizes as numbers; used under `jvp` alone.
 `FAKES`: `(mode, *args) -> FakeTensor`. Makes a result without values at once, where PyTorch runs a decomposition.

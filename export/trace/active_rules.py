@@ -1,7 +1,8 @@
 """The registry's rules put in force while a function is recorded: decompositions, and kernels in Python.
 
 PyTorch computes some derivatives and batching rules in C++ with sizes as numbers, which would fix a symbolic size.
-While its Python dispatcher is on, an operator asks for a kernel in Python first; `installed` puts them there.
+Some composite operators look at a tensor's values or at its memory layout, which a graph has not. While PyTorch's
+Python dispatcher is on, an operator asks for a kernel in Python first; `installed` puts them there.
 """
 
 from __future__ import annotations
@@ -31,11 +32,16 @@ KERNELS: dict[tuple[Any, DispatchKey], Any] = {
 
 
 @contextlib.contextmanager
-def installed() -> Iterator[None]:
-    """Turn the Python dispatcher on, with this package's kernels; the caller holds `isolation.tracing_lock`."""
-    before = {place: place[0].py_kernels.get(place[1]) for place in KERNELS}
+def installed(symbolic: bool = True) -> Iterator[None]:
+    """Turn the Python dispatcher on, with this package's kernels; the caller holds `isolation.tracing_lock`.
+
+    Args:
+        symbolic: whether sizes are symbolic; if not, only the kernels of composite operators are installed.
+    """
+    chosen = {place: kernel for place, kernel in KERNELS.items() if symbolic or place[0] in COMPOSITES}
+    before = {place: place[0].py_kernels.get(place[1]) for place in chosen}
     try:
-        for (op, key), kernel in KERNELS.items():
+        for (op, key), kernel in chosen.items():
             op.py_kernels[key] = kernel
             op._dispatch_cache.clear()
         with enable_python_dispatcher():

@@ -141,8 +141,9 @@ def _trace(
     with isolation.tracing_lock, isolation.restored(), followed, torch.no_grad(), replayed(True):
         mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
         table = decompositions(frozenset(whole))
-        # PyTorch's composite operators in C++ ask for sizes as numbers; their Python versions keep them symbolic.
-        dispatcher = active_rules.installed() if hints else contextlib.nullcontext()
+        # PyTorch's composite operators in C++ ask for sizes as numbers, for values (one_hot) or for strides
+        # (adaptive_avg_pool2d); their Python versions do not.
+        dispatcher = active_rules.installed(symbolic=bool(hints))
         einsum = active_rules.left_to_right() if hints else contextlib.nullcontext()
         noted = recording.recording()
         with mode, dispatcher, einsum, noted, watched(sizes), numpy_calls.watched(), warnings.catch_warnings():
