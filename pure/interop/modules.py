@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
 from pure import tree
 from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params
 from pure.errors import ArgumentError, NoiseError, TreeError, UnsupportedError
 from pure.initializers import Device, check_generator
+from pure.interop.pure_call import PureCall
 from pure.leaf import explain
 from pure.tree import Tree
 
@@ -121,18 +120,6 @@ def to_module(
     return BlockModule(block, params, state, generator)
 
 
-class _Reading(nn.Module):
-    """A module that returns its buffers with its output, so that a buffer which forward replaces is not lost."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
-        y = self.inner(*args, **kwargs)
-        return y, dict(self.inner.named_buffers())
-
-
 @dataclass(frozen=True, eq=False)
 class ModuleBlock(Block):
     """An nn.Module seen as a block; `from_module` makes it.
@@ -140,14 +127,18 @@ class ModuleBlock(Block):
     `extras` are handed to the module's forward as keyword arguments; an `x` that is a tuple as several positional
     ones. Buffers are the state: they are copied before the module may write to them, and returned as the new state.
     A module with dropout draws from PyTorch's global generator, which is seeded by the noise for the call and restored.
+
+    Every call starts from the module as it was given: what its forward keeps in attributes, or writes to parameters,
+    lasts until the call's end. It computes what it computes under autograd (`torch.is_grad_enabled()` is True), on the
+    plain kernels and without activation checkpoints, whatever transform or grad mode it is called in.
     """
 
-    evaluating: _Reading
-    training: _Reading
+    evaluating: PureCall
+    training: PureCall
     initial: tuple[Params, State]
 
     def __repr__(self) -> str:
-        return f"ModuleBlock({type(self.evaluating.inner).__name__})"
+        return f"ModuleBlock({type(self.evaluating.module).__name__})"
 
     def __eq__(self, other: object) -> bool:
         return self is other  # two modules may differ in ways that no field shows
@@ -158,7 +149,7 @@ class ModuleBlock(Block):
     @property
     def stochastic(self) -> bool:
         """Whether the module drops anything in training."""
-        parts = self.training.modules()
+        parts = self.training.module.modules()
         return any(isinstance(part, _DropoutNd) and part.training and part.p > 0 for part in parts)
 
     def noise(
@@ -187,19 +178,23 @@ class ModuleBlock(Block):
         self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None
     ) -> Applied:
         """Call the module on these parameters and a copy of this state."""
-        module = self.training if training else self.evaluating
-        buffers = {name: leaf.clone() for name, leaf in tree.flatten(state).items()}
+        call = self.training if training else self.evaluating
+        buffers = tree.flatten(state)
         flat = tree.flatten(params)
         expected = (tree.flatten(part).keys() for part in self.initial)
         if (flat.keys(), buffers.keys()) != tuple(expected):
             check_params(self, params, state)
         args = x if isinstance(x, tuple) else (x,)
-        given = {f"inner.{name}": leaf for name, leaf in {**flat, **buffers}.items()}
         try:
             with self._seeded(training, noise):
-                y, new = functional_call(module, given, args, dict(extras))
+                y, new = call(flat, buffers, args, dict(extras))
         except RuntimeError as error:
             check_params(self, params, state)
+            if "mutate a captured Tensor" in str(error):
+                raise UnsupportedError(
+                    f"{self}: under a transform, forward wrote to a tensor that is neither a parameter nor a buffer: "
+                    "make it a buffer by register_buffer, which becomes state"
+                ) from error
             raise explain(self, params, x, error) from error
         if new.keys() - buffers.keys():
             raise UnsupportedError(
@@ -245,17 +240,5 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
         raise ArgumentError(f"from_module of {type(module).__name__}: expected a torch.nn.Module")
     params = tree.unflatten({name: leaf.detach().clone() for name, leaf in module.named_parameters()})
     state = tree.unflatten({name: leaf.detach().clone() for name, leaf in module.named_buffers()})
-    shells: dict[int, Tensor] = {
-        id(leaf): nn.Parameter(leaf.to("meta"), leaf.requires_grad) for leaf in module.parameters()
-    }
-    shells |= {id(leaf): leaf.to("meta") for leaf in module.buffers()}
-    for part in module.modules():  # what old weight_norm computes before each call cannot be copied, and need not be
-        computed = (value for value in vars(part).values() if isinstance(value, Tensor) and not value.is_leaf)
-        shells |= {id(leaf): leaf.detach() for leaf in computed}
-    evaluating, training = (_Reading(copy.deepcopy(module, dict(shells))) for _ in range(2))
-    for part in (*evaluating.modules(), *training.modules()):
-        if getattr(part, "inplace", False) is True:  # nn.ReLU(inplace=True) would write to the caller's input
-            setattr(part, "inplace", False)  # noqa: B010
-    if not module.training:  # else the parts keep their own modes, as a BatchNorm that was frozen on purpose
-        training.train()
-    return ModuleBlock(evaluating.eval(), training, (params or {}, state or {})), params or {}, state or {}
+    evaluating, training = PureCall(module, training=False), PureCall(module, training=True)
+    return ModuleBlock(evaluating, training, (params or {}, state or {})), params or {}, state or {}

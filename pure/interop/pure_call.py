@@ -1,0 +1,161 @@
+"""A module called as a pure function of its parameters and buffers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pure import tree
+from pure.errors import UnsupportedError
+from pure.interop.module_contents import Contents, computed_tensors, reachable
+from pure.interop.one_path import ONE_PATH
+from pure.interop.parameter_writes import ParameterWrite, WatchWrites, unwrapped
+
+__all__ = ["PureCall"]
+
+
+class _WithBuffers(nn.Module):
+    """A module that returns its buffers with its output, so that a buffer which forward replaces is not lost."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, Tensor]]:
+        y = self.inner(*args, **kwargs)
+        return y, dict(self.inner.named_buffers())
+
+
+def _copied(module: nn.Module) -> tuple[nn.Module, list[Tensor]]:
+    """Return a copy of a module whose parameters and buffers hold no values, and what it holds of earlier calls."""
+    memo: dict[int, Tensor] = {
+        id(leaf): nn.Parameter(leaf.to("meta"), leaf.requires_grad) for leaf in module.parameters()
+    }
+    memo |= {id(leaf): leaf.to("meta") for leaf in module.buffers()}
+    # What autograd computed cannot be copied: what old weight_norm computes before each call, and what a call has kept.
+    computed = [leaf for leaf in computed_tensors(module) if id(leaf) not in memo]
+    memo |= {id(leaf): leaf.detach() for leaf in computed}
+    result = copy.deepcopy(module, dict(memo))
+    for part in result.modules():
+        if getattr(part, "inplace", False) is True:  # nn.ReLU(inplace=True) would write to the caller's input
+            setattr(part, "inplace", False)  # noqa: B010
+    return result, [memo[id(leaf)] for leaf in computed]
+
+
+def _raise_if_held(module: nn.Module, computed: Sequence[Tensor]) -> None:
+    """Raise if a part still holds something that autograd computed, as from parameters that may be others now."""
+    stale = {id(leaf) for leaf in computed}
+    for path, part in module.named_modules():
+        if not stale or part._forward_pre_hooks:  # such a hook computes it before each call, as old weight_norm does
+            continue
+        for name, value in vars(part).items():
+            if name != "_modules" and any(id(held) in stale for held in reachable(value)):
+                place = f"{path}.{name}" if path else name
+                raise UnsupportedError(
+                    f"from_module of {type(module).__name__}: {place!r} holds a tensor computed in an earlier call, "
+                    "which would not follow the parameters: clear it, or convert the module before its first call"
+                )
+
+
+def _versions(leaves: Iterable[Tensor]) -> list[int]:
+    """Return how often each tensor was written to, also where transforms have wrapped it."""
+    if torch._C._functorch.maybe_current_level() is None:
+        return [0 if leaf.is_inference() else leaf._version for leaf in leaves]
+    return [0 if leaf.is_inference() else leaf._version for leaf in map(unwrapped, leaves)]
+
+
+def _copies(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: leaf.clone() for name, leaf in leaves.items()}
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
+
+
+class PureCall:
+    """A copy of a module that each call finds as it was at first, and that leaves the tensors it is given unchanged.
+
+    Args:
+        module: the module; it is left as it is.
+        training: whether to put all parts in training mode, where the module itself is not, or in evaluation mode.
+
+    Attributes:
+        module: the copy; its parameters and buffers are on the meta device.
+    """
+
+    def __init__(self, module: nn.Module, *, training: bool) -> None:
+        self.module, computed = _copied(module)
+        if not (training and module.training):  # else parts keep their modes, as a BatchNorm frozen on purpose
+            self.module.train()  # many modules that keep something in evaluation forget it here
+            self.module.train(training)
+        _raise_if_held(self.module, computed)
+        self._target = _WithBuffers(self.module)
+        self._contents = Contents(self._target, shared=module)
+        self._writes: bool | None = None  # whether forward writes to parameters; unknown before the first call
+
+    def __call__(
+        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Return the output and the new buffers; what is given is not written to.
+
+        Raises:
+            UnsupportedError: forward wrote to its parameters, which it had not done in its first call.
+        """
+        if torch.compiler.is_compiling():  # the compiler has a checkpoint, kernels and a check of writes of its own
+            try:
+                return self._call(params if self._writes is False else _copies(params), _copies(buffers), args, kwargs)
+            finally:
+                self._contents.restore_compiled()
+        if self._writes is None:
+            try:
+                with WatchWrites(params.values()):
+                    result = self._from_start(params, _copies(buffers), args, kwargs)
+                self._writes = False
+                return result
+            except ParameterWrite:
+                self._writes = True
+        if self._writes:
+            return self._from_start(_copies(params), _copies(buffers), args, kwargs)
+        before = _versions(params.values())
+        result = self._from_start(params, _copies(buffers), args, kwargs)
+        after = _versions(params.values())
+        if after != before:
+            written = [name for name, old, new in zip(params, before, after, strict=True) if old != new]
+            raise UnsupportedError(
+                f"{type(self.module).__name__}: forward wrote to its parameters {written}, which it had not done in "
+                "its first call: compute a new tensor in place of writing to the parameter"
+            )
+        return result
+
+    def _from_start(
+        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Call the module and put it back as it was."""
+        try:
+            with ONE_PATH:
+                return self._call(params, buffers, args, kwargs)
+        finally:
+            self._contents.restore()
+
+    def _call(
+        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Return the output and the new buffers, in grad mode; without gradients where the caller wants none."""
+        if torch.is_grad_enabled():
+            return self._functional(params, buffers, args, kwargs)
+        params = {name: _detached(leaf) for name, leaf in params.items()}
+        args, kwargs = tree.tree_map(_detached, (args, kwargs))
+        with torch.enable_grad():
+            result = self._functional(params, buffers, args, kwargs)
+        return tree.tree_map(_detached, result)
+
+    def _functional(
+        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        given = {f"inner.{name}": leaf for name, leaf in (*params.items(), *buffers.items())}
+        return functional_call(self._target, given, args, kwargs)
