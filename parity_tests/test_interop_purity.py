@@ -218,6 +218,14 @@ def test_no_way_of_writing_reaches_the_caller_s_weights(kind: type[Rescaling]) -
         assert torch.equal(params["weight"], torch.ones(3))
 
 
+def test_an_embedding_with_a_largest_norm_leaves_the_caller_s_weights_alone() -> None:
+    module = nn.Embedding(4, 3, max_norm=0.5)
+    block, params, _ = interop.from_module(module)
+    before, indices = params["weight"].clone(), torch.tensor([0, 2])
+    assert torch.equal(block(params, indices), module(indices).detach())
+    assert torch.equal(params["weight"], before)
+
+
 def test_a_compiled_module_that_writes_to_its_weights_leaves_the_caller_s_alone() -> None:
     block, params, _ = interop.from_module(Rescaling().eval())
     compiled = torch.compile(lambda p, x: block(p, x), fullgraph=True, backend="eager")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from pure import tree
 from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params
-from pure.errors import ArgumentError, NoiseError, TreeError, UnsupportedError
+from pure.errors import ArgumentError, TreeError, UnsupportedError
 from pure.initializers import Device, check_generator
 from pure.interop.pure_call import PureCall
 from pure.leaf import explain
@@ -126,7 +124,10 @@ class ModuleBlock(Block):
 
     `extras` are handed to the module's forward as keyword arguments; an `x` that is a tuple as several positional
     ones. Buffers are the state: they are copied before the module may write to them, and returned as the new state.
-    A module with dropout draws from PyTorch's global generator, which is seeded by the noise for the call and restored.
+    Random draws of any kind in forward (a dropout, an attention's, an LSTM's, a stochastic depth, a `torch.rand`) are
+    computed from the noise, one seed a sample, and never from PyTorch's generators: the same noise gives the same
+    value, eagerly, under transforms and in a file; `torch.compile` breaks its graph there. They are not the numbers
+    that the module itself would draw from a seeded generator. A module that draws in evaluation takes its noise there.
 
     Every call starts from the module as it was given: what its forward keeps in attributes, or writes to parameters,
     lasts until the call's end. It computes what it computes under autograd (`torch.is_grad_enabled()` is True), on the
@@ -148,14 +149,13 @@ class ModuleBlock(Block):
 
     @property
     def stochastic(self) -> bool:
-        """Whether the module drops anything in training."""
-        parts = self.training.module.modules()
-        return any(isinstance(part, _DropoutNd) and part.training and part.p > 0 for part in parts)
+        """Whether the module may draw in training, by its rates of dropping, its code and its calls so far."""
+        return self.training.may_draw
 
     def noise(
         self, x_shape: Shape, generator: torch.Generator, *, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> Any:
-        """Draw `seed` (batch,), int64; the first one seeds the call."""
+        """Draw `seed` (batch,), int64: each sample's, from which every draw of the call is computed."""
         if not self.stochastic:
             return {}
         return {
@@ -186,8 +186,7 @@ class ModuleBlock(Block):
             check_params(self, params, state)
         args = x if isinstance(x, tuple) else (x,)
         try:
-            with self._seeded(training, noise):
-                y, new = call(flat, buffers, args, dict(extras))
+            y, new = call(flat, buffers, args, dict(extras), noise.get("seed") if isinstance(noise, Mapping) else None)
         except RuntimeError as error:
             check_params(self, params, state)
             if "mutate a captured Tensor" in str(error):
@@ -202,18 +201,6 @@ class ModuleBlock(Block):
                 "register them with a tensor before from_module, as by calling the module once"
             )
         return y, tree.unflatten({name: new.get(name, leaf) for name, leaf in buffers.items()}) if buffers else {}
-
-    @contextmanager
-    def _seeded(self, training: bool, noise: Any) -> Iterator[None]:
-        """Seed the global generator for a call that draws from it, and restore it."""
-        if not (training and self.stochastic):
-            yield
-            return
-        if not noise:
-            raise NoiseError(f"{self}: training needs a seed: pass noise=block.noise(x.shape, generator)")
-        with torch.random.fork_rng():
-            torch.manual_seed(int(noise["seed"][0]))
-            yield
 
 
 def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:

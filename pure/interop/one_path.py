@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
+import torch.backends.mha
 import torch.utils.checkpoint as torch_checkpoint
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-__all__ = ["ONE_PATH", "OnePath"]
+__all__ = ["ONE_PATH", "SEEN_THROUGH", "SeesThrough", "Switched"]
+
+_CHECKS = "has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"
 
 
 class _PlainCheckpoint:
@@ -36,40 +43,67 @@ _REPLACED = {
     }.items()
     if hasattr(torch_checkpoint, name)
 }
-_ORIGINAL = {name: getattr(torch_checkpoint, name) for name in _REPLACED}
 
 
-class OnePath:
-    """A context in which a module computes what it computes under autograd, in grad mode or not.
+def _ignoring_modes(plain: Callable[..., bool]) -> Callable[..., bool]:
+    """Return `has_torch_function` without the modes of this package, which so see what a Python function calls."""
 
-    - `torch.is_grad_enabled()` is True, for forwards that look at it. The caller detaches what goes in where it is not.
-    - `nn.TransformerEncoder` and `nn.MultiheadAttention` do not take the fused kernels that they take in evaluation
-      where nothing requires a gradient: those zero the padded positions.
-    - `torch.utils.checkpoint` calls its function once. Its second call, in the backward pass, would run after the
-      module's parameters are no longer those of the call.
+    def overridden(*args: Any) -> bool:
+        mode = _get_current_function_mode()
+        if not isinstance(mode, SeesThrough):
+            return plain(*args)
+        given = args[0] if len(args) == 1 and isinstance(args[0], tuple | list) else args
+        kinds = {type(value) for value in given if hasattr(value, "__torch_function__")}
+        disabled = torch._C._disabled_torch_function_impl
+        return any(kind is not Tensor and kind.__torch_function__ is not disabled for kind in kinds)
 
-    These switches are global to the process; they are set while at least one call of any thread is in the context.
+    return overridden
+
+
+class SeesThrough(TorchFunctionMode):
+    """A mode that sees what `torch.nn.functional` calls, and not only that it was called.
+
+    A mode is off while it handles a function, so that what a Python function does inside would escape it.
     """
 
-    def __init__(self) -> None:
+
+class Switched:
+    """A context with other values of global names, while at least one call of any thread is in it.
+
+    Args:
+        replaced: (module, {name: value}) pairs.
+    """
+
+    def __init__(self, *replaced: tuple[ModuleType, dict[str, Any]]) -> None:
+        self._replaced = replaced
         self._lock = threading.Lock()
         self._calls = 0
-        self._fast_path = True
+        self._before: list[dict[str, Any]] = []
 
     def __enter__(self) -> None:
         with self._lock:
             self._calls += 1
             if self._calls == 1:
-                self._fast_path = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-                vars(torch_checkpoint).update(_REPLACED)
+                self._before = [{name: vars(module)[name] for name in values} for module, values in self._replaced]
+                for module, values in self._replaced:
+                    vars(module).update(values)
 
     def __exit__(self, *raised: object) -> None:
         with self._lock:
             self._calls -= 1
             if self._calls == 0:
-                torch.backends.mha.set_fastpath_enabled(self._fast_path)
-                vars(torch_checkpoint).update(_ORIGINAL)
+                for (module, _), values in zip(self._replaced, self._before, strict=True):
+                    vars(module).update(values)
 
 
-ONE_PATH = OnePath()
+ONE_PATH = Switched((torch_checkpoint, _REPLACED), (torch.backends.mha, {"_is_fastpath_enabled": False}))
+"""A context in which a module computes what it computes under autograd, on the plain kernels.
+
+- `nn.TransformerEncoder` and `nn.MultiheadAttention` do not take the fused kernels that they take in evaluation where
+  nothing requires a gradient: those zero the padded positions.
+- `torch.utils.checkpoint` calls its function once. Its second call, in the backward pass, would run after the module's
+  parameters are no longer those of the call.
+"""
+
+SEEN_THROUGH = Switched((F, {name: _ignoring_modes(getattr(F, name)) for name in _CHECKS}))
+"""A context for the modes of `SeesThrough`."""

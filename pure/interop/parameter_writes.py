@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from pure.interop.one_path import SeesThrough
 
 __all__ = ["ParameterWrite", "WatchWrites", "unwrapped"]
 
@@ -45,7 +46,7 @@ def _written(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
     return targets
 
 
-class WatchWrites(TorchFunctionMode):
+class WatchWrites(SeesThrough):
     """Raises `ParameterWrite` before a function of PyTorch writes to one of the given tensors, or to a view of one."""
 
     def __init__(self, leaves: Iterable[Tensor]) -> None:

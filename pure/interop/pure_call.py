@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from torch.func import functional_call
 
 from pure import tree
 from pure.errors import UnsupportedError
+from pure.interop.counter_noise import CounterNoise
 from pure.interop.module_contents import Contents, computed_tensors, reachable
-from pure.interop.one_path import ONE_PATH
+from pure.interop.one_path import ONE_PATH, SEEN_THROUGH
 from pure.interop.parameter_writes import ParameterWrite, WatchWrites, unwrapped
+from pure.interop.random_draws import ReplacedDraws, may_draw
 
 __all__ = ["PureCall"]
 
@@ -86,6 +88,7 @@ class PureCall:
 
     Attributes:
         module: the copy; its parameters and buffers are on the meta device.
+        may_draw: whether a call may draw random numbers, as far as is known.
     """
 
     def __init__(self, module: nn.Module, *, training: bool) -> None:
@@ -96,16 +99,58 @@ class PureCall:
         _raise_if_held(self.module, computed)
         self._target = _WithBuffers(self.module)
         self._contents = Contents(self._target, shared=module)
+        self._training = training
+        self.may_draw = training and may_draw(self.module)
         self._writes: bool | None = None  # whether forward writes to parameters; unknown before the first call
 
     def __call__(
-        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        params: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seed: Tensor | None = None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Return the output and the new buffers; what is given is not written to.
 
+        Args:
+            params: the parameters, by dotted name.
+            buffers: the buffers, likewise.
+            args: forward's positional arguments.
+            kwargs: its keyword arguments.
+            seed: (batch,) from which random draws are computed; None to have none.
+
         Raises:
-            UnsupportedError: forward wrote to its parameters, which it had not done in its first call.
+            NoiseError: forward draws, and there is no seed.
+            UnsupportedError: forward wrote to its parameters, which it had not done in its first call, or drew in a way
+                that no noise can replay.
         """
+        if not (self._training or self.may_draw or self._writes is None):  # the usual case, without a watch
+            return self._written_to(params, buffers, args, kwargs)
+        if self.may_draw and torch.compiler.is_compiling():
+            return _eagerly(self, params, buffers, args, kwargs, seed)
+        draws = ReplacedDraws(None if seed is None else CounterNoise(seed), type(self.module).__name__)
+        if torch.compiler.is_compiling():
+            with draws:
+                return self._written_to(params, buffers, args, kwargs)
+        before = torch.get_rng_state()
+        try:
+            with SEEN_THROUGH, draws:
+                result = self._written_to(params, buffers, args, kwargs)
+        finally:
+            self.may_draw = self.may_draw or draws.drew
+        if not torch.equal(torch.get_rng_state(), before):
+            torch.set_rng_state(before)
+            raise UnsupportedError(
+                f"{type(self.module).__name__}: forward drew from PyTorch's global generator by a function that noise "
+                "cannot replay: draw with torch.rand or torch.randn"
+            )
+        return result
+
+    def _written_to(
+        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Call the module on copies of what it writes to."""
         if torch.compiler.is_compiling():  # the compiler has a checkpoint, kernels and a check of writes of its own
             try:
                 return self._call(params if self._writes is False else _copies(params), _copies(buffers), args, kwargs)
@@ -113,7 +158,7 @@ class PureCall:
                 self._contents.restore_compiled()
         if self._writes is None:
             try:
-                with WatchWrites(params.values()):
+                with SEEN_THROUGH, WatchWrites(params.values()):
                     result = self._from_start(params, _copies(buffers), args, kwargs)
                 self._writes = False
                 return result
@@ -159,3 +204,12 @@ class PureCall:
     ) -> tuple[Any, dict[str, Tensor]]:
         given = {f"inner.{name}": leaf for name, leaf in (*params.items(), *buffers.items())}
         return functional_call(self._target, given, args, kwargs)
+
+
+def _call_again(call: PureCall, *given: Any) -> tuple[Any, dict[str, Tensor]]:
+    return call(*given)
+
+
+_eagerly: Callable[..., tuple[Any, dict[str, Tensor]]] = torch.compiler.disable(
+    _call_again, reason="TorchDynamo hides some draws, as those of torch.rand_like, from function modes"
+)
