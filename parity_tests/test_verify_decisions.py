@@ -266,6 +266,23 @@ def highway() -> tuple[Callable[..., Any], tuple[Any, ...]]:
     return pulled, (params, x, torch.cos(torch.arange(12.0)).reshape(4, 3))
 
 
+@pytest.mark.parametrize("result", ["positions", "values"])
+def test_picks_that_are_all_the_other_ones_fail_however_close_they_are(result: str, tmp_path: Path) -> None:
+    def best(x: torch.Tensor, sign: float = 1.0) -> torch.Tensor:
+        scores = x * 3 / 3  # rounds by about as much as the two of a row differ
+        place = (scores * sign).argmax(-1)
+        return place if result == "positions" else torch.tensor([1.0, -1.0])[place]
+
+    first = torch.linspace(1, 1.9, 64)
+    x = torch.stack([first, torch.nextafter(first, torch.tensor(2.0))], 1)
+    assert export.verify(best, (x,)).passed
+    path = tmp_path / "f.onnx"
+    export.to_onnx(lambda x: best(x, -1.0), (x,), path)
+    verdict = export.verify(best, (x,), path)
+    assert verdict.status == "fail"
+    assert "each within rounding: too many" in verdict.table(full=True)
+
+
 def test_onnx_runtimes_coarser_tanh_is_known_and_excuses_nothing_else(tmp_path: Path) -> None:
     def fn(x: torch.Tensor) -> torch.Tensor:
         return 1 - torch.tanh(x).square()

@@ -19,6 +19,8 @@ from export.verdict.noise_model import cast_to, is_float, name_of
 
 __all__ = [
     "COMPARISONS",
+    "FEW_FOLLOWED",
+    "FOLLOWED_SHARE",
     "LEAST_TIE",
     "PICKS",
     "REACH",
@@ -35,6 +37,9 @@ __all__ = [
 
 REACH = 8.0
 """How many of its own scales an operand may lie from a jump to leave the decision open."""
+
+FOLLOWED_SHARE, FEW_FOLLOWED = 1 / 20, 4
+"""Which share of an operator's picks, and how many in any case, may follow another's choice between unequal values."""
 
 LEAST_TIE = 1e-300
 """What moves equal values apart where rounding moves none of them: less than any difference of two values."""
@@ -206,6 +211,19 @@ class Pick:
         if self.dim is not None and positions.dim() == self.operand.dim():
             may_be = may_be.all(self.dim, keepdim=True)
         return torch.where(may_be, positions, reference)
+
+    def moved_too_often(self, positions: Tensor, reference: Tensor) -> str:
+        """Say what is wrong if more positions than rounding explains hold another value than the reference's.
+
+        Equal values may change places as they like.
+        """
+        values, dim = (self.operand.flatten(), 0) if self.dim is None else (self.operand, self.dim)
+        if positions.dim() < values.dim():
+            positions, reference = positions.unsqueeze(dim), reference.unsqueeze(dim)
+        count = int((values.gather(dim, positions.long()) != values.gather(dim, reference.long())).sum())
+        if count <= max(FEW_FOLLOWED, FOLLOWED_SHARE * positions.numel()):
+            return ""
+        return f"{count} of {positions.numel()} picks lie elsewhere than float64's, each within rounding: too many"
 
 
 def is_stable(node: Node) -> bool:

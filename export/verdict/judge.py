@@ -17,12 +17,13 @@ from export.trace.arguments import is_tensor, resized
 from export.trace.symbolic_sizes import sizes_of
 from export.verdict import branch_forcing
 from export.verdict.comparison import LIMIT, Comparison, compare
-from export.verdict.decisions import PICKS, REACH, Decision, positions_of
+from export.verdict.decisions import REACH, Decision
+from export.verdict.following import followed
 from export.verdict.influence.unused import equal_branches, unused_leaves
 from export.verdict.judged_file import JudgedFile
 from export.verdict.monte_carlo import FEW_RUNS, RUNS
 from export.verdict.noise_model import UNITS
-from export.verdict.reference_runs import Outcome, replayed, replayed_results, run
+from export.verdict.reference_runs import Outcome, replayed, run
 from export.verdict.sampled import Scales
 from export.verdict.verdict_result import OpenDecision, OutputSample, Predicate, Row, Status
 
@@ -165,7 +166,7 @@ class Judge:
         rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced)
         if any(row.status == "fail" for row in rows) and not _certain(rows, scales, self.limit):
             # Few runs may be too few, and none took an open decision.
-            scales, beside = self.followed(scales, leaves, forced) or (self.scales(leaves, forced), None)
+            scales, beside = followed(self.file, scales, leaves, forced) or (self.scales(leaves, forced), None)
             rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced, beside=beside)
             if beside is not None and any(row.status == "fail" for row in rows):  # eager may pick by another operator
                 beside = self.scales(leaves, forced)
@@ -174,32 +175,14 @@ class Judge:
             # Eager's kernels may round to the half type where the recorded operators compute in float32.
             beside = self.file.scales(leaves, forced, unit=unit)
             rows = self.leaves(label, found, own, eager, scales, compares_eager=not forced, beside=beside)
+        if scales.followed_too_often and all(row.status == "pass" for row in rows):
+            rows.append(self.row("(picks)", label, "fail", scales.followed_too_often))
         if first:
             leaves_found = zip(eager.names, found, scales.outputs, strict=True)
             self.outputs = [sampled.some(name, value) for name, value, sampled in leaves_found]
         if self.failed is None and any(row.status == "fail" for row in rows):
             self.failed = leaves, dict(forced or {})
         return rows
-
-    def followed(
-        self, scales: Scales, leaves: Sequence[torch.Tensor], forced: Mapping[str, bool] | None
-    ) -> tuple[Scales, Scales] | None:
-        """Return scales along the positions that the file picks where rounding leaves that open, and eager's along its.
-
-        None where nothing is picked, or the file does not say what it picks.
-        """
-        graph = self.file.graph(leaves)
-        kinds = {key: decision.op for key, decision in scales.decisions.items() if decision.open}
-        keys = [key for key, kind in kinds.items() if kind in PICKS]
-        if graph is None or not keys:
-            return None
-        own = self.file.picked_positions(keys, leaves)
-        if not own:
-            return None
-        results = replayed_results(graph, leaves, own)
-        found = {key: positions_of(kinds[key], result) for key, result in results.items()}
-        eager = {key: positions for key, positions in found.items() if positions is not None}
-        return self.file.scales(leaves, forced, follow=own), self.file.scales(leaves, forced, follow=eager)
 
     def scales(
         self,

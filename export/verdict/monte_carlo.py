@@ -269,8 +269,10 @@ def measure(
     outputs, operands = spread({}, 0)
     scales: dict[str, Tensor] = {key: operands.scale(key, value[2]) for key, value in exact.operands.items()}
     decisions = {key: decision_of(key, *entry, scales[key]) for key, entry in exact.operands.items()}
+    too_often = ""
     if follow:
-        exact = _Run(None, taken, {}, {}, followed=_followed(follow, exact, scales))
+        positions, too_often = _followed(follow, exact, scales)
+        exact = _Run(None, taken, {}, {}, followed=positions)
         reference = _outputs(graph, exact, given, unit)
         outputs, _ = spread({}, 0)
     picks = _picks(graph, exact, scales)
@@ -281,19 +283,25 @@ def measure(
         decisions=decisions,
         branches=exact.branches,
         lifted=tuple(exact.lifted),
+        followed_too_often=too_often,
         values=values.sampled({node.name: _pick(node, exact, scales) for node in graph.graph.nodes}),
     )
 
 
-def _followed(follow: Mapping[str, Tensor], exact: _Run, scales: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the positions to follow: those picked where rounding leaves that open, else the reference's own."""
-    found = {}
+def _followed(follow: Mapping[str, Tensor], exact: _Run, scales: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return the positions to follow, and what is wrong if they are followed too often.
+
+    A position is followed where rounding leaves it open; elsewhere the reference's own stays.
+    """
+    found, problem = {}, ""
     for key, positions in follow.items():
         node, kind, operand = exact.operands[key]
         own = positions_of(kind, exact.results[key])
         if own is not None:
-            found[key] = Pick(operand, scales[key], pick_axis(node)).nearest(positions.to(own.dtype), own)
-    return found
+            pick = Pick(operand, scales[key], pick_axis(node))
+            found[key] = pick.nearest(positions.to(own.dtype), own)
+            problem = pick.moved_too_often(found[key], own) or problem
+    return found, problem
 
 
 def _picks(graph: GraphModule, exact: _Run, scales: Mapping[str, Tensor]) -> dict[int, Pick]:

@@ -72,6 +72,7 @@ class Scales:
         branches: {condition: branches taken, one an execution}.
         lifted: lines of source whose casts to a narrower dtype the reference does not make.
         values: the same as `outputs` for the operators asked for, by key; those of a loop's steps lie stacked.
+        followed_too_often: what is wrong if more picks than rounding explains were taken otherwise than in float64.
     """
 
     outputs: tuple[Sampled, ...]
@@ -79,6 +80,7 @@ class Scales:
     branches: dict[str, list[bool]]
     lifted: tuple[str, ...] = ()
     values: dict[str, Sampled] = dataclasses.field(default_factory=dict)
+    followed_too_often: str = ""
 
 
 class Spread:
