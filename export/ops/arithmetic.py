@@ -13,7 +13,7 @@ from torch.fx import Node
 from export.graph.builder import Builder, Lowering, node_dtype
 from export.graph.onnx_types import REDUCED
 from export.ops import integers
-from export.ops.shared.kernels import pointwise
+from export.ops.shared.kernels import pointwise, with_number
 
 __all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS", "binary", "unary"]
 
@@ -230,6 +230,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.hypot.default: _hypot,
 }
 
-BATCHING: dict[Any, Callable[..., Any]] = pointwise(
-    aten.addcdiv.default, aten.addcmul.default, aten.lerp.Scalar, aten.lerp.Tensor
-)
+BATCHING: dict[Any, Callable[..., Any]] = {
+    **pointwise(aten.addcdiv.default, aten.addcmul.default, aten.lerp.Scalar, aten.lerp.Tensor),
+    **with_number(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.floor_divide.default),
+}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-__all__ = ["DECOMPOSITIONS"]
+from export.ops.shared.kernels import Kernel, fold, mapped_kernel, mapped_size, unfold, with_mapped_axis
+
+__all__ = ["BATCHING", "DECOMPOSITIONS"]
 
 aten: Any = torch.ops.aten
 
@@ -44,6 +46,36 @@ def _attention_backward(
     return d_scores @ key, d_scores.mT @ query, weights.mT @ grad
 
 
+def _folded(op: Any, tensors: int) -> Kernel:
+    """Make a kernel of `vmap` of fused attention: the mapped axis and the batch of its first tensors become one."""
+
+    def whole(*args: Any) -> Any:
+        *given, mask, scale = args
+        return op(*given, attn_mask=mask, scale=scale)
+
+    def rule(mapped: Sequence[bool], *args: Any) -> Any:
+        size, batch = mapped_size(mapped, args), args[0].shape[int(mapped[0])]
+        *given, mask, scale = args
+        folded = [fold(with_mapped_axis(x, known, size)) for x, known in zip(given[:tensors], mapped, strict=False)]
+        if mask is not None and (mapped[-2] or mask.dim() == 4):
+            mask = with_mapped_axis(mask, mapped[-2], size)
+            mask = mask.reshape(size, 1, 1, *mask.shape[1:]) if mask.dim() == 3 else mask
+            mask = fold(mask.expand(size, batch, *mask.shape[2:]))
+        return tuple(unfold(x, size, batch) for x in whole(*folded, *given[tensors:], mask, scale))
+
+    kernel = mapped_kernel(whole, rule)
+
+    def with_settings(*args: Any, attn_mask: torch.Tensor | None = None, scale: float | None = None) -> Any:
+        return kernel(*args, attn_mask, scale)
+
+    return with_settings
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
 }
+
+_FORWARD = aten._scaled_dot_product_flash_attention_for_cpu.default
+_BACKWARD = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+BATCHING: dict[Any, Callable[..., Any]] = {_FORWARD: _folded(_FORWARD, 3), _BACKWARD: _folded(_BACKWARD, 6)}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import onnx_ir as ir
 import torch
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering
+from export.ops.shared.kernels import fold, mapped_kernel, mapped_size, with_mapped_axis
 
-__all__ = ["DECOMPOSITIONS", "LOWERINGS"]
+__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -82,10 +83,52 @@ def _embedding_bag_backward(
     return grad.new_zeros([num_weights, grad.shape[1]]).index_add(0, indices, rows)
 
 
+def _embedding_batched(
+    mapped: Sequence[bool], weight: torch.Tensor, index: torch.Tensor, *settings: Any
+) -> torch.Tensor:
+    """Compute `aten.embedding` under `vmap`; several matrices are stacked to one."""
+    op = aten.embedding.default
+    if not mapped[0]:
+        return cast(torch.Tensor, op(weight, index, *settings))
+    if not mapped[1]:
+        rows = weight.index_select(1, index.reshape(-1))
+        return rows.reshape(weight.shape[0], *index.shape, weight.shape[2])
+    return cast(torch.Tensor, op(fold(weight), _in_stack(index, weight.shape[1])))
+
+
+def _in_stack(index: torch.Tensor, rows: Any) -> torch.Tensor:
+    """Shift row numbers, mapped by their first axis, to a stack of matrices of `rows` rows each."""
+    offsets = torch.arange(index.shape[0], device=index.device, dtype=index.dtype) * rows
+    return index + offsets.reshape(-1, *[1] * (index.dim() - 1))
+
+
+def _embedding_backward_batched(
+    mapped: Sequence[bool],
+    grad: torch.Tensor,
+    index: torch.Tensor,
+    rows: Any,
+    padding: Any,
+    by_frequency: bool,
+) -> torch.Tensor:
+    """Compute `aten.embedding_dense_backward` under `vmap`, on a stack of matrices."""
+    size = mapped_size(mapped, (grad, index, rows, padding, by_frequency))
+    grad, index = with_mapped_axis(grad, mapped[0], size), with_mapped_axis(index, mapped[1], size)
+    grad = torch.where((index == padding).unsqueeze(-1), torch.zeros_like(grad), grad)
+    stacked = aten.embedding_dense_backward.default(grad, _in_stack(index, rows), rows * size, -1, by_frequency)
+    return cast(torch.Tensor, stacked.reshape(size, rows, grad.shape[-1]))
+
+
 LOWERINGS: dict[Any, Lowering] = {aten.embedding.default: embedding}
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten._embedding_bag.default: _embedding_bag,
     aten._embedding_bag_forward_only.default: _embedding_bag,
     aten._embedding_bag_backward.default: _embedding_bag_backward,
+}
+
+BATCHING: dict[Any, Callable[..., Any]] = {
+    aten.embedding.default: mapped_kernel(aten.embedding.default, _embedding_batched),
+    aten.embedding_dense_backward.default: mapped_kernel(
+        aten.embedding_dense_backward.default, _embedding_backward_batched
+    ),
 }

@@ -6,7 +6,10 @@ unsupported, as it would without this file.
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -32,11 +35,6 @@ NEVER = frozenset({"aten::as_strided", "aten::as_strided_copy", "aten::as_stride
 """Operators that read memory by strides, which an ONNX tensor does not have."""
 
 
-def _corners(node: Node) -> str:
-    corners = node.args[2] if len(node.args) > 2 else node.kwargs.get("align_corners")
-    return "ONNX places the samples elsewhere than PyTorch: antialias with align_corners=False" if corners else ""
-
-
 def _integers(node: Node) -> str:
     example = node.args[0].meta["val"] if isinstance(node.args[0], Node) else None
     wrong = isinstance(example, torch.Tensor) and not example.is_floating_point()
@@ -48,12 +46,51 @@ def _statistics(node: Node) -> str:
 
 
 WRONG: dict[str, Callable[[Node], str]] = {
-    "aten::_upsample_bilinear2d_aa": _corners,
-    "aten::_upsample_bicubic2d_aa": _corners,
     "aten::angle": _integers,
     "aten::_native_batch_norm_legit_functional": _statistics,
 }
 """{operator: says why onnxscript's function is wrong for a node's arguments, or nothing where it is right}."""
+
+
+LAYOUT_ARGUMENTS = {
+    *("C", "HxW", "cudnn_enable", "cudnn_enabled", "device", "implicit", "layout", "memory_format", "non_blocking"),
+    *(
+        "output_size",
+        "path",
+        "pin_memory",
+        "return_debug_mask",
+        "scale_grad_by_freq",
+        "sparse",
+        "sparse_grad",
+        "stride",
+    ),
+}
+"""Arguments that a forward result does not depend on: where and how it is stored, and sizes that others imply."""
+
+
+@functools.cache
+def _unread(function: Any) -> frozenset[str]:
+    """Return the names of the parameters that the body of one of onnxscript's functions never reads."""
+    inner = inspect.unwrap(getattr(function, "func", None) or getattr(function, "function", None) or function)
+    try:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(inner))).body
+    except (OSError, TypeError, SyntaxError):
+        return frozenset()
+    parameters = {argument.arg for part in ast.walk(tree) if isinstance(part, ast.arguments) for argument in part.args}
+    parameters |= {arg.arg for part in ast.walk(tree) if isinstance(part, ast.arguments) for arg in part.kwonlyargs}
+    read = {name.id for name in ast.walk(tree) if isinstance(name, ast.Name)}
+    return frozenset(parameters - read - LAYOUT_ARGUMENTS)
+
+
+def _ignored(function: Any, node: Node) -> list[str]:
+    """Return the arguments that a node gives, other than their defaults, and onnxscript's function leaves unread."""
+    schema = getattr(node.target, "_schema", None)
+    unread = _unread(function)
+    if schema is None or not unread:
+        return []
+    given = dict(zip((argument.name for argument in schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+    defaults = {argument.name: argument.default_value for argument in schema.arguments}
+    return [name for name, value in given.items() if name in unread and value != defaults[name]]
 
 
 @functools.cache
@@ -78,6 +115,11 @@ def lower(g: Builder, node: Node, *_: Any, **__: Any) -> Any:
     function, _reason = _dispatching.dispatch(node, _registry())
     if function is None:
         raise g.unsupported("neither this package nor onnxscript has an ONNX form for it")
+    if ignored := _ignored(function, node):
+        raise g.unsupported(
+            f"onnxscript's function for it ignores what is given as {', '.join(ignored)}; leave that at its default, "
+            "or write the operation with others (F.interpolate: size= instead of scale_factor=)"
+        )
     opset = onnxscript.values.Opset("", LIBRARY_OPSET)
     given: dict[ir.Value, ir.Value] = {}
 

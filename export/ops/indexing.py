@@ -12,8 +12,9 @@ from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
 from export.graph.onnx_types import accumulation_dtype
+from export.ops.shared.kernels import Kernel, mapped_kernel, mapped_size, with_mapped_axis
 
-__all__ = ["COMPOSITES", "DECOMPOSITIONS", "LOWERINGS", "written"]
+__all__ = ["BATCHING", "COMPOSITES", "DECOMPOSITIONS", "LOWERINGS", "written"]
 
 aten: Any = torch.ops.aten
 
@@ -235,6 +236,76 @@ def _index_select_backward(grad: Tensor, sizes: Sequence[Any], dim: int, index: 
     return grad.new_zeros(sizes).index_add(dim, index, grad)
 
 
+def _take_along_dim(x: Tensor, index: Tensor, dim: int | None = None) -> Tensor:
+    """Take elements along an axis, the other axes broadcast."""
+    if dim is None:
+        return x.reshape(-1).gather(0, index.reshape(-1))
+    axis = dim % x.dim()
+    shapes = ([*x.shape[:axis], 1, *x.shape[axis + 1 :]], [*index.shape[:axis], 1, *index.shape[axis + 1 :]])
+    both = torch.broadcast_shapes(*shapes)
+    wide_x = x.expand(*both[:axis], x.shape[axis], *both[axis + 1 :])
+    return wide_x.gather(axis, index.expand(*both[:axis], index.shape[axis], *both[axis + 1 :]))
+
+
+def _along_axis(op: Any) -> Kernel:
+    """Make the kernel of `vmap` of a gather or scatter; its arguments are (x, axis, index, …)."""
+
+    def rule(mapped: Sequence[bool], x: Tensor, dim: int, index: Tensor, *rest: Any, **settings: Any) -> Tensor:
+        size = mapped_size(mapped, (x, dim, index, *rest))
+        rank = x.dim() - mapped[0]
+        dropped = not (index.dim() - mapped[2] if op is aten.gather.default else rank)
+        tensors = []
+        for arg, known in zip((x, index, *rest), (mapped[0], *mapped[2:]), strict=True):
+            wide = with_mapped_axis(arg, known, size) if isinstance(arg, Tensor) else arg
+            tensors.append(wide.unsqueeze(1) if isinstance(wide, Tensor) and wide.dim() == 1 else wide)
+        result: Tensor = op(tensors[0], dim % max(rank, 1) + 1, *tensors[1:], **settings)
+        return result.squeeze(1) if dropped else result
+
+    return mapped_kernel(op, rule)
+
+
+def _rows(op: Any) -> Kernel:
+    """Make the kernel of `vmap` of `index_add` or `index_copy`, where a mapped index has one entry for each element."""
+
+    def rule(mapped: Sequence[bool], x: Tensor, dim: int, index: Tensor, source: Tensor, **settings: Any) -> Tensor:
+        size = mapped_size(mapped, (x, dim, index, source))
+        scalar = x.dim() == mapped[0]
+        x, source = (with_mapped_axis(t, known, size) for t, known in ((x, mapped[0]), (source, mapped[3])))
+        x, source = (t.unsqueeze(1) if t.dim() == 1 else t for t in (x, source))
+        axis = dim % (x.dim() - 1) + 1
+        if mapped[2]:
+            shape = [size, *[1] * (x.dim() - 1)]
+            shape[axis] = source.shape[axis]
+            places = index.reshape(shape).expand(source.shape)
+            added = op is aten.index_add.default
+            alpha = settings.get("alpha", 1)
+            source = source if alpha == 1 else source * alpha
+            result = x.scatter_add(axis, places, source) if added else x.scatter(axis, places, source)
+        else:
+            result = op(x, axis, index, source, **settings)
+        return result.squeeze(1) if scalar else result
+
+    return mapped_kernel(op, rule)
+
+
+def _index_select_batched(mapped: Sequence[bool], x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """Compute `aten.index_select` under `vmap`."""
+    rank = x.dim() - mapped[0]
+    if not rank:
+        return with_mapped_axis(x, mapped[0], mapped_size(mapped, (x, dim, index)))
+    axis = dim % rank
+    if not mapped[2]:
+        return x.index_select(axis + 1, index)
+    if not mapped[0]:
+        picked = x.index_select(axis, index.reshape(-1))
+        count = index.shape[1] if index.dim() > 1 else 1
+        return picked.reshape(*x.shape[:axis], index.shape[0], count, *x.shape[axis + 1 :]).movedim(axis, 0)
+    shape = [index.shape[0], *[1] * rank]
+    shape[axis + 1] = index.shape[1] if index.dim() > 1 else 1
+    wide = [*x.shape[: axis + 1], shape[axis + 1], *x.shape[axis + 2 :]]
+    return x.gather(axis + 1, index.reshape(shape).expand(wide))
+
+
 LOWERINGS: dict[Any, Lowering] = {
     aten.gather.default: gather,
     aten.scatter.src: scatter(None),
@@ -253,4 +324,18 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.masked_scatter_backward.default: _masked_scatter_backward,
 }
 
-COMPOSITES: dict[Any, Callable[..., Any]] = {aten.index_select_backward.default: _index_select_backward}
+COMPOSITES: dict[Any, Callable[..., Any]] = {
+    aten.index_select_backward.default: _index_select_backward,
+    aten.take_along_dim.default: _take_along_dim,
+}
+
+BATCHING: dict[Any, Callable[..., Any]] = {
+    aten.gather.default: _along_axis(aten.gather.default),
+    aten.scatter.src: _along_axis(aten.scatter.src),
+    aten.scatter.value: _along_axis(aten.scatter.value),
+    aten.scatter_add.default: _along_axis(aten.scatter_add.default),
+    aten.scatter_reduce.two: _along_axis(aten.scatter_reduce.two),
+    aten.index_add.default: _rows(aten.index_add.default),
+    aten.index_copy.default: _rows(aten.index_copy.default),
+    aten.index_select.default: mapped_kernel(aten.index_select.default, _index_select_batched),
+}

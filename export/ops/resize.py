@@ -10,6 +10,7 @@ import torch
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering
+from export.ops import fallback
 from export.ops.shared.axis_maps import axis_matrices, fixed_sizes, times_matrices
 from export.ops.shared.kernels import pytorch_rules
 
@@ -42,7 +43,32 @@ def resize_backward(forward: Any, corners: bool) -> Lowering:
     return rule
 
 
+def antialiased(forward: Any) -> Lowering:
+    """Lower antialiased resizing: by onnxscript's function to a size, by one matrix per axis with a scale or corners.
+
+    onnxscript's function leaves the scales unread, and ONNX places the samples of aligned corners elsewhere.
+    """
+
+    def rule(
+        g: Builder, node: Node, x: Any, output_size: Any, align_corners: bool, *scales: float | None, **named: Any
+    ) -> ir.Value:
+        given = [*scales, *named.values(), None, None][:2]
+        if not align_corners and given == [None, None]:
+            return cast(ir.Value, fallback.lower(g, node))
+
+        def apply(image: torch.Tensor, axis: int, sizes: list[int]) -> torch.Tensor:
+            own = (scale if i == axis else None for i, scale in enumerate(given))
+            return cast(torch.Tensor, forward(image, sizes, align_corners, *own))
+
+        factors = axis_matrices(apply, fixed_sizes(g, g.shape_of(x)[2:]), fixed_sizes(g, output_size))
+        return times_matrices(g, g.tensor(x), 2, 4, factors)
+
+    return rule
+
+
 LOWERINGS: dict[Any, Lowering] = {
+    aten._upsample_bilinear2d_aa.default: antialiased(aten._upsample_bilinear2d_aa),
+    aten._upsample_bicubic2d_aa.default: antialiased(aten._upsample_bicubic2d_aa),
     aten.upsample_nearest1d_backward.default: resize_backward(aten.upsample_nearest1d, False),
     aten.upsample_nearest2d_backward.default: resize_backward(aten.upsample_nearest2d, False),
     aten.upsample_nearest3d_backward.default: resize_backward(aten.upsample_nearest3d, False),
@@ -63,4 +89,5 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = pytorch_rules(
     aten.upsample_bilinear2d.vec,
     aten.upsample_bilinear2d.default,
     aten.upsample_bicubic2d.default,
+    aten.upsample_trilinear3d.default,
 )

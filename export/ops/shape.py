@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
-from export.ops.shared.kernels import mapped_kernel, mapped_size, pytorch_rules, with_mapped_axis
+from export.ops.shared.kernels import Kernel, mapped_kernel, mapped_size, pytorch_rules, with_mapped_axis
 
 __all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS"]
 
@@ -269,6 +269,24 @@ def _unfold(x: torch.Tensor, dimension: int, size: int, step: int) -> torch.Tens
     return picked.movedim(-2, axis)
 
 
+def _placed(op: Any, axes: Sequence[int]) -> Kernel:
+    """Make the kernel of `vmap` of a view's gradient; its arguments are (gradient, sizes, …).
+
+    Args:
+        op: the operator.
+        axes: the positions of the arguments that number an axis.
+    """
+
+    def rule(mapped: Sequence[bool], grad: Tensor, sizes: Sequence[Any], *settings: Any) -> Tensor:
+        given = [grad, [grad.shape[0], *sizes], *settings]
+        for i in axes:
+            given[i] = given[i] % len(sizes) + 1
+        result: Tensor = op(*given)
+        return result
+
+    return mapped_kernel(op, rule)
+
+
 LOWERINGS: dict[Any, Lowering] = {
     aten.view.default: view, aten._unsafe_view.default: view, aten.reshape.default: view, aten.view_copy.default: view,
     aten.permute.default: permute, aten.transpose.int: transpose, aten.t.default: t,
@@ -287,4 +305,8 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     **pytorch_rules(aten.slice_scatter.default),
 }
 
-BATCHING: dict[Any, Callable[..., Any]] = {aten.cat.default: _cat_batched}
+BATCHING: dict[Any, Callable[..., Any]] = {
+    aten.cat.default: _cat_batched,
+    aten.slice_backward.default: _placed(aten.slice_backward.default, [2]),
+    aten.select_backward.default: _placed(aten.select_backward.default, [2]),
+}

@@ -38,6 +38,7 @@ __all__ = [
     "under_jvp",
     "unfold",
     "with_mapped_axis",
+    "with_number",
 ]
 
 aten: Any = torch.ops.aten
@@ -159,6 +160,26 @@ def pointwise(*operators: Any) -> dict[Any, Kernel]:
             return op(*map(aligned, args, mapped, ranks), **settings)
 
         return mapped_kernel(op, rule)
+
+    return {op: kernel(op) for op in operators}
+
+
+def with_number(*operators: Any) -> dict[Any, Kernel]:
+    """Return {operator: kernel} for operators of two arguments, one of which may be a symbolic size.
+
+    PyTorch casts a number to the dtype of a mapped element of rank 0, which fails for a symbolic one. Two tensors are
+    left to PyTorch, whose promotion of dtypes goes by their ranks without the mapped axis.
+    """
+
+    def kernel(op: Any) -> Kernel:
+        with_size = mapped_kernel(op, lambda mapped, *args, **settings: op(*args, **settings))
+
+        def rule(x: Any, y: Any, **settings: Any) -> Any:
+            if isinstance(x, Tensor) and isinstance(y, Tensor):
+                return op._op_dk(DispatchKey.FuncTorchBatched, x, y, **settings)
+            return with_size(x, y, **settings)
+
+        return rule
 
     return {op: kernel(op) for op in operators}
 
