@@ -97,6 +97,12 @@ SAME = rows(
     ),
     ("float quotients", lambda a, b: (a // b, a % b, torch.fmod(a, b)), 0.3 * LEFT.float(), RIGHT.float()),
     ("inexact quotients", lambda x: (x // 0.1, x % 0.1), f32(6.0, 1.0, -1.0, 0.3)),
+    (
+        "hypot of infinities",
+        torch.hypot,
+        f32(math.inf, math.inf, -math.inf, math.inf, math.nan, 0, 0, math.nan, 3),
+        f32(math.inf, math.nan, math.inf, 1, -math.inf, math.inf, 0, 1, 4),
+    ),
     ("large remainders", lambda x: x % 0.7, f32(1e10, -3e8)),
     ("by zero", lambda x: (x / 0, x % 0.0, x // 0.0), f32(1.0, -1.0, 0.0)),
     ("by infinity", lambda x: (x % INF, x / INF), f32(1.0, -1.0, 0.0)),

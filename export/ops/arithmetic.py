@@ -205,7 +205,8 @@ def _hypot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """√(a² + b²), scaled by the larger so that nothing overflows."""
     high, low = torch.maximum(a.abs(), b.abs()), torch.minimum(a.abs(), b.abs())
     ratio = torch.where(high > 0, low / high, torch.zeros_like(low))
-    return high * torch.sqrt(1 + ratio * ratio)
+    infinite = a.isinf() | b.isinf()  # also beside NaN, as in C
+    return torch.where(infinite, torch.full_like(high, math.inf), high * torch.sqrt(1 + ratio * ratio))
 
 
 LOWERINGS: dict[Any, Lowering] = {

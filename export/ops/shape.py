@@ -29,9 +29,14 @@ def view(g: Builder, node: Node, x: Any, size: Sequence[Any], *_: Any, **__: Any
         return g.op("Reshape", value, g.constant([g.static(s) for s in size]))
     if g.shape_of(x) and [*map(str, g.shape_of(x))] == [*map(str, node.meta["val"].shape)]:
         return value
-    return _without_kept(g, node, x, value) or g.reshape(
-        value, [node.meta["val"].shape[i] if s == -1 else s for i, s in enumerate(size)]
-    )
+    if (folded := _without_kept(g, node, x, value)) is not None:
+        return folded
+    known = [node.meta["val"].shape[i] if s == -1 else s for i, s in enumerate(size)]
+    if -1 in size and sum(g.static(s) is None for s in known) > 1:
+        # No node gives the size of the axis to infer. PyTorch infers none beside an axis of size 0, so that the zeros
+        # of ONNX's Reshape, which copy an input's axis, do not occur.
+        return g.op("Reshape", value, g.ints([s if s == -1 else k for s, k in zip(size, known, strict=True)]))
+    return g.reshape(value, known)
 
 
 def _without_kept(g: Builder, node: Node, x: Node, value: ir.Value) -> ir.Value | None:
