@@ -187,6 +187,22 @@ def test_a_file_replays_the_noise(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(export.load(path)(params, TOKENS, each), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["Dropout", "attention", "DropPath"])
+def test_a_file_with_any_batch_size_replays_the_noise(name: str, tmp_path: Path) -> None:
+    block, params, state = made(name)
+
+    def run(params: Any, x: Tensor, noise: Any) -> Tensor:
+        return block.apply(params, x, state, {}, True, noise)[0]
+
+    path = tmp_path / "training.onnx"
+    batch = {0: "batch"}
+    noise = noise_for(block, params, TOKENS)
+    export.to_onnx(run, (params, TOKENS, noise), path, dynamic=(None, batch, {"seed": batch}))
+    x = torch.randn(7, 5, 8, generator=seeded(1))
+    other = block.noise(tuple(x.shape), seeded(2))
+    torch.testing.assert_close(export.load(path)(params, x, other), run(params, x, other), rtol=1e-4, atol=1e-5)
+
+
 def test_the_blocks_of_timm_and_torchvision_replay_their_noise() -> None:
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3, drop_path_rate=0.5)

@@ -94,7 +94,7 @@ class ReplacedDraws(SeesThrough):
 
     def _kept(self, shape: Sequence[int], like: Tensor, rate: float) -> Tensor:
         """Return 1 where an element is kept, 0 where it is dropped."""
-        return (self._uniform(shape, like) >= rate).to(like.dtype)
+        return self._source().at_least(tuple(shape), rate).to(device=like.device, dtype=like.dtype)
 
     def dropout(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer `dropout`, `feature_dropout`, `alpha_dropout`, `feature_alpha_dropout`, in place or not."""
