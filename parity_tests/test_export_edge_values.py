@@ -30,6 +30,9 @@ def f32(*values: float) -> torch.Tensor:
     return torch.tensor(values)
 
 
+NEGATIVE = -torch.linspace(1, 2, 64)
+
+
 X = torch.linspace(-1, 1, 12).reshape(4, 3)
 ODD = f32(NAN, INF, -INF, 0.0, 1e-30, 1.5, -1.5, 2.5, 0.5, -0.5)
 ROWS = torch.tensor([[1.0, NAN, 3.0], [NAN, -2.0, 5.0], [INF, -INF, 0.0], [4.0, 4.0, 1.0]])
@@ -103,6 +106,10 @@ SAME = rows(
         f32(math.inf, math.inf, -math.inf, math.inf, math.nan, 0, 0, math.nan, 3),
         f32(math.inf, math.nan, math.inf, 1, -math.inf, math.inf, 0, 1, 4),
     ),
+    # ONNX Runtime would join a Pad with zeros to the pooling behind it, which pads with -∞
+    ("zeros before max pooling 1d", lambda x: F.max_pool1d(F.pad(x, (1, 1)), 3, 2), NEGATIVE.reshape(2, 4, 8)),
+    ("zeros before max pooling 2d", lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2), NEGATIVE.reshape(2, 2, 4, 4)),
+    ("zeros before max pooling 3d", lambda x: F.max_pool3d(F.pad(x, (1,) * 6), 3, 2), NEGATIVE.reshape(1, 1, 4, 4, 4)),
     ("large remainders", lambda x: x % 0.7, f32(1e10, -3e8)),
     ("by zero", lambda x: (x / 0, x % 0.0, x // 0.0), f32(1.0, -1.0, 0.0)),
     ("by infinity", lambda x: (x % INF, x / INF), f32(1.0, -1.0, 0.0)),

@@ -42,6 +42,11 @@ def max_pool(rank: int) -> Lowering:
         sizes = per_axis(kernel, rank)
         pads = per_axis(padding, rank)
         value, lone = _batched(g, x, rank)
+        source = value.producer()
+        if source is not None and source.op_type == "Pad":
+            # ONNX Runtime's PadFusion moves the Pad before a MaxPool into its pads, whose value is -∞ rather than 0;
+            # it looks at neighbours alone.
+            value = g.op("Squeeze", g.unsqueeze(value, 0), g.constant([0]))
         attributes: dict[str, Any] = {
             "kernel_shape": sizes,
             "strides": per_axis(stride, rank) if stride else sizes,
