@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -11,7 +11,7 @@ from onnx import numpy_helper
 
 from export.graph.node_notes import read_notes
 
-__all__ = ["Condition", "condition_key", "conditions", "forced", "holds", "with_outputs"]
+__all__ = ["Condition", "condition_key", "conditions", "forced", "with_outputs"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +46,6 @@ def conditions(graph: onnx.GraphProto, within: Mapping[str, bool] | None = None)
                 inner = dict(within or {}) if side is None else {**(within or {}), condition_key(node): side}
                 found += conditions(attribute.g, inner)
     return found
-
-
-def holds(graph: onnx.GraphProto, operators: Collection[str]) -> bool:
-    """Tell whether a graph, or one in its branches and loops, has a node of these operators."""
-    return any(
-        node.op_type in operators or any(holds(a.g, operators) for a in node.attribute if a.HasField("g"))
-        for node in graph.node
-    )
 
 
 def forced(model: onnx.ModelProto, choices: Mapping[str, bool]) -> onnx.ModelProto:
