@@ -100,6 +100,8 @@ BATCH = (None, {0: "batch"})
 
 def judged(case: Case, device: str, **options: Any) -> Facts:
     """The verdict's figures; raises with its table if it did not pass."""
+    if "path" in options:
+        export.to_onnx(*case, options["path"], dynamic=options.get("dynamic"))
     verdict = export.verify(*case, device=device, **options)
     verdict.raise_if_failed()
     assert verdict.device == device

@@ -108,6 +108,7 @@ def test_an_attribute_of_a_module_in_the_working_folder(
     net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "net", raising=False)  # of another test's folder
     assert targets.resolve("net:make").value.fc.out_features == 5
     assert targets.resolve("pure.nets:resnet18").kind == "block", "it has no required parameter, and makes a block"
     assert targets.resolve("torch:tanh").kind == "function"

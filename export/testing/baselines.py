@@ -50,7 +50,7 @@ def path_for(folder: Path, node: str) -> Path:
     """Return the file of a test, by its node id; node ids that differ have different files.
 
     >>> path_for(Path("base"), "tests/test_net.py::test_a[1-x/y]").name
-    'tests_test_net.py_test_a_1-x_y-0e7d9f3f.json'
+    'tests_test_net.py_test_a_1-x_y-b11a2635.json'
     """
     plain = re.sub(r"[^\w.-]+", "_", node).strip("_")[:100]
     return folder / f"{plain}-{hashlib.sha256(node.encode()).hexdigest()[:8]}.json"

@@ -27,6 +27,7 @@ def unused_leaves(
 ) -> list[int]:
     """Return the positions of leaves that no output depends on, in float64 and at these inputs.
 
+    Integers without axes that nothing reads are left out: batch counters, as of a normalisation in evaluation.
     A leaf that a condition or a comparison looks at counts as one that the outputs depend on: which way they go is
     judged.
 
@@ -42,7 +43,8 @@ def unused_leaves(
     doubtful = _without_gradient(graph, leaves, forced, looked_at)
     reference = exact_values(graph, leaves, forced, compared=True) if doubtful else []
     used = {*decisive, *looked_at} - {i for i in doubtful if not _influences(graph, leaves, forced, i, reference)}
-    return [i for i in among if i not in used]
+    counters = {i for i in among if i not in read and not leaves[i].dim() and not leaves[i].is_floating_point()}
+    return [i for i in among if i not in used and i not in counters]
 
 
 def equal_branches(graph: GraphModule, leaves: Sequence[Tensor], key: str, within: Mapping[str, bool]) -> bool:
