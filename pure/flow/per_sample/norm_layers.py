@@ -89,8 +89,9 @@ def _layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    cudnn_enable: bool = True,
 ) -> Call | None:
-    """F.layer_norm."""
+    """F.layer_norm, and the operator in it, which is all that is seen inside a block made of a module."""
     shape = list(normalized_shape)
     return _affine(
         parameters, input, weight, bias, lambda x, w, b: F.layer_norm(x, shape, w, b, eps), len(shape), trailing=True
@@ -118,8 +119,9 @@ def _group_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    cudnn_enabled: bool = True,
 ) -> Call | None:
-    """F.group_norm."""
+    """F.group_norm, and the operator in it."""
     return _along_channels(parameters, input, weight, bias, lambda x, w, b: F.group_norm(x, num_groups, w, b, eps))
 
 
@@ -165,8 +167,11 @@ def _batch_norm(
 
 NORMS: dict[Any, Callable[..., Call | None]] = {
     F.layer_norm: _layer_norm,
+    torch.layer_norm: _layer_norm,
     F.rms_norm: _rms_norm,
+    torch.rms_norm: _rms_norm,
     F.group_norm: _group_norm,
+    torch.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
     F.batch_norm: _batch_norm,
 }
