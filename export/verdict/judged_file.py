@@ -33,7 +33,7 @@ from export.verdict.foreign.samples import sample_leaves
 from export.verdict.monte_carlo import RUNS, measure
 from export.verdict.sampled import Scales
 
-__all__ = ["JudgedFile"]
+__all__ = ["JudgedFile", "differing"]
 
 
 POSITIONS = {"TopK": 1, "ArgMax": 0, "ArgMin": 0}
@@ -236,15 +236,9 @@ class JudgedFile:
                 own = inside.get(leaf_name)
                 if owner != position or own is None:
                     continue
-                leaf = leaf.cpu()
                 if own.shape != leaf.shape:
                     found.append((leaf_name, f"stored with shape {tuple(own.shape)}, given {tuple(leaf.shape)}"))
-                    continue
-                same = own == leaf.to(own.dtype)
-                if own.is_floating_point():
-                    same |= own.isnan() & leaf.isnan()
-                if not bool(same.all()):
-                    count = int((~same).sum())
+                elif count := differing(own, leaf):
                     found.append((leaf_name, f"{count} of {leaf.numel()} stored values are not the given ones"))
         return found
 
@@ -260,6 +254,17 @@ class JudgedFile:
         """Return the data files that the file's tensors lie in."""
         header = protobuf_wire.read_header(self.file)
         return list(stored_tensors.data_files(self.file, stored_tensors.find(self.file, header)))
+
+
+def differing(stored: torch.Tensor, given: torch.Tensor) -> int:
+    """Count the values of a stored tensor that are not the given ones, or the cast of them, bit for bit."""
+    if stored.shape != given.shape:
+        return given.numel()
+    given = given.cpu().to(stored.dtype)
+    same = stored == given
+    if stored.is_floating_point():
+        same |= stored.isnan() & given.isnan()
+    return int((~same).sum())
 
 
 def _mismatches(

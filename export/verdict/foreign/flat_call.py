@@ -19,6 +19,7 @@ from export.errors import ArgumentError
 from export.files.pytree_structure import describe
 from export.trace.arguments import Arguments, is_tensor, shifted
 from export.trace.signature import function_name
+from pure.interop.one_path import ONE_PATH
 from pure.tree import flatten_with_paths, tree_unflatten
 
 __all__ = ["FlatCall", "named_outputs"]
@@ -74,12 +75,8 @@ class FlatCall:
         if module.training:  # statistics may be written in place
             buffers = {name for name, _ in module.named_buffers()}
             weights = {name: tensor.clone() if name in buffers else tensor for name, tensor in weights.items()}
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)  # another function: it rounds, and treats padding, differently
-        try:
+        with ONE_PATH:  # the fused kernels round, and treat padding, differently
             return named_outputs(torch.func.functional_call(module, dict(weights), args, kwargs))
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
 
     def arguments(self, axes: Sequence[Mapping[int, str]] | None = None) -> Arguments:
         """Return the arguments of this function taken apart, with these dynamic axes of the leaves."""

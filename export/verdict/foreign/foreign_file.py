@@ -33,7 +33,7 @@ from export.verdict.foreign.eager_noise import measure_eager
 from export.verdict.foreign.flat_call import FlatCall
 from export.verdict.foreign.matching import matched_inputs, matched_outputs, named_axes
 from export.verdict.foreign.samples import sample_leaves
-from export.verdict.judged_file import JudgedFile
+from export.verdict.judged_file import JudgedFile, differing
 from export.verdict.monte_carlo import RUNS
 from export.verdict.reference_runs import run
 from export.verdict.sampled import Scales
@@ -252,17 +252,6 @@ class ForeignFile(JudgedFile):
         for node, recorded in zip(inside, nodes, strict=True):
             node.metadata_props.add(key="fx", value=recorded.name)
         return [c for c in branch_forcing.conditions(self.model.graph) if not c.within]
-
-
-def differing(stored: Tensor, given: Tensor) -> int:
-    """Count the values of a stored tensor that are not the given ones, or the cast of them, bit for bit."""
-    if stored.shape != given.shape:
-        return given.numel()
-    given = given.cpu().to(stored.dtype)
-    same = stored == given
-    if stored.is_floating_point():
-        same |= stored.isnan() & given.isnan()
-    return int((~same).sum())
 
 
 def _declared(value: onnx.ValueInfoProto, tensor: Tensor) -> list[tuple[str, str]]:
