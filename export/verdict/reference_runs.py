@@ -18,7 +18,7 @@ from export.ops.scan.operator import looped, scan_op
 from export.trace import isolation
 from export.trace.arguments import Arguments, is_tensor
 
-__all__ = ["Outcome", "float32_products", "precision", "replayed", "replayed_results", "run"]
+__all__ = ["Outcome", "Replay", "float32_products", "precision", "replayed", "replayed_results", "run"]
 
 _BELOW_FLOAT64 = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -142,7 +142,7 @@ def run(
     return Outcome(structure, tuple(x.detach() for x in found), tuple(names))
 
 
-class _Replay(Interpreter):
+class Replay(Interpreter):
     """Runs a recorded graph in its own precision, with given branches."""
 
     def __init__(self, graph: GraphModule, forced: Mapping[str, bool], prefix: str = "") -> None:
@@ -161,19 +161,29 @@ class _Replay(Interpreter):
         assert node is not None
         if target is torch.ops.higher_order.cond:
             side = self.forced.get(self.prefix + node.name, bool(args[0]))
-            inside = f"{self.prefix}{getattr(node.args[1 if side else 2], 'target', node.name)}."
-            return _Replay(args[1] if side else args[2], self.forced, inside).run(*args[3])
+            place = 1 if side else 2
+            return self.inner(args[place], self._inside(node, place)).run(*args[3])
         if target is scan_op:
-            inside = f"{self.prefix}{getattr(node.args[0], 'target', node.name)}."
-            return looped(_Replay(args[0], self.forced, inside).run, *args[1:])
+            return looped(self.inner(args[0], self._inside(node, 0)).run, *args[1:])
+        return self.called(target, args, kwargs)
+
+    def inner(self, graph: GraphModule, prefix: str) -> Replay:
+        """Return the interpreter of a subgraph, whose keys begin with this."""
+        return Replay(graph, self.forced, prefix)
+
+    def called(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an operator."""
         return super().call_function(target, args, kwargs)
+
+    def _inside(self, node: Node, place: int) -> str:
+        return f"{self.prefix}{getattr(node.args[place], 'target', node.name)}."
 
 
 def replayed_results(graph: GraphModule, leaves: Sequence[torch.Tensor], names: Collection[str]) -> dict[str, Any]:
     """Run a recorded graph in its own precision; return what the operations of these names give."""
     found = {}
 
-    class Kept(_Replay):
+    class Kept(Replay):
         def run_node(self, n: Node) -> Any:
             result = super().run_node(n)
             if n.name in names:
@@ -188,7 +198,7 @@ def replayed_results(graph: GraphModule, leaves: Sequence[torch.Tensor], names: 
 def replayed(graph: GraphModule, leaves: Sequence[torch.Tensor], forced: Mapping[str, bool]) -> list[torch.Tensor]:
     """Run a recorded graph in its own precision, with the branches of `forced` (by key) where it says so."""
     with torch.no_grad():
-        return list(_Replay(graph, forced).run(*leaves))
+        return list(Replay(graph, forced).run(*leaves))
 
 
 @contextlib.contextmanager
