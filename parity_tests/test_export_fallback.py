@@ -40,13 +40,6 @@ REFUSED: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], str]] = {
         (torch.ones(3, 4, 8).bfloat16(), torch.ones(3, 8, 8).bfloat16()),
         "no MatMul",
     ),
-    "batch norm with its statistics": (
-        lambda x: torch.ops.aten._native_batch_norm_legit_functional(
-            x, None, None, torch.zeros(3), torch.ones(3), True, 0.1, 1e-5
-        ),
-        (X,),
-        "statistics out",
-    ),
 }
 
 
@@ -105,7 +98,6 @@ LOST = {
 
 LEFT_TO_ONNXSCRIPT = {
     "aten::_grouped_mm",
-    "aten::_native_batch_norm_legit_functional",
     "aten::angle",
     "aten::embedding_renorm",
     "aten::histc",

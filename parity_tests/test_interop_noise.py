@@ -18,7 +18,7 @@ import export
 import pure
 from pure import interop, tree
 from pure.errors import NoiseError, UnsupportedError
-from pure.interop.counter_noise import CounterNoise
+from pure.interop.replaced.counter_noise import CounterNoise
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -31,7 +31,7 @@ from export.ops.shared.kernels import (
     with_mapped_axis,
 )
 
-__all__ = ["BATCHING", "FAKES", "FORWARD_MODE", "LOWERINGS"]
+__all__ = ["BATCHING", "DECOMPOSITIONS", "FAKES", "FORWARD_MODE", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -114,6 +114,32 @@ def no_statistics(
     return _training(g, node, x, weight, bias, eps)
 
 
+def _unbiased_moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each channel's mean and unbiased variance, as the running statistics take them."""
+    variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, like.dtype)), [0, *range(2, x.dim())])
+    return mean.to(like.dtype), variance.to(like.dtype)
+
+
+def _functional(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Normalise, and return the new running statistics in place of writing them."""
+    if not training:
+        y, *kept = aten._native_batch_norm_legit_no_training.default(x, weight, bias, mean, variance, momentum, eps)
+        return y, kept[0], kept[1], mean.clone(), variance.clone()
+    y, *kept = aten._native_batch_norm_legit.no_stats(x, weight, bias, True, momentum, eps)
+    new_mean, new_variance = _unbiased_moments(x, mean)
+    new_mean = momentum * new_mean + (1 - momentum) * mean
+    return y, kept[0], kept[1], new_mean, momentum * new_variance + (1 - momentum) * variance
+
+
 def _batched(op: Any) -> Kernel:
     """Make a kernel of `vmap`: evaluation joins the mapped axis to the batch, the rest is decomposed."""
     elementary = decomposition_table[op]
@@ -148,6 +174,9 @@ def _elementary(
     if training:
         axes = [0, *range(2, x.dim())]
         y, saved_mean, saved_inverse = standardised(x, axes, eps)
+        if mean is not None and variance is not None:  # written to, and without a tangent, as by the kernel
+            for running, new in zip((mean, variance), _unbiased_moments(fwAD.unpack_dual(x)[0], mean), strict=True):
+                running.mul_(1 - momentum).add_(new, alpha=momentum)
         return affine(y, weight, bias, place).to(x.dtype), saved_mean.squeeze(axes), saved_inverse.squeeze(axes)
     if mean is None or variance is None:
         raise RuntimeError("batch normalisation in evaluation needs running statistics")
@@ -206,6 +235,8 @@ LOWERINGS: dict[Any, Lowering] = {
     aten._native_batch_norm_legit.no_stats: no_statistics,
     aten._native_batch_norm_legit_no_training.default: no_training,
 }
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {aten._native_batch_norm_legit_functional.default: _functional}
 
 BATCHING: dict[Any, Callable[..., Any]] = {
     aten.native_batch_norm.default: _batched(aten.native_batch_norm.default),

@@ -41,13 +41,8 @@ def _integers(node: Node) -> str:
     return "onnxscript's function for it takes floating point alone: cast the argument" if wrong else ""
 
 
-def _statistics(node: Node) -> str:
-    return "onnxscript's function for it leaves the batch's statistics out; torch.nn.functional.batch_norm has a form"
-
-
 WRONG: dict[str, Callable[[Node], str]] = {
     "aten::angle": _integers,
-    "aten::_native_batch_norm_legit_functional": _statistics,
 }
 """{operator: says why onnxscript's function is wrong for a node's arguments, or nothing where it is right}."""
 

@@ -37,6 +37,7 @@ from export.trace.signature import closed_over, function_name
 from export.trace.size_branches import check_branches, outside_modes
 from export.trace.source_lines import line_of, user_line
 from export.trace.symbolic_sizes import Sizes, sizes_of, watched
+from pure.interop.one_path import GRAPH_CODE
 
 __all__ = ["Traced", "record", "trace"]
 
@@ -180,7 +181,8 @@ def _recorded(
     table: dict[Any, Callable[..., Any]],
 ) -> torch.fx.GraphModule:
     try:
-        return make_fx(flat, decomposition_table=table)(*fakes)
+        with GRAPH_CODE:
+            return make_fx(flat, decomposition_table=table)(*fakes)
     except ExportError:
         raise
     except (DataDependentOutputException, GuardOnDataDependentSymNode) as error:

@@ -8,11 +8,16 @@ from types import FrameType
 
 import torch
 
+import pure
+
 __all__ = ["is_user_file", "line_of", "relative", "user_line"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _REPORT = os.path.join(_PACKAGE, "app", "report", "")
 """Where the package defines networks that it exports itself, whose lines count as the user's."""
+
+_MODULE_CALLS = os.path.join(os.path.dirname(os.path.abspath(pure.__file__)), "interop", "")
+"""The package by which a module is called: the user's line is the module's, or that which calls the block."""
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -21,7 +26,7 @@ _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 def is_user_file(filename: str) -> bool:
     """Tell whether a file is the user's (`pure` included), not PyTorch's, the standard library's or this package's."""
     generated = filename.startswith(("<frozen", "<string>", "<eval_with_key>"))
-    if generated or filename.startswith(_TORCH) or f"{os.sep}sympy{os.sep}" in filename:
+    if generated or filename.startswith((_TORCH, _MODULE_CALLS)) or f"{os.sep}sympy{os.sep}" in filename:
         return False
     if filename.startswith(_PACKAGE):
         return filename.startswith(_REPORT)

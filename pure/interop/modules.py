@@ -184,7 +184,7 @@ class ModuleBlock(Block):
         expected = (tree.flatten(part).keys() for part in self.initial)
         if (flat.keys(), buffers.keys()) != tuple(expected):
             check_params(self, params, state)
-        args = x if isinstance(x, tuple) else (x,)
+        args = x if type(x) is tuple else (x,)  # a named tuple is one input
         try:
             y, new = call(flat, buffers, args, dict(extras), noise.get("seed") if isinstance(noise, Mapping) else None)
         except RuntimeError as error:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
-__all__ = ["ONE_PATH", "SEEN_THROUGH", "SeesThrough", "Switched"]
+__all__ = ["GRAPH_CODE", "ONE_PATH", "SEEN_THROUGH", "SeesThrough", "Switched"]
 
 _CHECKS = "has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"
 
@@ -107,3 +107,10 @@ ONE_PATH = Switched((torch_checkpoint, _REPLACED), (torch.backends.mha, {"_is_fa
 
 SEEN_THROUGH = Switched((F, {name: _ignoring_modes(getattr(F, name)) for name in _CHECKS}))
 """A context for the modes of `SeesThrough`."""
+
+GRAPH_CODE = Switched((torch.compiler, {"_is_exporting_flag": True}))
+"""A context in which `torch.compiler.is_exporting()` is true.
+
+By it libraries choose code without branches on tensors' values, such as transformers for attention masks. They also
+look for a `FakeTensor`, but the wrapper of a `torch.func` transform hides that from them.
+"""

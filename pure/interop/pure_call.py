@@ -8,15 +8,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_all_functorch_interpreters
 from torch.func import functional_call
 
 from pure import tree
-from pure.errors import UnsupportedError
-from pure.interop.counter_noise import CounterNoise
+from pure.errors import PureExportError, UnsupportedError
 from pure.interop.module_contents import Contents, computed_tensors, reachable
-from pure.interop.one_path import ONE_PATH, SEEN_THROUGH
+from pure.interop.one_path import GRAPH_CODE, ONE_PATH, SEEN_THROUGH
 from pure.interop.parameter_writes import ParameterWrite, WatchWrites, unwrapped
-from pure.interop.random_draws import ReplacedDraws, may_draw
+from pure.interop.replaced.composed_kernels import ComposedKernels, TransformType, active, transformed
+from pure.interop.replaced.counter_noise import CounterNoise
+from pure.interop.replaced.cumulative_batch_norm import make_cumulative
+from pure.interop.replaced.random_draws import ReplacedDraws, may_draw
 
 __all__ = ["PureCall"]
 
@@ -75,6 +78,19 @@ def _copies(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: leaf.clone() for name, leaf in leaves.items()}
 
 
+def _each_its_own(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies that every active vmap maps."""
+    one = torch.ones((), dtype=torch.uint8)
+    for level in retrieve_all_functorch_interpreters():
+        if isinstance(level, VmapInterpreter):
+            many = one.expand(int(level.batch_size()), *one.shape)
+            one = torch._C._functorch._add_batch_dim(many, 0, level.level())
+    return {
+        name: leaf * one.to(device=leaf.device, dtype=leaf.dtype) if leaf.numel() else leaf
+        for name, leaf in buffers.items()
+    }
+
+
 def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
@@ -97,10 +113,12 @@ class PureCall:
             self.module.train()  # many modules that keep something in evaluation forget it here
             self.module.train(training)
         _raise_if_held(self.module, computed)
+        make_cumulative(self.module)
         self._target = _WithBuffers(self.module)
         self._contents = Contents(self._target, shared=module)
         self._training = training
         self.may_draw = training and may_draw(self.module)
+        self._writes_mapped = False  # whether forward under vmap writes what differs between samples to buffers
         self._writes: bool | None = None  # whether forward writes to parameters; unknown before the first call
 
     def __call__(
@@ -125,6 +143,47 @@ class PureCall:
             UnsupportedError: forward wrote to its parameters, which it had not done in its first call, or drew in a way
                 that no noise can replay.
         """
+        if torch.compiler.is_compiling() or not transformed():
+            return self._drawing(params, buffers, args, kwargs, seed)
+        with SEEN_THROUGH, ComposedKernels():
+            if not active(TransformType.Vmap):
+                return self._drawing(params, buffers, args, kwargs, seed)
+            with GRAPH_CODE:  # other code looks at tensors' values, which vmap has not
+                return self._mapped(params, buffers, args, kwargs, seed)
+
+    def _mapped(
+        self,
+        params: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seed: Tensor | None,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Call the module under vmap; each of its samples has buffers of its own where forward writes to them."""
+        if not self._writes_mapped:
+            try:
+                return self._drawing(params, buffers, args, kwargs, seed)
+            except RuntimeError as error:  # as PyTorch calls a write of mapped values to a buffer that is not mapped
+                if not buffers or isinstance(error, PureExportError):
+                    raise
+                failure = error
+            try:
+                result = self._drawing(params, _each_its_own(buffers), args, kwargs, seed)
+            except RuntimeError:
+                raise failure from None
+            self._writes_mapped = True
+            return result
+        return self._drawing(params, _each_its_own(buffers), args, kwargs, seed)
+
+    def _drawing(
+        self,
+        params: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seed: Tensor | None,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Call the module with random draws computed from the seed."""
         if not (self._training or self.may_draw or self._writes is None):  # the usual case, without a watch
             return self._written_to(params, buffers, args, kwargs)
         if self.may_draw and torch.compiler.is_compiling():

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pure.errors import NoiseError, UnsupportedError
-from pure.interop.counter_noise import CounterNoise
 from pure.interop.one_path import SeesThrough
+from pure.interop.replaced.counter_noise import CounterNoise
 
 __all__ = ["ReplacedDraws", "may_draw"]
 

@@ -1,0 +1,1 @@
+"""What functions of PyTorch are replaced by while a module is called as a pure function."""

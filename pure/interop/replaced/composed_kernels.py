@@ -1,0 +1,104 @@
+"""Functions of PyTorch whose kernels lack a derivative or a batching rule, from operations that have all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import forward_ad
+
+from pure.errors import UnsupportedError
+from pure.interop.one_path import SeesThrough
+from pure.interop.replaced.recurrence import CELLS, recurrence
+
+__all__ = ["ComposedKernels", "TransformType", "active", "transformed"]
+
+_PACKED = (
+    "a packed sequence has steps of different batch sizes, which transforms and files cannot have: run the module on "
+    "the padded tensor, and take what comes before each length, as by a mask or gather"
+)
+
+
+def transformed() -> bool:
+    """Return whether a transform, a forward-mode level or a recording is active."""
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
+    )
+
+
+def active(kind: TransformType) -> bool:
+    """Return whether a transform of `torch.func` of this kind is active."""
+    return any(level.key() == kind for level in retrieve_all_functorch_interpreters())
+
+
+def _forward_mode() -> bool:
+    """Return whether a forward-mode derivative is being computed."""
+    if forward_ad._current_level >= 0:
+        return True
+    return active(TransformType.Jvp)
+
+
+def _recurrent(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute LSTM, GRU and RNN step by step."""
+    if not isinstance(args[3], bool):  # a packed sequence: x, batch_sizes, hx, weights
+        raise UnsupportedError(_PACKED)
+    x, hidden, weights, biased, layers, rate, training, both, batch_first = args
+    if training and rate > 0 and layers > 1:  # answered by `ReplacedDraws`, or drawn from the global generator
+        return func(*args, **kwargs)
+    states = tuple(hidden) if isinstance(hidden, list | tuple) else (hidden,)
+    return recurrence(func.__name__, x, states, weights, biased, layers, both, batch_first)
+
+
+def _pack(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    raise UnsupportedError(_PACKED)
+
+
+def _attention(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute attention by PyTorch's own definition under forward mode and vmap, for which fused kernels have no rule."""
+    if not (_forward_mode() or active(TransformType.Vmap)):
+        return func(*args, **kwargs)
+    query, *rest = args
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        return func(query, *rest, **kwargs)
+
+
+def _batch_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute training-mode batch normalisation from moments in forward mode, where PyTorch nests it wrongly."""
+    x, weight, bias, mean, variance, training, momentum, eps, *_ = args
+    if not training or not _forward_mode():
+        return func(*args, **kwargs)
+    axes, place = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+    if mean is not None:
+        batch_variance, batch_mean = torch.var_mean(x.detach(), axes)
+        mean.copy_(momentum * batch_mean.to(mean.dtype) + (1 - momentum) * mean)
+        variance.copy_(momentum * batch_variance.to(variance.dtype) + (1 - momentum) * variance)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = wide - wide.mean(axes, keepdim=True)
+    y = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+    if weight is not None:
+        y = y * weight.reshape(place)
+    return (y if bias is None else y + bias.reshape(place)).to(x.dtype)
+
+
+_COMPOSED: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(CELLS, _recurrent),
+    **dict.fromkeys(("_pack_padded_sequence", "pack_padded_sequence"), _pack),
+    "scaled_dot_product_attention": _attention,
+    "batch_norm": _batch_norm,
+}
+
+
+class ComposedKernels(SeesThrough):
+    """Computes some of PyTorch's functions from others; a context for calls for which `transformed` is true."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the function, or what it is composed of."""
+        composed = _COMPOSED.get(getattr(func, "__name__", ""))
+        return func(*args, **kwargs or {}) if composed is None else composed(func, args, kwargs or {})
