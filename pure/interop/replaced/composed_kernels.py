@@ -59,7 +59,7 @@ def _pack(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _attention(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Compute attention by PyTorch's own definition under forward mode and vmap, for which fused kernels have no rule."""
+    """Compute attention by its definition under forward mode and vmap: the fused kernels have no rule for them."""
     if not (_forward_mode() or active(TransformType.Vmap)):
         return func(*args, **kwargs)
     query, *rest = args
