@@ -1,0 +1,323 @@
+"""What is checked of one model of the zoo: stage by stage, against the module itself."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import export
+import pure
+from export.errors import ExportError
+from export.verdict.locating.failures import FAILURES
+from parity_tests.zoo.making import Entry, inputs, make
+from pure.errors import PureError
+from pure.interop import from_module
+from pure.interop.counter_noise import CounterNoise
+from pure.interop.random_draws import ReplacedDraws
+
+__all__ = ["STAGES", "Stage", "stages"]
+
+FILE_TOLERANCE = 1e-3
+"""How far a file's output may be from the module's, of the output's largest element, for "right" without a verdict."""
+EAGER_TOLERANCE = 1e-5
+"""How far two eager computations with the same kernels may be apart, of the largest element."""
+GRADIENT_TOLERANCE = 1e-4
+"""The same of gradients, of the largest element of all of a model's gradients."""
+BATCH, OTHER_BATCH = 2, 3
+LENGTH = 1
+"""The axis of tokens that is as long as the text."""
+
+
+class Wrong(Exception):
+    """A value that is not the module's."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage came to.
+
+    Attributes:
+        name: which of `STAGES`.
+        status: right, wrong (a value differs and nothing says so), told (a verdict failed), typed (an error of ours that
+            names its cause), untyped, or none (the stage does not concern the model, or one it needs was not right).
+        seconds: how long the export took, or the whole stage where nothing is exported.
+        nodes: of the file.
+        detail: the error or difference.
+    """
+
+    name: str
+    status: str
+    seconds: float = 0.0
+    nodes: int = 0
+    detail: str = ""
+
+
+class Model:
+    """A model with what the stages share.
+
+    Args:
+        entry: which model.
+        folder: where its files go.
+        plain: whether files are only compared with the module, without a verdict.
+    """
+
+    def __init__(self, entry: Entry, folder: Path, plain: bool) -> None:
+        self.entry, self.folder, self.plain = entry, folder, plain
+        self.module = make(entry)
+        self.block, self.params, self.state = from_module(self.module)
+        self.given = inputs(entry, BATCH, 0)
+        self.first, *others = entry.takes
+        self.others = others
+
+    def arguments(self, given: Mapping[str, Tensor]) -> tuple[Any, ...]:
+        """Return what the block takes: parameters, first input, state, the other inputs by name."""
+        return self.params, given[self.first], self.state, {name: given[name] for name in self.others}
+
+    def sizes(self, name: str) -> dict[int, str]:
+        """Return an input's dynamic axes: the batch, and of tokens the length."""
+        return {0: "batch", LENGTH: f"{name}_length"} if self.entry.is_text(name) else {0: "batch"}
+
+    @property
+    def dynamic(self) -> tuple[Any, ...]:
+        """What `to_onnx` takes as its dynamic sizes."""
+        return None, self.sizes(self.first), None, {name: self.sizes(name) for name in self.others}
+
+    def gradient(self) -> Callable[..., Any]:
+        """Return the gradient of a loss with respect to the parameters, as a function of what the block takes."""
+
+        def loss(params: Any, x: Any, state: Any, extras: Any) -> Tensor:
+            return weighted(self.block(params, x, state, extras))
+
+        return pure.grad(loss)
+
+
+def weighted(y: Any) -> Tensor:
+    """Return a loss that sees every element of every output with a weight of its own."""
+    total = torch.zeros(())
+    for leaf in floats(y):
+        ramp = torch.linspace(-1, 1, leaf.shape[-1], dtype=leaf.dtype) if leaf.ndim else torch.ones((), dtype=leaf.dtype)
+        total = total + (torch.tanh(leaf) * ramp).mean()
+    return total
+
+
+def floats(y: Any) -> list[Tensor]:
+    """Return the floating-point tensors of an output."""
+    return [leaf for leaf in pytree.tree_leaves(y) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def compare(found: list[Tensor], expected: list[Tensor], tolerance: float, what: str) -> None:
+    """Raise `Wrong` if a tensor is further from its counterpart than the tolerance times the largest element."""
+    if len(found) != len(expected):
+        raise Wrong(f"{what}: {len(found)} tensors, the module has {len(expected)}")
+    largest = max((float(leaf.detach().abs().max()) for leaf in expected if leaf.numel()), default=0.0) or 1.0
+    for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        if ours.shape != theirs.shape:
+            raise Wrong(f"{what} {number}: {tuple(ours.shape)}, the module's is {tuple(theirs.shape)}")
+        error = (ours - theirs).detach().abs().max().item() if ours.numel() else 0.0
+        if not error <= tolerance * largest:
+            raise Wrong(f"{what} {number}: {error:.3g} off, at most {largest:.3g}")
+
+
+def evaluation(model: Model) -> Stage:
+    """The block's value, of two batches, is the module's."""
+    began = time.perf_counter()
+    with torch.no_grad():
+        for batch, seed in ((BATCH, 0), (OTHER_BATCH, 1)):
+            given = inputs(model.entry, batch, seed)
+            found = model.block(*model.arguments(given))
+            compare(floats(found), floats(model.module(**given)), EAGER_TOLERANCE, "output")
+    return Stage("evaluation", "right", time.perf_counter() - began)
+
+
+def forward(model: Model) -> Stage:
+    """The file passes its verdict, and its value at another batch is the module's."""
+    path = model.folder / "forward.onnx"
+    began = time.perf_counter()
+    written = export.to_onnx(model.block, model.arguments(model.given), path, dynamic=model.dynamic)
+    seconds = time.perf_counter() - began
+    given = inputs(model.entry, OTHER_BATCH, 1)
+    loaded = export.load(path, device="cpu")
+    y = loaded(*model.arguments(given))
+    with torch.no_grad():
+        expected = floats(model.module(**given))
+    close = error_of(lambda: compare(floats(y), expected, FILE_TOLERANCE, "output of the file"))
+    return judged(model, model.block, path, close, Stage("forward file", "", seconds, written.nodes))
+
+
+def judged(model: Model, fn: Callable[..., Any], path: Path, close: str, stage: Stage) -> Stage:
+    """Return a file's stage by its verdict and by a plain comparison, whose complaint is given."""
+    if model.plain:
+        return replace(stage, status="wrong" if close else "right", detail=close)
+    verdict = export.verify(fn, model.arguments(model.given), path, dynamic=model.dynamic)
+    reasons = [row.reason or f"ratio {row.ratio}" for row in verdict.rows if row.status not in ("pass", "skipped")]
+    detail = "; ".join(filter(None, (close, *reasons)))[:400]
+    if verdict.status == "fail":
+        return replace(stage, status="told", detail=detail or verdict.status)
+    return replace(stage, status="wrong" if close else "right", detail=detail)
+
+
+def error_of(check: Callable[[], None]) -> str:
+    """Return what a comparison says; empty if it holds."""
+    try:
+        check()
+    except Wrong as error:
+        return str(error)
+    return ""
+
+
+def autograd(module: nn.Module, value: Callable[[], Any]) -> dict[str, Tensor]:
+    """Return a loss's gradients by autograd, zeros where the loss does not depend on a parameter."""
+    leaves = dict(module.named_parameters())
+    taken = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+    found = torch.autograd.grad(weighted(value()), list(taken.values()), allow_unused=True)
+    by_name = dict(zip(taken, found, strict=True))
+    return {name: torch.zeros_like(leaf) if by_name.get(name) is None else by_name[name] for name, leaf in leaves.items()}  # type: ignore[misc]
+
+
+def compare_gradients(found: Any, module: nn.Module, value: Callable[[], Any], what: str) -> None:
+    """Raise `Wrong` if gradients are not those of autograd on the module."""
+    ours, theirs = pure.flatten(found), autograd(module, value)
+    fixed = {name for name, leaf in module.named_parameters() if not leaf.requires_grad}
+    names = [name for name in theirs if name not in fixed]
+    compare([ours[name] for name in names], [theirs[name] for name in names], GRADIENT_TOLERANCE, what)
+
+
+def gradient(model: Model) -> Stage:
+    """The gradient with respect to all parameters is autograd's."""
+    began = time.perf_counter()
+    found = model.gradient()(*model.arguments(model.given))
+    compare_gradients(found, model.module, lambda: model.module(**model.given), "gradient")
+    return Stage("gradient", "right", time.perf_counter() - began)
+
+
+def gradient_file(model: Model) -> Stage:
+    """The gradient's file passes its verdict, and its value at another batch is autograd's."""
+    path = model.folder / "gradient.onnx"
+    began = time.perf_counter()
+    written = export.to_onnx(model.gradient(), model.arguments(model.given), path, dynamic=model.dynamic)
+    seconds = time.perf_counter() - began
+    given = inputs(model.entry, OTHER_BATCH, 1)
+    found = export.load(path, device="cpu")(*model.arguments(given))
+
+    def check() -> None:
+        compare_gradients(found, model.module, lambda: model.module(**given), "gradient of the file")
+
+    close = error_of(check)
+    return judged(model, model.gradient(), path, close, Stage("gradient file", "", seconds, written.nodes))
+
+
+def training(model: Model) -> Stage:
+    """Outputs, state and gradients in training mode are the module's, with the same draws."""
+    began = time.perf_counter()
+    module = make(model.entry).train()
+    block, params, state = from_module(module)
+    args = model.arguments(model.given)
+    noise = block.noise(tuple(args[1].shape), torch.Generator().manual_seed(3))
+
+    def apply(params: Any) -> tuple[Any, Any]:
+        return block.apply(params, args[1], state, args[3], True, noise)
+
+    def loss(params: Any) -> tuple[Tensor, Any]:
+        y, new_state = apply(params)
+        return weighted(y), (y, new_state)
+
+    try:
+        grads, (y, new_state) = pure.grad(loss, has_aux=True)(params)
+    except pure.errors.NoiseError:  # found to draw in this call
+        noise = block.noise(tuple(args[1].shape), torch.Generator().manual_seed(3))
+        grads, (y, new_state) = pure.grad(loss, has_aux=True)(params)
+    if noise:
+        again, _ = apply(params)
+        compare(floats(again), floats(y), 0.0, "output with the same noise")
+    seed = noise.get("seed") if noise else None
+    with ReplacedDraws(None if seed is None else CounterNoise(seed), "module"):
+        expected = {}
+
+        def value() -> Any:
+            expected["y"] = module(**model.given)
+            return expected["y"]
+
+        compare_gradients(grads, module, value, "gradient in training")
+    compare(floats(y), floats(expected["y"]), EAGER_TOLERANCE, "output in training")
+    buffers, ours = dict(module.named_buffers()), pure.flatten(new_state)
+    names = [name for name in ours if buffers[name].numel()]
+    compare(
+        [ours[name].double() for name in names], [buffers[name].double() for name in names], EAGER_TOLERANCE, "state"
+    )
+    return Stage("training", "right", time.perf_counter() - began, detail="draws" if noise else "")
+
+
+def of_torch_onnx(model: Model) -> Stage:
+    """What torch.onnx.export writes of the same module, with the same dynamic sizes, by the plain comparison."""
+    path = model.folder / "theirs.onnx"
+    module = make(model.entry)
+    dims = {name: torch.export.Dim(name) for name in {n for x in model.entry.takes for n in model.sizes(x).values()}}
+    dynamic = {x: {axis: dims[size] for axis, size in model.sizes(x).items()} for x in model.entry.takes}
+    began = time.perf_counter()
+    try:
+        program = torch.onnx.export(
+            module, (), path, kwargs=dict(model.given), dynamic_shapes=dynamic, external_data=False, verbose=False
+        )
+    except Exception as error:  # noqa: BLE001  # whatever it is, there is no file
+        return Stage("torch.onnx", "typed", time.perf_counter() - began, 0, _line(error))
+    seconds = time.perf_counter() - began
+    nodes = sum(1 for _ in program.model.graph.all_nodes()) if program is not None else 0
+    given = inputs(model.entry, OTHER_BATCH, 1)
+    try:
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        found = session.run(None, {entry.name: given[entry.name].numpy() for entry in session.get_inputs()})
+    except Exception as error:  # noqa: BLE001  # the same of the file
+        return Stage("torch.onnx", "typed", seconds, nodes, _line(error))
+    with torch.no_grad():
+        expected = floats(make(model.entry)(**given))
+    ours = [torch.from_numpy(y) for y in found if np.issubdtype(y.dtype, np.floating)]
+    close = error_of(lambda: compare(ours, expected, FILE_TOLERANCE, "output of the file"))
+    return Stage("torch.onnx", "wrong" if close else "right", seconds, nodes, close)
+
+
+STAGES: dict[str, Callable[[Model], Stage]] = {
+    "evaluation": evaluation,
+    "forward file": forward,
+    "torch.onnx": of_torch_onnx,
+    "gradient": gradient,
+    "gradient file": gradient_file,
+    "training": training,
+}
+
+
+def stages(entry: Entry, chosen: tuple[str, ...], plain: bool = False) -> Iterator[Stage]:
+    """Yield each stage's outcome; an error is one as well."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = Model(entry, Path(folder), plain)
+        for name in chosen:
+            began = time.perf_counter()
+            try:
+                yield STAGES[name](model)
+            except Wrong as error:
+                yield Stage(name, "wrong", time.perf_counter() - began, 0, str(error)[:400])
+            except (ExportError, PureError) as error:
+                yield Stage(name, "typed", time.perf_counter() - began, 0, f"{type(error).__name__}: {error}"[:600])
+            except FAILURES as error:
+                yield Stage(name, "untyped", time.perf_counter() - began, 0, f"{type(error).__name__}: {error}"[:600])
+
+
+def _line(error: Exception) -> str:
+    causes = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(f"{type(cause).__name__}: {str(cause).strip().splitlines()[0] if str(cause).strip() else ''}")
+        cause = cause.__cause__
+    return " | ".join((causes[0], causes[-1]))[:400]
