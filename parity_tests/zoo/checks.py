@@ -39,7 +39,7 @@ LENGTH = 1
 """The axis of tokens that is as long as the text."""
 
 
-class Wrong(Exception):
+class WrongValueError(Exception):
     """A value that is not the module's."""
 
 
@@ -49,8 +49,8 @@ class Stage:
 
     Attributes:
         name: which of `STAGES`.
-        status: right, wrong (a value differs and nothing says so), told (a verdict failed), typed (an error of ours that
-            names its cause), untyped, or none (the stage does not concern the model, or one it needs was not right).
+        status: right, wrong (a value differs and nothing says so), told (a verdict failed), typed (an error of ours
+            that names its cause), or untyped.
         seconds: how long the export took, or the whole stage where nothing is exported.
         nodes: of the file.
         detail: the error or difference.
@@ -106,7 +106,9 @@ def weighted(y: Any) -> Tensor:
     """Return a loss that sees every element of every output with a weight of its own."""
     total = torch.zeros(())
     for leaf in floats(y):
-        ramp = torch.linspace(-1, 1, leaf.shape[-1], dtype=leaf.dtype) if leaf.ndim else torch.ones((), dtype=leaf.dtype)
+        ramp = (
+            torch.linspace(-1, 1, leaf.shape[-1], dtype=leaf.dtype) if leaf.ndim else torch.ones((), dtype=leaf.dtype)
+        )
         total = total + (torch.tanh(leaf) * ramp).mean()
     return total
 
@@ -117,16 +119,16 @@ def floats(y: Any) -> list[Tensor]:
 
 
 def compare(found: list[Tensor], expected: list[Tensor], tolerance: float, what: str) -> None:
-    """Raise `Wrong` if a tensor is further from its counterpart than the tolerance times the largest element."""
+    """Raise `WrongValueError` if a tensor is further from its counterpart than the tolerance times the largest element."""
     if len(found) != len(expected):
-        raise Wrong(f"{what}: {len(found)} tensors, the module has {len(expected)}")
+        raise WrongValueError(f"{what}: {len(found)} tensors, the module has {len(expected)}")
     largest = max((float(leaf.detach().abs().max()) for leaf in expected if leaf.numel()), default=0.0) or 1.0
     for number, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         if ours.shape != theirs.shape:
-            raise Wrong(f"{what} {number}: {tuple(ours.shape)}, the module's is {tuple(theirs.shape)}")
+            raise WrongValueError(f"{what} {number}: {tuple(ours.shape)}, the module's is {tuple(theirs.shape)}")
         error = (ours - theirs).detach().abs().max().item() if ours.numel() else 0.0
         if not error <= tolerance * largest:
-            raise Wrong(f"{what} {number}: {error:.3g} off, at most {largest:.3g}")
+            raise WrongValueError(f"{what} {number}: {error:.3g} off, at most {largest:.3g}")
 
 
 def evaluation(model: Model) -> Stage:
@@ -171,7 +173,7 @@ def error_of(check: Callable[[], None]) -> str:
     """Return what a comparison says; empty if it holds."""
     try:
         check()
-    except Wrong as error:
+    except WrongValueError as error:
         return str(error)
     return ""
 
@@ -182,11 +184,13 @@ def autograd(module: nn.Module, value: Callable[[], Any]) -> dict[str, Tensor]:
     taken = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
     found = torch.autograd.grad(weighted(value()), list(taken.values()), allow_unused=True)
     by_name = dict(zip(taken, found, strict=True))
-    return {name: torch.zeros_like(leaf) if by_name.get(name) is None else by_name[name] for name, leaf in leaves.items()}  # type: ignore[misc]
+    return {
+        name: torch.zeros_like(leaf) if by_name.get(name) is None else by_name[name] for name, leaf in leaves.items()
+    }  # type: ignore[misc]
 
 
 def compare_gradients(found: Any, module: nn.Module, value: Callable[[], Any], what: str) -> None:
-    """Raise `Wrong` if gradients are not those of autograd on the module."""
+    """Raise `WrongValueError` if gradients are not those of autograd on the module."""
     ours, theirs = pure.flatten(found), autograd(module, value)
     fixed = {name for name, leaf in module.named_parameters() if not leaf.requires_grad}
     names = [name for name in theirs if name not in fixed]
@@ -269,7 +273,7 @@ def of_torch_onnx(model: Model) -> Stage:
         program = torch.onnx.export(
             module, (), path, kwargs=dict(model.given), dynamic_shapes=dynamic, external_data=False, verbose=False
         )
-    except Exception as error:  # noqa: BLE001  # whatever it is, there is no file
+    except Exception as error:  # whatever it is, there is no file
         return Stage("torch.onnx", "typed", time.perf_counter() - began, 0, _line(error))
     seconds = time.perf_counter() - began
     nodes = sum(1 for _ in program.model.graph.all_nodes()) if program is not None else 0
@@ -277,7 +281,7 @@ def of_torch_onnx(model: Model) -> Stage:
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         found = session.run(None, {entry.name: given[entry.name].numpy() for entry in session.get_inputs()})
-    except Exception as error:  # noqa: BLE001  # the same of the file
+    except Exception as error:  # the same of the file
         return Stage("torch.onnx", "typed", seconds, nodes, _line(error))
     with torch.no_grad():
         expected = floats(make(model.entry)(**given))
@@ -306,7 +310,7 @@ def stages(entry: Entry, chosen: tuple[str, ...], plain: bool = False) -> Iterat
             began = time.perf_counter()
             try:
                 yield STAGES[name](model)
-            except Wrong as error:
+            except WrongValueError as error:
                 yield Stage(name, "wrong", time.perf_counter() - began, 0, str(error)[:400])
             except (ExportError, PureError) as error:
                 yield Stage(name, "typed", time.perf_counter() - began, 0, f"{type(error).__name__}: {error}"[:600])

@@ -57,16 +57,16 @@ SMALLER: tuple[dict[str, Any], ...] = (
 IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256)
 
 
-class TooSlow(Exception):
+class TooSlowError(Exception):
     """A model that takes too long to be chosen."""
 
 
 @contextlib.contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """Raise `TooSlow` inside after so many seconds."""
+    """Raise `TooSlowError` inside after so many seconds."""
 
     def stop(*_: Any) -> None:
-        raise TooSlow
+        raise TooSlowError
 
     previous = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -88,9 +88,9 @@ def weight(entry: Entry) -> tuple[int, float] | None:
             began = time.perf_counter()
             module(**_named(entry, inputs(entry, 3, 1)))
         return sum(leaf.numel() for leaf in module.parameters()), time.perf_counter() - began
-    except TooSlow:
+    except TooSlowError:
         raise
-    except Exception:  # noqa: BLE001  # a model that PyTorch itself does not run, for any reason, is none of ours
+    except Exception:  # a model that PyTorch itself does not run, for any reason, is none of ours
         return None
 
 
@@ -126,7 +126,7 @@ def smaller(entry: Entry) -> Entry | None:
                     now = weight(next_one)
                     if now and now[0] < found[0]:
                         tried, found = next_one, now
-    except TooSlow:
+    except TooSlowError:
         return None
     return tried if found[0] <= PARAMETERS and found[1] <= CALL_SECONDS else None
 
@@ -211,7 +211,7 @@ def shortened(config: Any) -> dict[str, Any]:
 
 
 def of_transformers() -> Iterator[Entry]:
-    """Yield one model of each text, image or audio architecture of transformers that can be made small by its options."""
+    """Yield one model of each architecture of transformers whose options make it small: texts, images or audio."""
     transformers = importlib.import_module("transformers")
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     kinds = (
@@ -232,7 +232,7 @@ def of_transformers() -> Iterator[Entry]:
             seen.add(kind)
             try:
                 options = shortened(model_class.config_class())
-            except Exception:  # noqa: BLE001  # a configuration that cannot be made without files
+            except Exception:  # a configuration that cannot be made without files
                 continue
             options["use_cache"] = False
             if not _is_small(model_class, options):
@@ -246,7 +246,7 @@ def _is_small(model_class: Any, options: dict[str, Any]) -> bool:
         with limit(SECONDS), torch.device("meta"):
             module = model_class(model_class.config_class(**options))
         return sum(leaf.numel() for leaf in module.parameters()) <= PARAMETERS
-    except Exception:  # noqa: BLE001  # whatever it is, the model cannot be made with these options
+    except Exception:  # whatever it is, the model cannot be made with these options
         return False
 
 
@@ -280,7 +280,9 @@ def main(argv: Sequence[str]) -> None:
     """Choose the models of the libraries named, or of all, and write the table."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    sources = dict(zip(LIBRARIES, (of_timm, of_torchvision, of_transformers, of_pytorchcv, of_x_transformers), strict=True))
+    sources = dict(
+        zip(LIBRARIES, (of_timm, of_torchvision, of_transformers, of_pytorchcv, of_x_transformers), strict=True)
+    )
     wanted = argv or LIBRARIES
     chosen = [entry for entry in entries() if entry.library not in wanted] if TABLE.exists() else []
     for library in wanted:
@@ -298,7 +300,7 @@ def _runs(entry: Entry) -> Entry | None:
     try:
         with limit(SECONDS):
             found = weight(entry)
-    except TooSlow:
+    except TooSlowError:
         return None
     return entry if found and found[0] <= PARAMETERS and found[1] <= CALL_SECONDS else None
 

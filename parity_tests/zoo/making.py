@@ -17,7 +17,7 @@ __all__ = ["LIBRARIES", "Entry", "entries", "inputs", "make", "save"]
 LIBRARIES = ("timm", "torchvision", "transformers", "pytorchcv", "x-transformers")
 TABLE = Path(__file__).with_name("models.json")
 VOCABULARY = 96
-"""How many tokens the small language models know; inputs are drawn from the last 90, which no model takes for padding."""
+"""How many tokens the small language models know; inputs hold none of the first six, which may mean padding."""
 
 
 @dataclass(frozen=True)

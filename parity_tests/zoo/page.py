@@ -66,7 +66,10 @@ def ratio(records: Sequence[Record], what: str) -> str:
 
 def summary(records: Sequence[Record]) -> str:
     """Return the counts of each stage, by library, and the ratios."""
-    lines = [versions(), f"{len(records)} models of {len({record['architecture'] for record in records})} architectures"]
+    lines = [
+        versions(),
+        f"{len(records)} models of {len({record['architecture'] for record in records})} architectures",
+    ]
     libraries = [*dict.fromkeys(record["library"] for record in records)]
     for stage in STAGES:
         counts = Counter(record["stages"][stage]["status"] for record in records if stage in record["stages"])
@@ -91,14 +94,16 @@ def markdown(records: Sequence[Record]) -> str:
     lines += ["", "| model | architecture | " + " | ".join(STAGES) + " | s | nodes |", "|---" * (len(STAGES) + 4) + "|"]
     for record in ordered:
         stages = record["stages"]
-        cells = [SHORT.get(stages.get(name, {}).get("status", "none"), stages.get(name, {}).get("status")) for name in STAGES]
+        cells = [
+            SHORT.get(stages.get(name, {}).get("status", "none"), stages.get(name, {}).get("status")) for name in STAGES
+        ]
         ours, theirs = stages.get("forward file", {}), stages.get("torch.onnx", {})
         times = f"{ours.get('seconds', 0):.1f} / {theirs.get('seconds', 0):.1f}"
         nodes = f"{ours.get('nodes', 0)} / {theirs.get('nodes', 0)}"
         held = " (held out)" if record["held_out"] else ""
         lines.append(
             f"| {record['library']}:{record['name']}{held} | {record['architecture']} | "
-            + " | ".join(map(str, cells))
+            + " | ".join(cells)
             + f" | {times} | {nodes} |"
         )
     lines += ["", "## What is not right", ""]

@@ -23,7 +23,11 @@ SECONDS = 900.0
 """What a model may take, all stages together; what is longer counts as hanging."""
 MODELS_OF_A_PROCESS = 40
 """After so many a process is replaced, so that what they leave in memory does not add up."""
-MODULES = {"torchvision": "torchvision.models", "x-transformers": "x_transformers", "pytorchcv": "pytorchcv.model_provider"}
+MODULES = {
+    "torchvision": "torchvision.models",
+    "x-transformers": "x_transformers",
+    "pytorchcv": "pytorchcv.model_provider",
+}
 """What is imported of a library, where it is not the library's name."""
 
 Record = dict[str, Any]

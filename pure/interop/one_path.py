@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
+from pure.one_sample import with_flat_space
+
 __all__ = ["GRAPH_CODE", "ONE_PATH", "SEEN_THROUGH", "SeesThrough", "Switched"]
 
 _CHECKS = "has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"
@@ -96,13 +98,18 @@ class Switched:
                     vars(module).update(values)
 
 
-ONE_PATH = Switched((torch_checkpoint, _REPLACED), (torch.backends.mha, {"_is_fastpath_enabled": False}))
+ONE_PATH = Switched(
+    (torch_checkpoint, _REPLACED),
+    (torch.backends.mha, {"_is_fastpath_enabled": False}),
+    (torch, {name: with_flat_space(getattr(torch, name)) for name in ("batch_norm", "instance_norm")}),
+)
 """A context in which a module computes what it computes under autograd, on the plain kernels.
 
 - `nn.TransformerEncoder` and `nn.MultiheadAttention` do not take the fused kernels that they take in evaluation where
   nothing requires a gradient: those zero the padded positions.
 - `torch.utils.checkpoint` calls its function once. Its second call, in the backward pass, would run after the module's
   parameters are no longer those of the call.
+- Batch statistics of one sample have right gradients; see `pure.one_sample`.
 """
 
 SEEN_THROUGH = Switched((F, {name: _ignoring_modes(getattr(F, name)) for name in _CHECKS}))

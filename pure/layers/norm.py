@@ -15,6 +15,7 @@ from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, check_generator
 from pure.layers.alignment import widen
 from pure.leaf import Leaf, describe, explain
+from pure.one_sample import batch_norm
 from pure.tree import Tree
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
@@ -255,8 +256,9 @@ class BatchNorm(Block):
             weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
             if not training:
                 mean, var = state["running_mean"].to(wide.dtype), state["running_var"].to(wide.dtype)
-                return F.batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps).to(x.dtype), state
-            y = F.batch_norm(wide, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
+                y = batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps)
+                return y.to(x.dtype), state
+            y = batch_norm(wide, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
             var, mean = torch.var_mean(wide.detach(), dim=(0, *range(2, x.ndim)), correction=1)
             return y, self._updated(state, mean, var)
         except (KeyError, RuntimeError, TypeError) as error:
