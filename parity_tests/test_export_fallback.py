@@ -97,7 +97,6 @@ LOST = {
 
 
 LEFT_TO_ONNXSCRIPT = {
-    "aten::_grouped_mm",
     "aten::angle",
     "aten::embedding_renorm",
     "aten::histc",

@@ -13,7 +13,7 @@ from torch._ops import OpOverload
 import export.ops
 from export.ops import activation, registry
 
-TABLES = ("LOWERINGS", "DECOMPOSITIONS", "BATCHING", "COMPOSITES", "FORWARD_MODE", "FAKES")
+TABLES = ("LOWERINGS", "DECOMPOSITIONS", "BATCHING", "COMPOSITES", "FORWARD_MODE", "ABSENT", "FAKES")
 
 
 def tables(family: ModuleType) -> dict[str, dict[Any, Any]]:
@@ -23,7 +23,12 @@ def tables(family: ModuleType) -> dict[str, dict[Any, Any]]:
 
 
 def test_every_file_is_a_family() -> None:
-    files = {module.name for module in pkgutil.iter_modules(export.ops.__path__)} - {"registry", "fallback", "shared"}
+    files = {module.name for module in pkgutil.iter_modules(export.ops.__path__)} - {
+        "registry",
+        "fallback",
+        "shared",
+        "complex_pairs",
+    }
     assert files == {family.__name__.split(".")[2] for family in registry.FAMILIES}
 
 

@@ -13,6 +13,7 @@ operator needs one of the first two; the others serve dynamic sizes (`FAKES`: sp
     or looks at values or strides.
 `FORWARD_MODE`: `(*args) -> Tensor`. Computes it from operators with forward derivatives, where PyTorch's own forward
     derivative needs sizes as numbers; used under `jvp` alone.
+`ABSENT`: why the kernels above serve fixed sizes as well: PyTorch has none at all.
 `FAKES`: `(mode, *args) -> FakeTensor`. Makes a result without values at once, where PyTorch runs a decomposition.
 
 PyTorch decomposes what no table has, and what is left goes to onnxscript's function for the overload (`fallback`).
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Final
 
@@ -45,6 +46,7 @@ from export.ops import (
     distances,
     embedding,
     fallback,
+    grouped_products,
     indexing,
     integers,
     losses,
@@ -64,6 +66,7 @@ from export.ops.scan import operator as scan
 from export.ops.scan.tracing import recorded_scans
 
 __all__ = [
+    "ABSENT",
     "BATCHING",
     "COMPOSITES",
     "DECOMPOSITIONS",
@@ -77,14 +80,14 @@ __all__ = [
 
 FAMILIES: Final[tuple[ModuleType, ...]] = (
     activation, arithmetic, attention, batch_norm, comparison, cond, convolution, convolution_gradients, copying,
-    creation, distances, embedding, indexing, integers, losses, matmul, normalisation, padding, pooling,
-    pooling_gradients, reduction, resize, scan, shape, sizes, sorting, transcendental,
+    creation, distances, embedding, grouped_products, indexing, integers, losses, matmul, normalisation, padding,
+    pooling, pooling_gradients, reduction, resize, scan, shape, sizes, sorting, transcendental,
 )  # fmt: skip
 
 
-def _union(table: str) -> Mapping[Any, Callable[..., Any]]:
+def _union(table: str) -> Mapping[Any, Any]:
     """Return the families' tables of that name as one."""
-    merged: dict[Any, Callable[..., Any]] = {}
+    merged: dict[Any, Any] = {}
     for family in FAMILIES:
         rules = getattr(family, table, {})
         twice = merged.keys() & rules.keys()
@@ -99,6 +102,7 @@ DECOMPOSITIONS: Final = _union("DECOMPOSITIONS")
 BATCHING: Final = _union("BATCHING")
 COMPOSITES: Final = _union("COMPOSITES")
 FORWARD_MODE: Final = _union("FORWARD_MODE")
+ABSENT: Final = _union("ABSENT")
 FAKES: Final = _union("FAKES")
 
 

@@ -155,11 +155,21 @@ def split(g: Builder, node: Node, x: Any, sizes: Any, dim: int = 0) -> tuple[ir.
     else:
         fixed, each = g.static(whole), g.static(sizes)
         if fixed is None or each is None:
-            raise g.unsupported("the axis that is split must not be dynamic")
+            return _pieces(g, g.tensor(x), g.size(sizes), count, dim)
         lengths = g.constant([min(each, fixed - i * each) for i in range(count)])
     if count == 1:
         return (g.tensor(x),)
     return g.ops("Split", g.tensor(x), lengths, count=count, axis=dim)
+
+
+def _pieces(g: Builder, value: ir.Value, each: ir.Value, count: int, dim: int) -> tuple[ir.Value, ...]:
+    """Cut an axis whose size is not known into pieces of one size, the last of which may be shorter."""
+    pieces, start, axis = [], g.constant([0]), g.constant([dim])
+    for _ in range(count):
+        end = g.op("Add", start, each)
+        pieces.append(g.op("Slice", value, start, end, axis))
+        start = end
+    return tuple(pieces)
 
 
 def unbind(g: Builder, node: Node, x: Any, dim: int = 0) -> tuple[ir.Value, ...]:

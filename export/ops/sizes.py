@@ -35,6 +35,20 @@ def sym_size(g: Builder, node: Node, x: Any, dim: int) -> ir.Value:
     return g.dim(g.tensor(x), dim % rank)
 
 
+def sym_stride(g: Builder, node: Node, x: Any, dim: int) -> ir.Value:
+    """Return how many elements lie between neighbours on an axis of a tensor that lies in memory row by row."""
+    value = x.meta["val"]
+    stride: Any = 1
+    for size in list(value.shape)[dim % value.dim() + 1 :]:
+        stride = stride * size
+    if not g.same_size(node, stride):
+        raise g.unsupported("an ONNX tensor has no strides; call .contiguous() before")
+    total = g.constant([1])
+    for axis in range(dim % value.dim() + 1, value.dim()):
+        total = g.op("Mul", total, g.dim(g.tensor(x), axis))
+    return total
+
+
 def sym_numel(g: Builder, node: Node, x: Any) -> ir.Value:
     """Return the number of elements."""
     return g.op("Reshape", g.op("Size", g.tensor(x), dtype=torch.int64), g.constant([1]))
@@ -123,6 +137,7 @@ def compared(kind: str, negate: bool = False) -> Lowering:
 
 LOWERINGS: dict[Any, Lowering] = {
     operator.getitem: getitem, aten.sym_size.int: sym_size, aten.sym_numel.default: sym_numel,
+    aten.sym_stride.int: sym_stride,
     operator.add: arithmetic("Add"), operator.sub: arithmetic("Sub"), operator.mul: arithmetic("Mul"),
     operator.truediv: arithmetic("Div", torch.float64), operator.floordiv: floor_div, operator.mod: arithmetic("Mod"),
     operator.neg: negative, operator.pow: power, torch.sym_sum: sym_sum, torch.sym_max: arithmetic("Max"),

@@ -17,7 +17,7 @@ from torch._C import DispatchKey
 from torch._decomp import core_aten_decompositions
 from torch._dispatch.python import enable_python_dispatcher
 
-from export.ops.registry import BATCHING, COMPOSITES, DECOMPOSITIONS, FORWARD_MODE
+from export.ops.registry import ABSENT, BATCHING, COMPOSITES, DECOMPOSITIONS, FORWARD_MODE
 from export.ops.shared.kernels import under_jvp
 
 __all__ = ["KERNELS", "decompositions", "installed", "left_to_right", "without_views"]
@@ -36,9 +36,11 @@ def installed(symbolic: bool = True) -> Iterator[None]:
     """Turn the Python dispatcher on, with this package's kernels; the caller holds `isolation.tracing_lock`.
 
     Args:
-        symbolic: whether sizes are symbolic; if not, only the kernels of composite operators are installed.
+        symbolic: whether sizes are symbolic; if not, only the kernels of composite operators, and those that PyTorch
+            lacks, are installed.
     """
-    chosen = {place: kernel for place, kernel in KERNELS.items() if symbolic or place[0] in COMPOSITES}
+    needed = COMPOSITES.keys() | ABSENT.keys()
+    chosen = {place: kernel for place, kernel in KERNELS.items() if symbolic or place[0] in needed}
     before = {place: place[0].py_kernels.get(place[1]) for place in chosen}
     try:
         for (op, key), kernel in chosen.items():

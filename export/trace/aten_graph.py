@@ -8,8 +8,9 @@ rewritten in a second pass, made only where the first one recorded some; until t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +24,22 @@ from torch._subclasses.fake_tensor import (
 )
 from torch._subclasses.functional_tensor import dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.experimental.symbolic_shapes import (
+    ConstraintViolationError,
+    GuardOnDataDependentSymNode,
+    PendingUnbackedSymbolNotFound,
+)
+from torch.utils._sympy.value_ranges import ValueRangeError
 
 from export.errors import ArgumentError, ExportError, RandomOpError, SpecialisedSizeError, TracingError
 from export.files.pytree_structure import Structure, describe
+from export.ops.complex_pairs.replay import PairReplay, has_complex
 from export.ops.registry import control_flow
 from export.trace import active_rules, isolation, numpy_calls, recording, zero_tangents
 from export.trace.active_rules import decompositions, without_views
 from export.trace.arguments import Arguments, is_tensor, take_apart
 from export.trace.fake_tensors import fake_leaves
-from export.trace.purity import check_purity, graphs, mutates, random_message, uses
+from export.trace.purity import check_purity, drop_releases, graphs, mutates, random_message, uses
 from export.trace.signature import closed_over, function_name
 from export.trace.size_branches import check_branches, outside_modes
 from export.trace.source_lines import line_of, user_line
@@ -71,6 +78,21 @@ class Traced:
         return [item.meta["val"] if isinstance(item, torch.fx.Node) else item for item in node.args[0]]
 
 
+_FAILURES = (
+    *(RuntimeError, TypeError, ValueError, AssertionError),
+    *(ArithmeticError, LookupError, AttributeError),
+)
+"""What a function may raise that is recorded with stand-ins for its tensors and sizes."""
+
+_DATA_DEPENDENT = (
+    DataDependentOutputException,
+    GuardOnDataDependentSymNode,
+    PendingUnbackedSymbolNotFound,
+    ConstraintViolationError,
+    ValueRangeError,
+)
+"""What PyTorch raises where a number would have to be known that depends on a tensor's values."""
+
 _INTERNAL = "INTERNAL ASSERT FAILED"
 """How the messages of PyTorch's own failures begin."""
 
@@ -106,10 +128,11 @@ def record(fn: Callable[..., Any], arguments: Arguments, whole: Collection[Any] 
     try:
         return _trace(fn, arguments, hints, whole)
     except SpecialisedSizeError:
-        # The example's size may equal an unrelated fixed size by chance; a size that nothing else has tells.
-        unusual = dict(zip(hints, _unusual(arguments, len(hints)), strict=True))
-        with contextlib.suppress(ExportError, RuntimeError, TypeError, ValueError):
-            return _trace(fn, arguments, unusual, whole)
+        # The example's size may equal an unrelated fixed size by chance, or another dynamic size (h == w), or give an
+        # axis of size 1 (one window of a Swin transformer); other sizes tell.
+        for sizes in (_unusual(arguments, len(hints)), _multiples(hints)):
+            with contextlib.suppress(ExportError, *_FAILURES):
+                return _trace(fn, arguments, dict(zip(hints, sizes, strict=True)), whole)
         raise
 
 
@@ -117,6 +140,11 @@ def _unusual(arguments: Arguments, count: int) -> list[int]:
     taken = {int(size) for leaf in arguments.leaves for size in leaf.shape}
     primes = (n for n in range(7, 10_000) if all(n % d for d in range(2, int(n**0.5) + 1)) and n not in taken)
     return [next(primes) for _ in range(count)]
+
+
+def _multiples(hints: Mapping[str, int]) -> list[int]:
+    """Return a multiple of each size, since models divide images into patches, each by another factor."""
+    return [size * factor for size, factor in zip(hints.values(), itertools.cycle((5, 7, 11, 13)))]
 
 
 def _trace(
@@ -149,14 +177,19 @@ def _trace(
         noted = recording.recording()
         with mode, dispatcher, einsum, noted, watched(sizes), numpy_calls.watched(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
-            with control_flow(tuple(sizes.named.values())):
-                graph = _recorded(fn, arguments, flat, fakes, without_views(table))
-            check_purity(graph, fakes)
-            if mutates(graph):
-                replay = dispatch_functionalize(recording.FunctionalReplay(graph).run)
-                graph = make_fx(replay, decomposition_table=table)(*fakes)
-            elif uses(graph, table):
-                graph = make_fx(recording.Replay(graph).run, decomposition_table=table)(*fakes)
+            with _typed_failures(fn, arguments):
+                with control_flow(tuple(sizes.named.values())), GRAPH_CODE:
+                    graph = make_fx(flat, decomposition_table=without_views(table))(*fakes)
+                check_purity(graph, fakes)
+                drop_releases(graph)
+                if mutates(graph):
+                    replay = dispatch_functionalize(recording.FunctionalReplay(graph).run)
+                    graph = make_fx(replay, decomposition_table=table)(*fakes)
+                elif uses(graph, table):
+                    graph = make_fx(recording.Replay(graph).run, decomposition_table=table)(*fakes)
+                if has_complex(graph):
+                    pairs = PairReplay(graph, arguments.leaf_names)
+                    graph = make_fx(pairs.run, decomposition_table=table)(*fakes)
         sizes.raise_if_pinned()
         check_branches(fn, arguments, graph, sizes, hints)
         for module in graphs(graph):
@@ -173,23 +206,15 @@ def _trace(
     )
 
 
-def _recorded(
-    fn: Callable[..., Any],
-    arguments: Arguments,
-    flat: Callable[..., Any],
-    fakes: Sequence[torch.Tensor],
-    table: dict[Any, Callable[..., Any]],
-) -> torch.fx.GraphModule:
+@contextlib.contextmanager
+def _typed_failures(fn: Callable[..., Any], arguments: Arguments) -> Iterator[None]:
+    """Turn what PyTorch raises while a function is recorded into this package's errors, with the line of the source."""
     try:
-        with GRAPH_CODE:
-            return make_fx(flat, decomposition_table=table)(*fakes)
+        yield
     except ExportError:
         raise
-    except (DataDependentOutputException, GuardOnDataDependentSymNode) as error:
-        raise TracingError(
-            f"{function_name(fn)} uses a tensor's value in Python (an if, a loop, .item(), float(x)); a graph cannot. "
-            f"Use torch.where to select, torch.cond to branch.\n  source: {_raised_at(error)}"
-        ) from error
+    except _DATA_DEPENDENT as error:
+        raise _value_used(fn, error) from error
     except DynamicOutputShapeException as error:
         raise TracingError(
             f"{function_name(fn)} uses {error.func}, whose result's shape depends on the data. Use torch.where, or a "
@@ -197,7 +222,9 @@ def _recorded(
         ) from error
     except (UnsupportedOperatorException, UnsupportedFakeTensorException) as error:
         raise TracingError(f"{function_name(fn)} cannot be recorded: {error}\n  source: {_raised_at(error)}") from error
-    except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
+    except _FAILURES as error:
+        if (cause := _data_dependent_cause(error)) is not None:
+            raise _value_used(fn, cause) from error
         # The function's own error, if it fails on real tensors as well, is the one worth reading.
         with isolation.restored(), torch.random.fork_rng(devices=[]):
             outside_modes(fn, arguments, arguments.leaves)
@@ -208,6 +235,21 @@ def _recorded(
             f"{function_name(fn)} runs eagerly but cannot be recorded: {type(error).__name__}: {error}{theirs}"
             f"\n  source: {_raised_at(error)}"
         ) from error
+
+
+def _value_used(fn: Callable[..., Any], error: BaseException) -> TracingError:
+    return TracingError(
+        f"{function_name(fn)} uses a tensor's value in Python (an if, a loop, .item(), float(x)); a graph cannot. "
+        f"Use torch.where to select, torch.cond to branch.\n  source: {_raised_at(error)}"
+    )
+
+
+def _data_dependent_cause(error: BaseException) -> BaseException | None:
+    """Return the error behind another one that says that a tensor's value would have to be known, None without one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, _DATA_DEPENDENT):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _raised_at(error: BaseException) -> str:

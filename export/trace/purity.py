@@ -10,7 +10,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from export.errors import MutationError, RandomOpError, TracingError
 
-__all__ = ["check_purity", "graphs", "mutated_arguments", "mutates", "random_message", "uses"]
+__all__ = ["check_purity", "drop_releases", "graphs", "mutated_arguments", "mutates", "random_message", "uses"]
 
 _SEEDED = torch.Tag.nondeterministic_seeded
 
@@ -53,6 +53,14 @@ def mutates(graph: torch.fx.GraphModule) -> bool:
     return any(mutated_arguments(node) for module in graphs(graph) for node in module.graph.nodes)
 
 
+def drop_releases(graph: torch.fx.GraphModule) -> None:
+    """Drop every `x.set_()` whose result nothing uses: it frees the memory of a tensor that is needed no more."""
+    for module in graphs(graph):
+        for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.set_.default):
+            if not node.users:
+                module.graph.erase_node(node)
+
+
 def _storage(value: object) -> int | None:
     return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
 
@@ -68,6 +76,7 @@ def check_purity(graph: torch.fx.GraphModule, fakes: Sequence[torch.Tensor]) -> 
                 raise TracingError(_data_message(node))
             for changed in mutated_arguments(node):
                 outside = changed.op == "get_attr" or _storage(changed.meta.get("val")) in given
+                outside = outside or (changed.op == "placeholder" and node.target == torch.ops.aten.set_.default)
                 if outside:
                     raise MutationError(
                         f"the function changes a tensor that it did not make ({node.target} writes to {changed.name}); "

@@ -29,8 +29,10 @@ def check_branches(
         SpecialisedSizeError: naming the size, the sizes compared and the source line.
     """
     tried: dict[tuple[tuple[str, int], ...], bool] = {}
-    for branch in sizes.branches:
-        for chosen in flips(branch, sizes, hints):
+    taken = [(branch, flips(branch, sizes, hints)) for branch in sizes.branches]
+    taken += [(branch, flips(branch, sizes, hints)[:1]) for branch in sizes.assumptions()]
+    for branch, others in taken:
+        for chosen in others:
             key = tuple(chosen.items())
             if key not in tried:
                 tried[key] = _agree(fn, arguments, graph, chosen)

@@ -7,14 +7,17 @@ branch that depends on a symbol (a *branch*). Both are noted with the source lin
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.utils._sympy.functions import Mod
+from torch.utils._sympy.printers import PythonPrinter
 
 from export.errors import ArgumentError, SpecialisedSizeError
 from export.files.pytree_structure import Structure, leaf_names
@@ -22,6 +25,8 @@ from export.trace.recording import current_source
 from export.trace.source_lines import is_user_file, user_line
 
 __all__ = ["Axes", "Branch", "Sizes", "dynamic_axes", "flips", "sizes_of", "watched"]
+
+_ORDERS = (sympy.Lt, sympy.Le, sympy.Gt, sympy.Ge)
 
 Axes = dict[int, str]
 """Which axes of one leaf are dynamic: {axis: name}."""
@@ -151,6 +156,29 @@ class Sizes(ShapeEnv):
         named = {symbol: sympy.Symbol(name) for symbol, name in self.symbols.items()}
         return str(expression.xreplace(named))
 
+    def assumptions(self) -> list[Branch]:
+        """Return what PyTorch itself took for granted about the named sizes, for reasons of its own.
+
+        It looks whether axes are of size 1, or of one size, where it broadcasts or lays out memory. Inequalities of
+        formulas are harmless, as they only keep it from such a shortcut; which convolution it would call depends on
+        the batch being below 16, and is of no interest either.
+        """
+        named = self.symbols.keys()
+        return [
+            Branch(guard.expr, True, "")
+            for guard in self.guards
+            if guard.expr.free_symbols
+            and guard.expr.free_symbols <= named
+            and "in conv)" not in str(guard.sloc)
+            and (
+                (isinstance(guard.expr, sympy.Eq) and not any(isinstance(side, Mod) for side in guard.expr.args))
+                or (
+                    isinstance(guard.expr, _ORDERS)
+                    and all(side.is_Symbol or side.is_Integer for side in guard.expr.args)
+                )
+            )
+        ]
+
     def raise_if_pinned(self) -> None:
         """Raise if a named size is no longer free.
 
@@ -205,11 +233,18 @@ def flips(branch: Branch, sizes: Sizes, example: Mapping[str, int]) -> list[dict
     """Return size assignments at which the branch would have gone the other way: the first and the last found."""
     found = []
     own = {symbol: name for symbol, name in sizes.symbols.items() if symbol in branch.condition.free_symbols}
+    holds = _compiled(branch.condition)
     for name in own.values():
         near = {example[name] - 1, example[name] + 1, 2 * example[name]}
         for size in sorted({*range(1, 13), 16, 31, 32, 64, 100, 128, 255, *near} - {0, -1}):
             chosen = {**example, name: size}
-            value = branch.condition.subs({symbol: chosen[label] for symbol, label in own.items()})
-            if value in (sympy.true, sympy.false, True, False) and bool(value) != branch.taken:
-                found.append(chosen)
+            with contextlib.suppress(ZeroDivisionError):
+                if holds({str(symbol): chosen[label] for symbol, label in own.items()}) != branch.taken:
+                    found.append(chosen)
     return [found[0], found[-1]] if len(found) > 1 else found
+
+
+def _compiled(condition: sympy.Basic) -> Callable[[dict[str, int]], bool]:
+    """Return a condition as a function of its symbols' values; formulas of patches and windows are long."""
+    code = compile(PythonPrinter().doprint(condition), "<size>", "eval")
+    return lambda values: bool(eval(code, {"math": math}, values))

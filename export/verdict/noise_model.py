@@ -84,7 +84,7 @@ SUMS = _names(
     _adaptive_avg_pool2d_backward _adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d_backward
     _unsafe_index_put addbmm addmm addmv addr avg_pool1d avg_pool2d avg_pool2d_backward avg_pool3d
     avg_pool3d_backward baddbmm bmm col2im convolution convolution_backward cumsum dot embedding_dense_backward
-    im2col index_add index_put linalg_vector_norm max_pool2d_with_indices_backward
+    grouped_mm im2col index_add index_put linalg_vector_norm max_pool2d_with_indices_backward
     max_pool3d_with_indices_backward mean mm mv replication_pad1d_backward replication_pad2d_backward
     replication_pad3d_backward reflection_pad1d_backward reflection_pad2d_backward scatter_add scatter_reduce
     select_backward slice_backward sum upsample_nearest1d_backward upsample_nearest2d_backward
