@@ -49,15 +49,24 @@ class UnsupportedOpError(ExportError):
         dtype: the dtype of its first result or input, for example `float64`.
         source: the line of the function's source that asked for it, or an empty string.
         path: the dotted path of the block that it belongs to, or an empty string.
+        caller: the line of the user's own code that called it, where `source` is an installed package's.
 
     Fails: `export.to_onnx(torch.linalg.cholesky, (matrix,), "model.onnx")`. Fix: write the operation with supported
     ones, or cast to a dtype that ONNX Runtime has.
     """
 
-    def __init__(self, message: str, *, op: str, dtype: str = "", source: str = "", path: str = "") -> None:
-        self.op, self.dtype, self.source, self.path = op, dtype, source, path
+    def __init__(
+        self, message: str, *, op: str, dtype: str = "", source: str = "", path: str = "", caller: str = ""
+    ) -> None:
+        self.op, self.dtype, self.source, self.path, self.caller = op, dtype, source, path, caller
         where = f"\n  block: {path}" if path else ""
-        super().__init__(message + where + (f"\n  source: {source}" if source else ""))
+        where += f"\n  source: {source}" if source else ""
+        if caller:
+            where += (
+                f"\n  called from: {caller}\n  way out: compute what needs {op} before the export and pass it in as an "
+                "argument, or put another module in the place of the one that calls it"
+            )
+        super().__init__(message + where)
 
 
 class SpecialisedSizeError(ExportError):

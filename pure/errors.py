@@ -10,6 +10,7 @@ __all__ = [
     "CarryError",
     "DeviceError",
     "DtypeError",
+    "ForwardError",
     "NoiseError",
     "PureError",
     "PureExportError",
@@ -54,6 +55,13 @@ class DeviceError(PureError, ValueError):
     """Parameters and inputs on different devices.
 
     Fails: `block(params, x.cuda())` on CPU params. Fix: move both to one device.
+    """
+
+
+class ForwardError(PureError, RuntimeError):
+    """A module's or block's forward that fails for a reason of its own, which the message quotes.
+
+    Fails: a module of one's own that raises `ValueError("no cache")`. Fix: the line that the message names.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,11 +12,20 @@ from torch import Tensor
 
 from pure import tree
 from pure.block import EMPTY, Applied, Block, Params, State, specification
-from pure.errors import ArgumentError, DeviceError, DtypeError, NoiseError, PureError, ShapeError, TreeError
+from pure.errors import (
+    ArgumentError,
+    DeviceError,
+    DtypeError,
+    ForwardError,
+    NoiseError,
+    PureError,
+    ShapeError,
+    TreeError,
+)
 from pure.initializers import Device, check_generator
 from pure.tree import Tree
 
-__all__ = ["LEAF_ERRORS", "Leaf", "describe", "explain", "given_keys", "wrong_keys"]
+__all__ = ["LEAF_ERRORS", "Leaf", "about_shapes", "describe", "explain", "given_keys", "wrong_keys"]
 
 LEAF_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError, IndexError)
 """What PyTorch raises where an input or a parameter does not fit; `explain` says why in its place."""
@@ -29,6 +39,20 @@ def describe(value: object) -> str:
 def given_keys(given: object) -> str:
     """Return the keys of a mapping, or the type's name, for a message."""
     return str(sorted(given)) if isinstance(given, Mapping) else type(given).__name__
+
+
+_ABOUT_SHAPES = re.compile(
+    r"\bshapes?\b|\bsizes?\b|dimension|channels|groups|\bmust match\b|\brank\b|[1-9]-?D\b|too few|out of range|"
+    r"\bunpack\b|\belements?\b|\bfeatures\b|padding|spatial",
+    re.IGNORECASE,
+)
+_OTHER_CAUSES = re.compile(r"batching rule|batched tensor|vmap|setup_context|data-dependent|not implemented for")
+
+
+def about_shapes(cause: BaseException) -> bool:
+    """Return whether an error of PyTorch says that sizes do not fit together."""
+    text = str(cause)
+    return _ABOUT_SHAPES.search(text) is not None and _OTHER_CAUSES.search(text) is None
 
 
 def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureError:
@@ -48,7 +72,9 @@ def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureE
             )
         if leaf.device != x.device:
             return DeviceError(f"{block}: input is on {x.device}, params {name!r} on {leaf.device}: move one of them")
-    return ShapeError(f"{block}: input {describe(x)} does not fit: {cause}")
+    if about_shapes(cause):
+        return ShapeError(f"{block}: input {describe(x)} does not fit: {cause}")
+    return ForwardError(f"{block}: failed on input {describe(x)}: {type(cause).__name__}: {cause}")
 
 
 def wrong_keys(block: Block, params: Params) -> TreeError:

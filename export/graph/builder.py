@@ -307,6 +307,7 @@ class Builder:
             dtype=dtype,
             source=node.meta.get("source") or "",
             path=node.meta.get("path") or "",
+            caller=node.meta.get("caller") or "",
         )
 
 

@@ -42,7 +42,7 @@ from export.trace.fake_tensors import fake_leaves
 from export.trace.purity import check_purity, drop_releases, graphs, mutates, random_message, uses
 from export.trace.signature import closed_over, function_name
 from export.trace.size_branches import check_branches, outside_modes
-from export.trace.source_lines import line_of, user_line
+from export.trace.source_lines import is_installed, line_of, user_line
 from export.trace.symbolic_sizes import Sizes, sizes_of, watched
 from pure.interop.one_path import GRAPH_CODE
 
@@ -253,13 +253,16 @@ def _data_dependent_cause(error: BaseException) -> BaseException | None:
 
 
 def _raised_at(error: BaseException) -> str:
-    """Return the innermost user line of an exception's traceback."""
-    line = ""
+    """Return the innermost user line of an exception's traceback, and the user's own where that is a package's."""
+    line = own = ""
     step = error.__traceback__
     while step is not None:
-        line = line_of(step.tb_frame, step.tb_lineno) or line
+        found = line_of(step.tb_frame, step.tb_lineno)
+        line = found or line
+        own = found if found and not is_installed(step.tb_frame.f_code.co_filename) else own
         step = step.tb_next
-    return line or user_line()
+    called = f"\n  called from: {own}" if own and own != line else ""
+    return f"{line}{called}" if line else user_line()
 
 
 def _constant_names(fn: Callable[..., Any], graph: torch.fx.GraphModule) -> dict[int, str]:

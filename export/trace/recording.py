@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -11,7 +12,7 @@ import torch
 from torch._subclasses.functional_tensor import FunctionalTensor, disable_functional_mode
 from torch.fx.experimental import proxy_tensor
 
-from export.trace.source_lines import user_line
+from export.trace.source_lines import caller_of, user_line
 from pure import tags
 
 __all__ = ["NOTES", "FunctionalReplay", "RecordingTracer", "Replay", "current_source", "recording", "zero_tangent"]
@@ -25,9 +26,9 @@ def current_source() -> str:
     return str(_replaying[-1].meta.get("source", "")) if _replaying else user_line()
 
 
-NOTES = ("source", "path", "derivative", "zero")
-"""What is noted of each operation: the source line, the block, its order of differentiation ("" for none), and whether
-it makes a zero tangent ("" if not)."""
+NOTES = ("source", "caller", "path", "derivative", "zero")
+"""What is noted of each operation: the source line, the user's own line that called it where that is an installed
+package's, the block, its order of differentiation ("" for none), and whether it makes a zero tangent ("" if not)."""
 
 _making_zeros: list[None] = []
 
@@ -69,7 +70,8 @@ class RecordingTracer(proxy_tensor.PythonKeyTracer):
         backward = torch._C._current_autograd_node()
         forward = self._numbered.get(backward._sequence_nr()) if backward is not None else None
         if forward is None:
-            noted = {"source": user_line(), "path": tags.current_path(), "derivative": ""}
+            caller = caller_of(sys._getframe(1))
+            noted = {"source": user_line(), "caller": caller, "path": tags.current_path(), "derivative": ""}
         else:
             noted = {**forward, "derivative": str(int(forward["derivative"] or 0) + 1)}
         self._numbered.update(dict.fromkeys(range(self._next, now), noted))

@@ -10,14 +10,15 @@ import torch
 
 import pure
 
-__all__ = ["is_user_file", "line_of", "relative", "user_line"]
+__all__ = ["caller_of", "is_installed", "is_user_file", "line_of", "relative", "user_line"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _REPORT = os.path.join(_PACKAGE, "app", "report", "")
 """Where the package defines networks that it exports itself, whose lines count as the user's."""
 
-_MODULE_CALLS = os.path.join(os.path.dirname(os.path.abspath(pure.__file__)), "interop", "")
-"""The package by which a module is called: the user's line is the module's, or that which calls the block."""
+_PURE = os.path.dirname(os.path.abspath(pure.__file__)) + os.sep
+_CALLS = os.path.join(_PURE, "interop", ""), os.path.join(_PURE, "block.py")
+"""Where blocks and modules are called: the user's line is the module's, or that which calls the block."""
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -26,7 +27,7 @@ _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 def is_user_file(filename: str) -> bool:
     """Tell whether a file is the user's (`pure` included), not PyTorch's, the standard library's or this package's."""
     generated = filename.startswith(("<frozen", "<string>", "<eval_with_key>"))
-    if generated or filename.startswith((_TORCH, _MODULE_CALLS)) or f"{os.sep}sympy{os.sep}" in filename:
+    if generated or filename.startswith((_TORCH, *_CALLS)) or f"{os.sep}sympy{os.sep}" in filename:
         return False
     if filename.startswith(_PACKAGE):
         return filename.startswith(_REPORT)
@@ -54,4 +55,27 @@ def user_line(frame: FrameType | None = None) -> str:
         if line:
             return line
         current = current.f_back
+    return ""
+
+
+def is_installed(filename: str) -> bool:
+    """Tell whether a file belongs to an installed package or to `pure`, whose lines the user did not write."""
+    return filename.startswith(_PURE) or f"{os.sep}site-packages{os.sep}" in filename
+
+
+def caller_of(frame: FrameType | None) -> str:
+    """Return `file:line in function` of the innermost frame outside of installed packages and `pure`, if that is one.
+
+    Returns:
+        the line; an empty string where the innermost user frame is outside of them itself, or no frame is.
+    """
+    inside = False
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if is_user_file(file):
+            if is_installed(file):
+                inside = True
+            else:
+                return line_of(frame, frame.f_lineno) if inside else ""
+        frame = frame.f_back
     return ""

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pure import tree
 from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params
 from pure.errors import ArgumentError, TreeError, UnsupportedError
 from pure.initializers import Device, check_generator
+from pure.interop.call_errors import CAUGHT, explain_call, is_typed
 from pure.interop.pure_call import PureCall
-from pure.leaf import explain
 from pure.tree import Tree
 
 __all__ = ["BlockModule", "ModuleBlock", "from_module", "to_module"]
@@ -187,20 +188,37 @@ class ModuleBlock(Block):
         args = x if type(x) is tuple else (x,)  # a named tuple is one input
         try:
             y, new = call(flat, buffers, args, dict(extras), noise.get("seed") if isinstance(noise, Mapping) else None)
-        except RuntimeError as error:
-            check_params(self, params, state)
-            if "mutate a captured Tensor" in str(error):
-                raise UnsupportedError(
-                    f"{self}: under a transform, forward wrote to a tensor that is neither a parameter nor a buffer: "
-                    "make it a buffer by register_buffer, which becomes state"
-                ) from error
-            raise explain(self, params, x, error) from error
+        except CAUGHT as error:
+            if is_typed(error):
+                raise
+            raise explain_call(self, call.module, params, state, x, error) from error
         if new.keys() - buffers.keys():
             raise UnsupportedError(
                 f"{self}: the call made buffers {sorted(new.keys() - buffers.keys())}, which the state does not hold: "
                 "register them with a tensor before from_module, as by calling the module once"
             )
         return y, tree.unflatten({name: new.get(name, leaf) for name, leaf in buffers.items()}) if buffers else {}
+
+
+def _raise_unless_convertible(module: nn.Module) -> None:
+    """Raise for parameters and buffers that have no values yet, or whose hooks no copy would run."""
+    both = (*module.named_parameters(), *module.named_buffers())
+    empty = [name for name, leaf in both if is_lazy(leaf)]
+    if empty:
+        raise ArgumentError(
+            f"from_module of {type(module).__name__}: {empty} have no shape before the first call of a lazy module: "
+            "call the module once on an example input first"
+        )
+    hooked = [
+        name
+        for name, leaf in module.named_parameters()
+        if leaf._backward_hooks or getattr(leaf, "_post_accumulate_grad_hooks", None)
+    ]
+    if hooked:
+        raise UnsupportedError(
+            f"from_module of {type(module).__name__}: gradient hooks on the parameters {hooked} would not run: remove "
+            "them by handle.remove(), and apply what they do to the gradient that grad returns"
+        )
 
 
 def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
@@ -213,7 +231,8 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
         The block, its parameters and its state, under the module's own names.
 
     Raises:
-        ArgumentError: an argument that is not an `nn.Module`.
+        ArgumentError: an argument that is not an `nn.Module`, or a lazy module before its first call.
+        UnsupportedError: a parameter with a gradient hook, or an attribute that holds what an earlier call computed.
 
     In training the block runs the module's parts in the modes they are in, or all in training mode if the module
     itself is in evaluation mode.
@@ -225,6 +244,7 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
     """
     if not isinstance(module, nn.Module):
         raise ArgumentError(f"from_module of {type(module).__name__}: expected a torch.nn.Module")
+    _raise_unless_convertible(module)
     params = tree.unflatten({name: leaf.detach().clone() for name, leaf in module.named_parameters()})
     state = tree.unflatten({name: leaf.detach().clone() for name, leaf in module.named_buffers()})
     evaluating, training = PureCall(module, training=False), PureCall(module, training=True)

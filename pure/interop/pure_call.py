@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from pure import tree
 from pure.errors import PureExportError, UnsupportedError
+from pure.interop.argument_copies import own, tensors_of
 from pure.interop.module_contents import Contents, computed_tensors, reachable
 from pure.interop.one_path import GRAPH_CODE, ONE_PATH, SEEN_THROUGH
 from pure.interop.parameter_writes import ParameterWrite, WatchWrites, unwrapped
@@ -78,6 +79,10 @@ def _copies(leaves: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: leaf.clone() for name, leaf in leaves.items()}
 
 
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
 def _each_its_own(buffers: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return copies that every active vmap maps."""
     one = torch.ones((), dtype=torch.uint8)
@@ -119,7 +124,7 @@ class PureCall:
         self._training = training
         self.may_draw = training and may_draw(self.module)
         self._writes_mapped = False  # whether forward under vmap writes what differs between samples to buffers
-        self._writes: bool | None = None  # whether forward writes to parameters; unknown before the first call
+        self._writes: bool | None = None  # whether forward writes to what it is given; None before the first call
 
     def __call__(
         self,
@@ -143,7 +148,9 @@ class PureCall:
             UnsupportedError: forward wrote to its parameters, which it had not done in its first call, or drew in a way
                 that no noise can replay.
         """
-        if torch.compiler.is_compiling() or not transformed():
+        if torch.compiler.is_compiling():
+            return self._drawing(params, buffers, args, kwargs, seed)
+        if not transformed():
             return self._drawing(params, buffers, args, kwargs, seed)
         with SEEN_THROUGH, ComposedKernels():
             if not active(TransformType.Vmap):
@@ -217,22 +224,25 @@ class PureCall:
                 self._contents.restore_compiled()
         if self._writes is None:
             try:
-                with SEEN_THROUGH, WatchWrites(params.values()):
+                with SEEN_THROUGH, WatchWrites((*params.values(), *tensors_of(args, kwargs))):
                     result = self._from_start(params, _copies(buffers), args, kwargs)
                 self._writes = False
                 return result
             except ParameterWrite:
                 self._writes = True
         if self._writes:
+            args, kwargs = tree.tree_map(_copy, (args, kwargs))
             return self._from_start(_copies(params), _copies(buffers), args, kwargs)
-        before = _versions(params.values())
+        given = tensors_of(args, kwargs)
+        before = _versions((*params.values(), *given))
         result = self._from_start(params, _copies(buffers), args, kwargs)
-        after = _versions(params.values())
+        after = _versions((*params.values(), *given))
         if after != before:
-            written = [name for name, old, new in zip(params, before, after, strict=True) if old != new]
+            names = (*params, *(f"its argument {index}" for index in range(len(given))))
+            written = [name for name, old, new in zip(names, before, after, strict=True) if old != new]
             raise UnsupportedError(
-                f"{type(self.module).__name__}: forward wrote to its parameters {written}, which it had not done in "
-                "its first call: compute a new tensor in place of writing to the parameter"
+                f"{type(self.module).__name__}: forward wrote to {written}, which it had not done in its first call: "
+                "compute a new tensor in place of writing to a parameter or an argument"
             )
         return result
 
@@ -242,7 +252,7 @@ class PureCall:
         """Call the module and put it back as it was."""
         try:
             with ONE_PATH:
-                return self._call(params, buffers, args, kwargs)
+                return self._call(params, buffers, own(args), own(kwargs))
         finally:
             self._contents.restore()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
@@ -59,12 +60,17 @@ def _pack(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _attention(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Compute attention by its definition under forward mode and vmap: the fused kernels have no rule for them."""
-    if not (_forward_mode() or active(TransformType.Vmap)):
-        return func(*args, **kwargs)
+    """Compute attention by its definition: the fused kernels have no forward mode, batching or second derivative."""
     query, *rest = args
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         return func(query, *rest, **kwargs)
+
+
+def _weight_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute g v / ‖v‖, the norm over all axes but one; the kernel has no batching rule."""
+    v, g, dim = (*args, 0)[:3]
+    axes = [axis for axis in range(v.dim()) if axis != dim % v.dim()] if dim != -1 else list(range(v.dim()))
+    return v * (g / torch.linalg.vector_norm(v, 2, axes, keepdim=True)) if axes else func(*args, **kwargs)
 
 
 def _batch_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -89,6 +95,7 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(CELLS, _recurrent),
     **dict.fromkeys(("_pack_padded_sequence", "pack_padded_sequence"), _pack),
     "scaled_dot_product_attention": _attention,
+    "_weight_norm": _weight_norm,
     "batch_norm": _batch_norm,
 }
 
@@ -100,5 +107,9 @@ class ComposedKernels(SeesThrough):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call the function, or what it is composed of."""
+        out = (kwargs or {}).get("out")
+        if isinstance(out, Tensor) and active(TransformType.Vmap):  # which has no rule for writing into a result
+            written = func(*args, **{name: value for name, value in (kwargs or {}).items() if name != "out"})
+            return out.copy_(written)
         composed = _COMPOSED.get(getattr(func, "__name__", ""))
         return func(*args, **kwargs or {}) if composed is None else composed(func, args, kwargs or {})
