@@ -20,18 +20,21 @@ __all__ = [
     "KINDS",
     "Kind",
     "Tagged",
+    "between_graphs",
     "capture",
     "capturing",
     "current_path",
     "observe",
     "scope",
+    "scopes",
     "substitute",
     "tag",
     "tracing",
+    "wanted",
     "watching",
 ]
 
-Kind = Literal["stream", "branch", "gate", "loss"]
+Kind = Literal["stream", "branch", "gate", "loss", "output"]
 KINDS: tuple[str, ...] = get_args(Kind)
 T = TypeVar("T")
 
@@ -114,14 +117,24 @@ def capturing() -> bool:
     return False
 
 
+def wanted() -> frozenset[str]:
+    """Return the kinds of tag that this thread captures; none if it only follows which block runs."""
+    watcher = WATCHERS.get(_thread()) if WATCHERS else None
+    kinds: frozenset[str] = frozenset()
+    while watcher is not None:
+        kinds |= watcher.kinds
+        watcher = watcher.parent
+    return kinds
+
+
 def tag(x: T, name: str, kind: Kind = "stream") -> T:
     """Return `x` itself, and name it for `capture`.
 
     Args:
         x: any value, usually a tensor.
         name: what the value is called inside its block; the path of the block is put in front.
-        kind: "stream" (what a skip carries), "branch" (what is added to it), "gate" (a factor in 0…1) or "loss"
-            (an auxiliary loss).
+        kind: "stream" (what a skip carries), "branch" (what is added to it), "gate" (a factor in 0…1), "loss" (an
+            auxiliary loss) or "output" (what one part returned; `from_module` tags the submodules' outputs so).
 
     Raises:
         CaptureError: an unknown kind (checked while something captures).
@@ -289,6 +302,26 @@ def scope(name: str, x: object = None) -> Iterator[None]:
         yield
     finally:
         watcher.scopes.pop()
+
+
+@contextmanager
+def between_graphs() -> Iterator[None]:
+    """Let code that a break of `torch.compile`'s graph runs see what the compiled code around it captures."""
+    compiled, thread = WATCHERS.get(COMPILED), get_ident()
+    if compiled is None or thread in WATCHERS:
+        yield
+        return
+    WATCHERS[thread] = compiled
+    try:
+        yield
+    finally:
+        del WATCHERS[thread]
+
+
+def scopes() -> list[str] | None:
+    """Return the names of the running blocks, a list to push to and pop from; None if this thread does not watch."""
+    watcher = WATCHERS.get(_thread()) if WATCHERS else None
+    return None if watcher is None else watcher.scopes
 
 
 def current_path() -> str:

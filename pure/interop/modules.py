@@ -16,6 +16,8 @@ from pure.errors import ArgumentError, TreeError, UnsupportedError
 from pure.initializers import Device, check_generator
 from pure.interop.call_errors import CAUGHT, explain_call, is_typed
 from pure.interop.pure_call import PureCall
+from pure.interop.tagging.tagged_call import tagged_call
+from pure.tags import WATCHERS
 from pure.tree import Tree
 
 __all__ = ["BlockModule", "ModuleBlock", "from_module", "to_module"]
@@ -133,6 +135,13 @@ class ModuleBlock(Block):
     Every call starts from the module as it was given: what its forward keeps in attributes, or writes to parameters,
     lasts until the call's end. It computes what it computes under autograd (`torch.is_grad_enabled()` is True), on the
     plain kernels and without activation checkpoints, whatever transform or grad mode it is called in.
+
+    Tags: each submodule's output (the first tensor of it) under its dotted path, with the kind "output"; of a residual
+    sum, as x + f(x), its "branch" and its "stream", under the name of the submodule around it, or around the branch
+    where there are several: "blocks.0.attn.branch", "layer1.0.stream". Sums are found in a record of the call: one
+    whose one operand was computed from what the other is, or is a shortcut of (pooled, projected by one map, or both),
+    by parameters or submodules; so is a concatenation, as DenseNet's. A call whose tags are asked for runs forward
+    twice, and no other costs anything. Under `torch.compile` the graph breaks there.
     """
 
     evaluating: PureCall
@@ -187,7 +196,11 @@ class ModuleBlock(Block):
             check_params(self, params, state)
         args = x if type(x) is tuple else (x,)  # a named tuple is one input
         try:
-            y, new = call(flat, buffers, args, dict(extras), noise.get("seed") if isinstance(noise, Mapping) else None)
+            seed = noise.get("seed") if isinstance(noise, Mapping) else None
+            if WATCHERS:
+                y, new = tagged_call(call.module, call, flat, buffers, args, dict(extras), seed)
+            else:
+                y, new = call(flat, buffers, args, dict(extras), seed)
         except CAUGHT as error:
             if is_typed(error):
                 raise
@@ -241,6 +254,10 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
         >>> block, params, state = from_module(nn.Linear(3, 2))
         >>> block(params, torch.zeros(4, 3), state).shape
         torch.Size([4, 2])
+        >>> from pure.tags import capture
+        >>> block, params, state = from_module(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+        >>> list(capture(block)(params, torch.zeros(4, 3), state)[1])
+        ['0', '1', '2']
     """
     if not isinstance(module, nn.Module):
         raise ArgumentError(f"from_module of {type(module).__name__}: expected a torch.nn.Module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from pure.interop.replaced.composed_kernels import ComposedKernels, TransformTyp
 from pure.interop.replaced.counter_noise import CounterNoise
 from pure.interop.replaced.cumulative_batch_norm import make_cumulative
 from pure.interop.replaced.random_draws import ReplacedDraws, may_draw
+from pure.interop.tagging.module_hooks import FOLLOWERS
 
 __all__ = ["PureCall"]
 
@@ -272,6 +274,9 @@ class PureCall:
         self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Tensor]]:
         given = {f"inner.{name}": leaf for name, leaf in (*params.items(), *buffers.items())}
+        if FOLLOWERS and (followed := FOLLOWERS.get(get_ident())) is not None:
+            with followed[0].around(given, args):
+                return functional_call(self._target, given, args, kwargs)
         return functional_call(self._target, given, args, kwargs)
 
 

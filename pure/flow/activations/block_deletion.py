@@ -18,6 +18,7 @@ from pure.flow.activations.residual_steps import missing, plain
 from pure.flow.shared.block_call import block_first, of_input
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
+from pure.flow.shared.math_attention import composed_attention
 from pure.flow.shared.result import PlainData, Readings
 from pure.flow.shared.text_table import table
 from pure.flow.shared.tracked_leaves import tracked
@@ -112,7 +113,7 @@ def deletion(
     sum if there is one; of a highway layer (1 − T) ⊙ x; of a dense layer the new channels are 0.
 
     Args:
-        block: any block that tags its branches; those of `pure.skips` and `pure.nets` do.
+        block: any block that tags its branches; those of `pure.skips` and `pure.nets` do, and `from_module`'s.
         params: its parameters.
         x: the block's input.
         state: its state.
@@ -150,7 +151,7 @@ def deletion(
     if chunk_size is not None and chunk_size < 1:
         raise ArgumentError(f"deletion chunk_size={chunk_size}: expected at least 1")
     given = {"params": params, "state": state, "x": x, "targets": targets}
-    with torch.enable_grad(), purely("deletion", **given):
+    with torch.enable_grad(), composed_attention(), purely("deletion", **given):
         y, seen = observe(run, "branch")(tracked(x))
         value = scalar(loss(y, *targets), "the batch's")
     finite(value)
@@ -177,7 +178,7 @@ def deletion(
 
     masks = (~torch.cat(deleted)).to(device)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), composed_attention():  # whose fused kernel has no batching rule
             losses, gaps = torch.func.vmap(without, chunk_size=chunk_size)(masks)
     except RuntimeError as error:
         if isinstance(error, PureError) or "vmap" not in str(error):

@@ -37,9 +37,10 @@ def path_spectrum(
 ) -> PathSpectrum:
     """Return J v, J = ∂block/∂x, split exactly by how many branches it passed: J v = Σ_k J_k v.
 
-    A branch is what was tagged so, as the blocks of `pure.skips` do and any pure function can by `pure.tag`. All else
-    is skip: shortcuts, norms behind the sum, a stem or head. The block runs once; then the tangents of all orders go
-    from tag to tag, V_k ← S V_k + B V_{k−1}, so the cost is that of about K + 2 Jacobian-vector products.
+    A branch is what was tagged so, as the blocks of `pure.skips` and modules from elsewhere do, and any pure function
+    can by `pure.tag`. All else is skip: shortcuts, norms behind the sum, a stem or head. The block runs once; then the
+    tangents of all orders go from tag to tag, V_k ← S V_k + B V_{k−1}, so the cost is that of about K + 2
+    Jacobian-vector products.
 
     Args:
         block: a block, or any pure function `(params, x)` or `(params, x, state, extras)` that gives one tensor.
