@@ -16,7 +16,7 @@ import export
 import pure
 from export.graph.node_notes import read_notes
 from pure import flow, interop, tags
-from pure.errors import UnsupportedError
+from pure.errors import ForwardError, UnsupportedError
 from pure.interop.tagging.module_hooks import FOLLOWERS
 
 
@@ -438,7 +438,7 @@ def test_forward_may_catch_what_a_part_raises() -> None:
         "1.stream",
     ]
     block, params, state = interop.from_module(nn.Sequential(Broken()))
-    with pytest.raises(ValueError, match="no"):
+    with pytest.raises(ForwardError, match="ValueError: no"):
         pure.capture(block)(params, sampled(1, 1), state)
     assert not FOLLOWERS
     assert not tags.watching()

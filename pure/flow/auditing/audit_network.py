@@ -13,25 +13,21 @@ from pure import tree
 from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError
 from pure.flow.auditing.advice import advise
-from pure.flow.auditing.audit_result import Audit, BlockDeletion, BlockFlow, PairNorm, PathShares
-from pure.flow.auditing.backward_sweep import Backward, Judge, backward, direction, scaled_loss
+from pure.flow.auditing.audit_result import Audit
+from pure.flow.auditing.audit_summary import evenly_spaced, objective, summary
+from pure.flow.auditing.backward_sweep import ChainSteps, backward
 from pure.flow.auditing.block_chain import Chain, is_chain
 from pure.flow.auditing.chain_sweep import floating
-from pure.flow.auditing.forward_sweep import Forward, Seen, forward
-from pure.flow.auditing.growth_fit import growth
+from pure.flow.auditing.forward_sweep import forward
+from pure.flow.auditing.part_audit import audit_parts
 from pure.flow.auditing.stream_audit import audit_streams
 from pure.flow.shared.block_call import block_first
-from pure.flow.shared.estimate import half_width
-from pure.flow.shared.input_checks import finite, finite_values, purely, scalar
-from pure.flow.shared.log_scale import Scaled
+from pure.flow.shared.input_checks import finite_values, purely
 from pure.flow.shared.terminal import Bars
-from pure.flow.shared.tracked_leaves import tracked
 
 __all__ = ["audit"]
 
 MIB = 2**20
-LOG10_OVERFLOWING_OUTPUT = 12
-"""log10 of an output that, rather than the loss's own formula, is to blame for a loss that overflows."""
 
 
 @block_first
@@ -59,6 +55,11 @@ def audit(
     vanish. A stream that itself overflows is reported where it does, with all that was measured before. A block
     that is no chain but tags several streams is run whole, and those stand for the depths; paths, deletions and pairs
     are then left out. So is a network of token indices, which no gradient reaches.
+
+    A module from elsewhere (`from_module`) is run whole too, in the memory of one gradient. Its depths are its residual
+    blocks, by the names of its submodules, and the submodules between them: all that every way from the input to the
+    output passes. Paths, deletions and pairs are measured between those. Of an output of several tensors the first is
+    meant.
 
     Everything is in evaluation.
 
@@ -110,7 +111,10 @@ def audit(
     x = tree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, x)
     tokens = not floating(x)
     if tokens or (len(chain) == 1 and not is_chain(block)):
-        found = audit_streams(block, params, x, state, extras, loss, targets, generator)
+        counts = orders, deletions, stations
+        found = audit_parts(block, params, x, state, extras, loss, targets, generator, counts, progress)
+        if found is None:
+            found = audit_streams(block, params, x, state, extras, loss, targets, generator)
         if found is not None:
             return advise(found, chain)
     if tokens:
@@ -119,135 +123,17 @@ def audit(
         done = forward(chain, x, extras, budget_mib * MIB, track)
         depth = len(done.seen)
         if depth == 0:
-            return advise(_result(chain, done, None, math.nan), chain)
-        value, cotangent, judge = _objective(done, loss, targets, generator)
+            return advise(summary(done, None, math.nan), chain)
+        value, cotangent, judge = objective(done, loss, targets, generator)
         back = backward(
-            chain,
+            ChainSteps(chain, done, extras),
             done,
             cotangent,
-            extras,
             orders=orders if any(entry.branch_path for entry in done.seen) else -1,
-            stations=_evenly_spaced(depth + 1, stations + 1 if stations else 0),
-            deleted=[] if done.stop else _evenly_spaced(depth, deletions),
+            stations=evenly_spaced(depth + 1, stations + 1 if stations else 0),
+            deleted=[] if done.stop else evenly_spaced(depth, deletions),
             judge=judge,
             generator=generator,
             track=track,
         )
-    return advise(_result(chain, done, back, value), chain)
-
-
-def _objective(
-    done: Forward, loss: Callable[..., Any] | None, targets: Sequence[Any], generator: torch.Generator
-) -> tuple[float, Scaled, Judge]:
-    """Return the loss, its gradient w.r.t. the output, and the function that judges another output."""
-    outputs = [part.detach() for part in floating(done.output)]
-    size = max(math.hypot(*(float(part.double().norm()) for part in outputs)), 1e-300)
-
-    def distance(y: Any) -> float:
-        pairs = zip(floating(y), outputs, strict=True)
-        return math.hypot(*(float((a.double() - b.double()).norm()) for a, b in pairs)) / size
-
-    if loss is None or done.stop is not None:
-        return math.nan, direction(done.output, generator), lambda y: (math.nan, distance(y))
-    leaves: list[Tensor] = []
-    output = tracked(done.output, leaves)
-    with torch.enable_grad():
-        value = scalar(loss(output, *targets), "the batch's")
-    if not torch.isfinite(value) and done.seen[-1].stream.log10_largest > LOG10_OVERFLOWING_OUTPUT:
-        return value.item(), direction(done.output, generator), lambda y: (math.nan, distance(y))
-    finite(value)
-    reference = value.item()
-
-    def judge(y: Any) -> tuple[float, float]:
-        with torch.no_grad():
-            return float(loss(y, *targets)) - reference, distance(y)
-
-    return reference, scaled_loss(value, leaves), judge
-
-
-def _evenly_spaced(count: int, picked: int) -> list[int]:
-    """Return up to `picked` of 0 … count − 1, evenly spread, both ends among them.
-
-    >>> _evenly_spaced(10, 4), _evenly_spaced(3, 8), _evenly_spaced(5, 1), _evenly_spaced(5, 0)
-    ([0, 3, 6, 9], [0, 1, 2], [0], [])
-    """
-    if picked <= 1:
-        return [0][:picked]
-    return sorted({round(at * (count - 1) / (picked - 1)) for at in range(picked)})
-
-
-def _result(chain: Chain, done: Forward, back: Backward | None, loss: float) -> Audit:
-    blocks: dict[str, BlockFlow] = {}
-    before = done.before
-    for depth, seen in enumerate(done.seen):
-        ratio = math.nan
-        if seen.branch is not None and before.log10_second_moment > -math.inf:
-            ratio = 10 ** ((seen.branch.log10_second_moment - before.log10_second_moment) / 2)
-        low, middle, high = back.bands[depth] if back else [math.nan] * 3
-        blocks[seen.name] = BlockFlow(
-            name=seen.name,
-            kind=seen.kind[0],
-            depth=depth,
-            log10_gradient=back.gradient[depth + 1] if back else math.nan,
-            log10_gradient_p10=low,
-            log10_gradient_median=middle,
-            log10_gradient_p90=high,
-            log10_parameter_gradient=back.parameters[depth] if back else math.nan,
-            stream=seen.stream,
-            branch=seen.branch,
-            branch_to_skip=ratio,
-            gates=seen.gates,
-        )
-        before = seen.stream
-    start, end = _family(done.seen)
-    streams = [done.before, *(seen.stream for seen in done.seen)][start : end + 1]
-    gradients = [2 * log for log in back.gradient[start : end + 1]][::-1] if back else []
-    return Audit(
-        loss=loss,
-        method="chain",
-        blocks=blocks,
-        family=tuple(seen.name for seen in done.seen[start:end]),
-        log10_input_gradient=back.gradient[0] if back else math.nan,
-        input=done.before,
-        stream_growth=growth([stream.log10_second_moment for stream in streams]),
-        gradient_growth=growth(gradients),
-        paths=_paths(done, back) if back and back.paths else None,
-        deletions=tuple(
-            BlockDeletion(done.seen[at].name, at, *changes)
-            for at, changes in sorted(back.deletions.items() if back else ())
-        ),
-        pairs=tuple(_pair(*ends, back.probes[ends]) for ends in sorted(back.probes)) if back else (),
-        stop=done.stop,
-        advice=(),
-        held=done.inputs.most,
-    )
-
-
-def _family(seen: Sequence[Seen]) -> tuple[int, int]:
-    """Return the range of the longest run of blocks of one kind."""
-    best = (0, 0)
-    start = 0
-    for at in range(len(seen)):
-        if seen[at].kind != seen[start].kind:
-            start = at
-        if at + 1 - start > best[1] - best[0]:
-            best = (start, at + 1)
-    return best
-
-
-def _paths(done: Forward, back: Backward) -> PathShares:
-    logs = [2 * (log - back.gradient[0]) for log in back.paths]
-    shares = tuple(10.0**log if log < 300 else math.inf for log in logs)
-    return PathShares(tuple(back.paths), shares, sum(entry.branch_path is not None for entry in done.seen))
-
-
-def _pair(source: int, target: int, logs: Tensor) -> PairNorm:
-    """Average the samples' squared norms on their own scale."""
-    top = float(logs.max())
-    if not math.isfinite(top):
-        return PairNorm(source, target, top, top, top)
-    squares = 10 ** (logs - top)
-    mean = float(squares.mean())
-    half = float(half_width(squares)) if len(squares) > 1 else math.inf
-    ends = [top + math.log10(end) if end > 0 else -math.inf for end in (mean, mean - half, mean + half)]
-    return PairNorm(source, target, *ends)
+    return advise(summary(done, back, value), chain)

@@ -26,7 +26,8 @@ class BlockFlow:
 
     Attributes:
         name: dotted path, such as "layers.3".
-        kind: the type of the block, such as "Residual", with its children's where it is a chain.
+        kind: the type of the block, such as "Residual", with its children's where it is a chain; of a network that ran
+            whole "stream" for what ends in a tagged one, else "module".
         depth: its position, from 0.
         log10_gradient: of ‖∂loss/∂y‖₂, y the block's output, over the whole batch; NaN behind a stop.
         log10_gradient_p10: of the 10% quantile of the samples' parts of it.
@@ -151,7 +152,7 @@ class Audit(Readings[str, BlockFlow]):
     Attributes:
         loss: the loss; NaN where none was given or the numbers ended before it.
         method: "chain" where the network was walked block by block, "whole" where it is one block, whose tagged streams
-            stand for the depths.
+            and submodules stand for the depths.
         blocks: what was measured, by name.
         family: names of the longest run of blocks of one kind, which the growth is fitted over.
         log10_input_gradient: of ‖∂loss/∂x‖₂, x the network's input.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,13 +13,13 @@ from torch import Tensor
 from pure.block import Block
 from pure.errors import UnsupportedError
 from pure.flow.auditing.block_chain import Chain, Link
-from pure.flow.auditing.chain_sweep import Pullback, floating, run_link
+from pure.flow.auditing.chain_sweep import Pull, Pullback, floating, run_link
 from pure.flow.auditing.forward_sweep import Forward, Track
 from pure.flow.shared.log_scale import LOG10_2, Scaled, log10, times_power
 from pure.flow.shared.quantiles import quantiles
 from pure.tags import Tagged, substitute
 
-__all__ = ["Backward", "backward", "direction", "log10_total", "scaled_loss"]
+__all__ = ["Backward", "ChainSteps", "Steps", "backward", "direction", "log10_total", "scaled_loss"]
 
 Judge = Callable[[Any], tuple[float, float]]
 """From an output to (the loss, its distance from the unchanged output, relative to that output's norm)."""
@@ -46,11 +46,58 @@ class Backward:
     deletions: dict[int, tuple[float, float]]
 
 
+class Steps(Protocol):
+    """The blocks of a network that has run, from the last to the first."""
+
+    def pull(self, index: int, *, split: bool) -> Pull:
+        """Return a block ready to be pulled back through; `split` tells what passes its branch from the rest."""
+
+    def source(self, index: int) -> Any:
+        """Return what the block was given; asked for after `pull`."""
+
+    def without(self, index: int) -> Any:
+        """Return the network's output without the block's branch; None if nothing can be left out."""
+
+
+class ChainSteps:
+    """The links of a chain, each run again on its input.
+
+    Args:
+        chain: the links.
+        done: what the forward left.
+        extras: what the network reads beside its input.
+    """
+
+    def __init__(self, chain: Chain, done: Forward, extras: Mapping[str, Any]) -> None:
+        assert done.inputs is not None
+        self.chain, self.done, self.extras, self._inputs = chain, done, extras, done.inputs
+        self._stream = done.output
+
+    def pull(self, index: int, *, split: bool) -> Pull:
+        """Return a link run again on its input.
+
+        Raises:
+            UnsupportedError: it gives another output than in the forward.
+        """
+        after, self._stream = self._stream, self._inputs.take(index)
+        link = self.chain[index]
+        pull = Pullback(link, self._stream, self.extras, self.done.seen[index].branch_path if split else None)
+        _same(link, pull.outputs, floating(after))
+        return pull
+
+    def source(self, index: int) -> Any:
+        """Return what the link was given."""
+        return self._stream
+
+    def without(self, index: int) -> Any:
+        """Return the output without the link's branch, or past a link without one."""
+        return _without(self.chain, self.chain[index], index, len(self.done.seen), self._stream, self.extras)
+
+
 def backward(
-    chain: Chain,
+    steps: Steps,
     done: Forward,
     cotangent: Scaled,
-    extras: Mapping[str, Any],
     *,
     orders: int,
     stations: Sequence[int],
@@ -62,10 +109,9 @@ def backward(
     """Sweep from the last measured block to the first.
 
     Args:
-        chain: the links.
+        steps: the blocks.
         done: what the forward left.
         cotangent: ∂loss/∂output.
-        extras: what the network reads beside its input.
         orders: the longest path that is told apart, in branches; below 0 for none.
         stations: positions between which partial Jacobians are probed; position l is the output of block l − 1.
         deleted: positions of the blocks to delete, one at a time.
@@ -84,11 +130,8 @@ def backward(
     for index in track(range(depth - 1, -1, -1), "backward"):
         if index + 1 in stations:
             probes[index + 1] = direction(y, generator, each=True)
-        x = done.inputs.take(index)
-        link = chain[index]
         found.bands.append(_band(cotangent.log10_sample_norms()))
-        pull = Pullback(link, x, extras, done.seen[index].branch_path if paths else None)
-        _same(link, pull.outputs, floating(y))
+        pull = steps.pull(index, split=bool(paths))
         cotangent, by_params = pull.full(scale := cotangent)
         found.gradient.append(cotangent.log10_norm())
         found.parameters.append(Scaled(by_params, scale.exponent).log10_norm() if by_params else -math.inf)
@@ -97,9 +140,9 @@ def backward(
         if index in stations or index == 0:
             for target, probe in probes.items():
                 found.probes[index, target] = 2 * probe.log10_sample_norms().cpu()
-        if index in deleted and (changed := _without(chain, link, index, depth, x, extras)) is not None:
+        if index in deleted and (changed := steps.without(index)) is not None:
             found.deletions[index] = judge(changed)
-        y = x
+        y = steps.source(index)
     found.gradient.reverse()
     found.bands.reverse()
     found.parameters.reverse()
@@ -151,7 +194,7 @@ def _zeros(cotangent: Scaled) -> Scaled:
     return Scaled([torch.zeros_like(part) for part in cotangent.parts], cotangent.exponent)
 
 
-def _lengthened(pull: Pullback, paths: list[Scaled]) -> list[Scaled]:
+def _lengthened(pull: Pull, paths: list[Scaled]) -> list[Scaled]:
     """Return the parts by path length before the block: past its branch, or through it and so one longer."""
     if not paths:
         return paths

@@ -24,6 +24,7 @@ from pure.tags import Tagged, substitute
 
 __all__ = [
     "Inputs",
+    "Pull",
     "Pullback",
     "floating",
     "outermost_branch",
@@ -106,49 +107,22 @@ class Inputs:
         return x
 
 
-class Pullback:
-    """One link run on its input, ready to pull cotangents of its output back.
-
-    Args:
-        link: the link.
-        x: its input.
-        extras: what the network reads beside it.
-        branch: the tagged path, inside the link, of the branch whose part is to be told from the rest; None for none.
+class Pull:
+    """A part of a network that has run, ready to pull cotangents of its output back.
 
     Attributes:
-        y: the output.
-        inputs: the floating-point tensors of the input, as autograd knows them.
-        outputs: those of the output.
-
-    Raises:
-        UnsupportedError: its input or output holds no floating-point tensor.
+        inputs: the floating-point tensors of its input, as autograd knows them.
+        outputs: those of its output.
+        leaves: its parameters.
+        before: the branch whose part is told from the rest, as a function of the input; None for none.
+        behind: the same, as what the output is a function of.
     """
 
-    def __init__(self, link: Link, x: Any, extras: Mapping[str, Any], branch: str | None = None) -> None:
-        self.leaves: list[Tensor] = []
-        self.inputs: list[Tensor] = []
-        self.before: Tensor | None = None  # the branch, as a function of the input
-        self.behind: Tensor | None = None  # the branch, as what the output is a function of
-        self.link = dataclasses.replace(link, params=tracked(link.params, self.leaves))
-        x = tracked(x, self.inputs)
-        with torch.enable_grad():
-            if branch is None:
-                self.y = run_link(self.link, x, extras)
-            else:
-
-                def cut(tagged: Tagged) -> Any:
-                    if tagged.path != branch or not isinstance(tagged.value, Tensor) or not tagged.value.requires_grad:
-                        return tagged.value
-                    self.before, self.behind = tagged.value, tagged.value.detach().requires_grad_()
-                    return self.behind
-
-                self.y = substitute(run_link, cut, "branch")(self.link, x, extras)
-        self.outputs = floating(self.y)
-        if not self.inputs or not self.outputs:
-            raise UnsupportedError(
-                f"{link.name or type(link.block).__name__}: its input or output holds no floating-point tensor, so no "
-                "gradient passes: audit the blocks behind it, on what they are given"
-            )
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    leaves: list[Tensor]
+    before: Tensor | None = None
+    behind: Tensor | None = None
 
     def _pull(self, parts: Sequence[Tensor], sources: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return what comes back past the branch, and what comes back through it; zeros where there is none."""
@@ -173,6 +147,47 @@ class Pullback:
     def split(self, parts: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return what comes back to the input past the branch and what through it; all passes where there is none."""
         return self._pull(parts, self.inputs)
+
+
+class Pullback(Pull):
+    """One link, run on its input.
+
+    Args:
+        link: the link.
+        x: its input.
+        extras: what the network reads beside it.
+        branch: the tagged path, inside the link, of the branch whose part is to be told from the rest; None for none.
+
+    Attributes:
+        y: the output.
+
+    Raises:
+        UnsupportedError: its input or output holds no floating-point tensor.
+    """
+
+    def __init__(self, link: Link, x: Any, extras: Mapping[str, Any], branch: str | None = None) -> None:
+        self.leaves = []
+        self.inputs = []
+        self.link = dataclasses.replace(link, params=tracked(link.params, self.leaves))
+        x = tracked(x, self.inputs)
+        with torch.enable_grad():
+            if branch is None:
+                self.y = run_link(self.link, x, extras)
+            else:
+
+                def cut(tagged: Tagged) -> Any:
+                    if tagged.path != branch or not isinstance(tagged.value, Tensor) or not tagged.value.requires_grad:
+                        return tagged.value
+                    self.before, self.behind = tagged.value, tagged.value.detach().requires_grad_()
+                    return self.behind
+
+                self.y = substitute(run_link, cut, "branch")(self.link, x, extras)
+        self.outputs = floating(self.y)
+        if not self.inputs or not self.outputs:
+            raise UnsupportedError(
+                f"{link.name or type(link.block).__name__}: its input or output holds no floating-point tensor, so no "
+                "gradient passes: audit the blocks behind it, on what they are given"
+            )
 
 
 def _vjp(targets: Sequence[Tensor], sources: Sequence[Tensor], cotangent: Sequence[Tensor]) -> list[Tensor]:

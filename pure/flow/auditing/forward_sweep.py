@@ -64,14 +64,14 @@ class Forward:
     """What the forward leaves behind.
 
     Attributes:
-        inputs: the inputs of the blocks, to be taken in reverse.
+        inputs: the inputs of the blocks, to be taken in reverse; None where the network was run whole.
         before: the moments of the network's input.
         seen: one entry a block.
         output: of the last block whose output was finite.
         stop: where the numbers ended, None if they did not.
     """
 
-    inputs: Inputs
+    inputs: Inputs | None
     before: Moments
     seen: list[Seen]
     output: Any

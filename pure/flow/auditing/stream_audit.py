@@ -20,7 +20,7 @@ from pure.flow.auditing.forward_sweep import SATURATED, Stop, joint
 from pure.flow.auditing.growth_fit import growth
 from pure.flow.shared.input_checks import purely
 from pure.flow.shared.log_scale import log10
-from pure.tags import Tagged, observe
+from pure.tags import INPUT, Tagged, observe
 
 __all__ = ["audit_streams"]
 
@@ -37,13 +37,14 @@ def audit_streams(
 ) -> Audit | None:
     """Return the audit of one block by its tags, without paths, deletions and pairs; None for less than two streams."""
     with torch.no_grad(), purely("audit", params=params, state=state, x=x):
-        y, seen = observe(block)(params, x, state, extras)
+        y, noted = observe(block, inputs=True)(params, x, state, extras)
+    seen = [tagged for tagged in noted if tagged.kind not in (INPUT, "output")]
     streams = _streams(seen)
     if len(streams) < 2:
         return None
     stop = _stop(block, seen, floating(y), joint(floating(x)))
     norms = None if stop else gradient_norms(_loss(block, y, state, extras, loss, targets, generator), params, x)
-    before = joint(floating(x))
+    before = joint(floating(x) or _first_stream(noted, streams[0][0].path))
     blocks: dict[str, BlockFlow] = {}
     for tagged, found in streams:
         name = tagged.path.rpartition(".")[0] if tagged.path.rpartition(".")[2] == "stream" else tagged.path
@@ -117,6 +118,12 @@ def _streams(seen: Sequence[Tagged]) -> list[tuple[Tagged, list[Tagged]]]:
         else:
             since.append(tagged)
     return found
+
+
+def _first_stream(noted: Sequence[Tagged], path: str) -> list[Tensor]:
+    """Return what the block of the first stream was given, for a network whose own input is no stream."""
+    block = path.rpartition(".")[0]
+    return next((floating(given.value) for given in noted if given.kind == INPUT and given.path == block), [])
 
 
 def _gradient(norms: GradientNorms | None, path: str) -> tuple[float, float, float, float]:
