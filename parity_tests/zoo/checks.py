@@ -23,8 +23,8 @@ from export.verdict.locating.failures import FAILURES
 from parity_tests.zoo.making import Entry, inputs, make
 from pure.errors import PureError
 from pure.interop import from_module
-from pure.interop.counter_noise import CounterNoise
-from pure.interop.random_draws import ReplacedDraws
+from pure.interop.replaced.counter_noise import CounterNoise
+from pure.interop.replaced.random_draws import ReplacedDraws
 
 __all__ = ["STAGES", "Stage", "stages"]
 
@@ -119,7 +119,7 @@ def floats(y: Any) -> list[Tensor]:
 
 
 def compare(found: list[Tensor], expected: list[Tensor], tolerance: float, what: str) -> None:
-    """Raise `WrongValueError` if a tensor is further from its counterpart than the tolerance times the largest element."""
+    """Raise `WrongValueError` if a tensor is further off than the tolerance times the largest element."""
     if len(found) != len(expected):
         raise WrongValueError(f"{what}: {len(found)} tensors, the module has {len(expected)}")
     largest = max((float(leaf.detach().abs().max()) for leaf in expected if leaf.numel()), default=0.0) or 1.0
