@@ -179,7 +179,7 @@ def _checked(apply: Callable[..., Applied]) -> Callable[..., Applied]:
         training: bool = False,
         noise: Any = None,
     ) -> Applied:
-        if extras is EMPTY or type(extras) is Reading or torch.compiler.is_compiling():
+        if extras is EMPTY or type(extras) is Reading or torch.compiler.is_dynamo_compiling():
             result = apply(self, params, x, state, extras, training, noise)
             if type(result) is tuple and len(result) == 2 and type(result[1]) is dict:
                 return result

@@ -152,7 +152,7 @@ class Composite(Block):
 
     def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the output in evaluation; empty `state` and `extras` may be left out."""
-        if WATCHERS or not (extras is EMPTY or extras == EMPTY) or torch.compiler.is_compiling():
+        if WATCHERS or not (extras is EMPTY or extras == EMPTY) or torch.compiler.is_dynamo_compiling():
             return super().__call__(params, x, state, extras)
         try:
             return self._evaluate(params, x, state, None)

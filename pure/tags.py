@@ -84,7 +84,7 @@ COMPILED: Final = 0
 
 
 def _thread() -> int:
-    return COMPILED if torch.compiler.is_compiling() else get_ident()
+    return COMPILED if torch.compiler.is_dynamo_compiling() else get_ident()
 
 
 def _current() -> _Watcher | None:
@@ -94,7 +94,7 @@ def _current() -> _Watcher | None:
         CaptureError: a compiled function runs inside a capture, where its tags would be lost.
     """
     watcher = WATCHERS.get(_thread())
-    if watcher is None and torch.compiler.is_compiling():
+    if watcher is None and torch.compiler.is_dynamo_compiling():
         raise CaptureError(
             "capture of a compiled function sees no tags: compile the captured function instead, as in "
             "torch.compile(pure.capture(fn))"

@@ -36,7 +36,7 @@ def _alone() -> bool:
     """Return whether no transform, compiler, tracer, mode or forward-mode level is active."""
     return (
         torch._C._functorch.peek_interpreter_stack() is None
-        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_dynamo_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and forward_ad._current_level < 0
@@ -54,7 +54,7 @@ def _followed_in_inference_mode() -> bool:
 
 def _loses_derivatives() -> bool:
     """Return whether `torch.func` would give a gradient of zeros here, without a word."""
-    if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+    if torch.compiler.is_dynamo_compiling() or not torch.is_inference_mode_enabled():
         return False
     return torch._C._functorch.peek_interpreter_stack() is None and not _followed_in_inference_mode()
 

@@ -115,9 +115,10 @@ ONE_PATH = Switched(
 SEEN_THROUGH = Switched((F, {name: _ignoring_modes(getattr(F, name)) for name in _CHECKS}))
 """A context for the modes of `SeesThrough`."""
 
-GRAPH_CODE = Switched((torch.compiler, {"_is_exporting_flag": True}))
-"""A context in which `torch.compiler.is_exporting()` is true.
+GRAPH_CODE = Switched((torch.compiler, {"_is_compiling_flag": True, "_is_exporting_flag": True}))
+"""A context in which `torch.compiler.is_compiling()` and `is_exporting()` are true, as `torch.export` makes them.
 
-By it libraries choose code without branches on tensors' values, such as transformers for attention masks. They also
-look for a `FakeTensor`, but the wrapper of a `torch.func` transform hides that from them.
+By these libraries choose code without branches on tensors' values, such as transformers for attention masks. They also
+look for a `FakeTensor`, but the wrapper of a `torch.func` transform hides that from them. Whether TorchDynamo is
+compiling, which takes other code here, is `torch.compiler.is_dynamo_compiling()`.
 """

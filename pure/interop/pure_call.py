@@ -150,7 +150,7 @@ class PureCall:
             UnsupportedError: forward wrote to its parameters, which it had not done in its first call, or drew in a way
                 that no noise can replay.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return self._drawing(params, buffers, args, kwargs, seed)
         if not transformed():
             return self._drawing(params, buffers, args, kwargs, seed)
@@ -195,10 +195,10 @@ class PureCall:
         """Call the module with random draws computed from the seed."""
         if not (self._training or self.may_draw or self._writes is None):  # the usual case, without a watch
             return self._written_to(params, buffers, args, kwargs)
-        if self.may_draw and torch.compiler.is_compiling():
+        if self.may_draw and torch.compiler.is_dynamo_compiling():
             return _eagerly(self, params, buffers, args, kwargs, seed)
         draws = ReplacedDraws(None if seed is None else CounterNoise(seed), type(self.module).__name__)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             with draws:
                 return self._written_to(params, buffers, args, kwargs)
         before = torch.get_rng_state()
@@ -219,7 +219,7 @@ class PureCall:
         self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Tensor]]:
         """Call the module on copies of what it writes to."""
-        if torch.compiler.is_compiling():  # the compiler has a checkpoint, kernels and a check of writes of its own
+        if torch.compiler.is_dynamo_compiling():  # the compiler has a checkpoint, kernels and a check of writes of its own
             try:
                 return self._call(params if self._writes is False else _copies(params), _copies(buffers), args, kwargs)
             finally:

@@ -120,7 +120,7 @@ class GradientRecorder(CallRecorder):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run the function, recorded if it is a matrix product or convolution."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return func(*args, **(kwargs or {}))
         self.unsafe |= func in UNSAFE
         other = SECOND_DERIVATIVES.get(func)

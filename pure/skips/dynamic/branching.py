@@ -95,7 +95,7 @@ def condition(
     Run eagerly, `torch.cond` compiles them. A Python float that differs from an earlier call's (another threshold,
     another scale) becomes a symbol there, which the operator refuses; so floats are kept as they are.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_dynamo_compiling():
         return torch.cond(needed, compute, otherwise, operands)
     with torch._dynamo.config.patch(specialize_float=True):
         return torch.cond(needed, compute, otherwise, operands)

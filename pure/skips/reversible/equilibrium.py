@@ -107,7 +107,7 @@ class Equilibrium(Composite):
         """Return z*."""
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, …): add x.unsqueeze(0)")
-        if WATCHERS or torch.compiler.is_compiling():
+        if WATCHERS or torch.compiler.is_dynamo_compiling():
             z = self.solve(lambda z: self._fit(run("branch", torch.cat([z, x], self.axis)), x), torch.zeros_like(x))
         else:
             leaves, spec = tree.tree_flatten(params)

@@ -103,7 +103,7 @@ class ReversibleStack(Stack, Invertible):
 
     def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the last block's output."""
-        if WATCHERS or torch.compiler.is_compiling():
+        if WATCHERS or torch.compiler.is_dynamo_compiling():
             for name in self.children():
                 x = run(name, x)
             return tag(x, "stream")
