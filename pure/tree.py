@@ -65,6 +65,34 @@ def leaves(tree: Tree) -> list[Leaf]:
     return _pytree.tree_leaves(tree)
 
 
+def register_dataclass(kind: type) -> None:
+    """Make PyTorch's functions on pytrees, and so its transforms, take a dataclass apart, if they do not yet."""
+    if kind not in _pytree.SUPPORTED_NODES:
+        _pytree.register_dataclass(kind)
+
+
+def register_node(
+    kind: type, taken_apart: Callable[[Any], list[Any]], put_together: Callable[[list[Any]], Any]
+) -> None:
+    """Do the same for any class, by functions from an object to its parts and back."""
+    if kind not in _pytree.SUPPORTED_NODES:
+        _pytree.register_pytree_node(
+            kind, lambda value: (taken_apart(value), None), lambda parts, _: put_together(list(parts))
+        )
+
+
+def allow_any_leaf(kind: type) -> None:
+    """Let a registered class be put together from leaves that are no tensors, as `vmap` does with `out_dims`."""
+    node = _pytree.SUPPORTED_NODES[kind]
+
+    def unflatten(parts: Any, context: Any) -> Any:
+        parts = list(parts)
+        tensors = all(isinstance(leaf, Tensor) for leaf in leaves(parts))
+        return node.unflatten_fn(parts, context) if tensors else parts
+
+    _pytree.SUPPORTED_NODES[kind] = node._replace(unflatten_fn=unflatten)
+
+
 def leaves_like(tree: Tree, like: Tree) -> list[Leaf] | None:
     """Return the leaves of `tree` in the order of `like`'s; None if the structures differ.
 

@@ -121,19 +121,21 @@ def _leaf_positions(structure: Any) -> Iterator[int]:
         _require(isinstance(content, list), f"a {kind} has no items")
         for value in content:
             yield from _leaf_positions(value)
-    elif kind == "namedtuple":
-        yield from _items(content)
+    elif kind in ("namedtuple", "record"):
+        yield from _items(content, kind)
     else:
         raise _UnfitError(f"{kind!r} is no kind of container")
 
 
-def _items(content: Any) -> Iterator[int]:
+def _items(content: Any, kind: str) -> Iterator[int]:
     fits = isinstance(content, dict) and isinstance(content.get("type"), str)
     fits = fits and isinstance(content.get("fields"), list) and isinstance(content.get("items"), list)
-    _require(fits and len(content["fields"]) == len(content["items"]), "a namedtuple has no fields")
-    _require(all(isinstance(field, str) for field in content["fields"]), "a namedtuple's field has no name")
+    _require(fits and len(content["fields"]) == len(content["items"]), f"a {kind} has no fields")
+    _require(all(isinstance(field, str) for field in content["fields"]), f"a {kind}'s field has no name")
+    _require(kind == "namedtuple" or isinstance(content.get("context"), str), "a record has no context")
     try:
-        pytree_structure.namedtuple_type(content["type"], content["fields"])
+        if kind == "namedtuple":
+            pytree_structure.namedtuple_type(content["type"], content["fields"])
     except ValueError as error:
         raise _UnfitError(f"{content['type']} is no namedtuple ({error})") from error
     for value in content["items"]:

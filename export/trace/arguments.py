@@ -86,8 +86,8 @@ def shifted(structure: Structure, by: int) -> Structure:
         return {"dict": {key: shifted(value, by) for key, value in content.items()}}
     if kind in ("list", "tuple"):
         return {kind: [shifted(value, by) for value in content]}
-    if kind == "namedtuple":
-        return {"namedtuple": {**content, "items": [shifted(value, by) for value in content["items"]]}}
+    if kind in ("namedtuple", "record"):
+        return {kind: {**content, "items": [shifted(value, by) for value in content["items"]]}}
     return structure
 
 

@@ -68,7 +68,9 @@ def dynamic_axes(
                 assign(entry, position, name)
             return
         (kind, content), *_ = structure.items()
-        if isinstance(entry, Mapping) and kind == "dict":
+        if isinstance(entry, Mapping) and kind in ("dict", "record"):
+            if kind == "record":
+                content = dict(zip(content["fields"], content["items"], strict=True))
             for key, value in entry.items():
                 if key in content:
                     spread(value, content[key], f"{path}.{key}")

@@ -16,6 +16,7 @@ from pure.errors import ArgumentError, TreeError, UnsupportedError
 from pure.initializers import Device, check_generator
 from pure.interop.call_errors import CAUGHT, explain_call, is_typed
 from pure.interop.pure_call import PureCall
+from pure.interop.result_kinds import register_kinds
 from pure.interop.tagging.tagged_call import tagged_call
 from pure.tags import WATCHERS
 from pure.tree import Tree
@@ -210,6 +211,7 @@ class ModuleBlock(Block):
                 f"{self}: the call made buffers {sorted(new.keys() - buffers.keys())}, which the state does not hold: "
                 "register them with a tensor before from_module, as by calling the module once"
             )
+        register_kinds(y)
         return y, tree.unflatten({name: new.get(name, leaf) for name, leaf in buffers.items()}) if buffers else {}
 
 
