@@ -219,7 +219,7 @@ class PureCall:
         self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Tensor]]:
         """Call the module on copies of what it writes to."""
-        if torch.compiler.is_dynamo_compiling():  # the compiler has a checkpoint, kernels and a check of writes of its own
+        if torch.compiler.is_dynamo_compiling():  # which has a checkpoint, kernels and a check of writes of its own
             try:
                 return self._call(params if self._writes is False else _copies(params), _copies(buffers), args, kwargs)
             finally:
