@@ -35,9 +35,9 @@ _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 _WAYS_OUT = {
     r"setup_context": (
-        "a custom autograd.Function without setup_context, or a backward hook, which torch.func's transforms cannot "
-        "follow: give it setup_context and generate_vmap_rule = True, remove the hook by handle.remove(), or take the "
-        "derivative by pure.grad or pure.value_and_grad alone, which run plain autograd"
+        "a custom autograd.Function without setup_context by a name bound to its apply, or a backward hook, which "
+        "torch.func's transforms cannot follow: call it as Name.apply(x), or give it setup_context; remove the hook by "
+        "handle.remove(); or take the derivative by pure.grad or pure.value_and_grad alone, which run plain autograd"
     ),
     r"[Bb]atching rule not implemented": "an operator that vmap does not know: compute it outside of vmap, or loop",
     r"data-dependent control flow|\.item\(\) on a Tensor": (

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
+from pure.interop.replaced.old_functions import APPLY
 from pure.one_sample import with_flat_space
 
 __all__ = ["GRAPH_CODE", "ONE_PATH", "SEEN_THROUGH", "SeesThrough", "Switched"]
@@ -73,10 +74,10 @@ class Switched:
     """A context with other values of global names, while at least one call of any thread is in it.
 
     Args:
-        replaced: (module, {name: value}) pairs.
+        replaced: (module or class, {name: value}) pairs.
     """
 
-    def __init__(self, *replaced: tuple[ModuleType, dict[str, Any]]) -> None:
+    def __init__(self, *replaced: tuple[ModuleType | type, dict[str, Any]]) -> None:
         self._replaced = replaced
         self._lock = threading.Lock()
         self._calls = 0
@@ -88,20 +89,26 @@ class Switched:
             if self._calls == 1:
                 self._before = [{name: vars(module)[name] for name in values} for module, values in self._replaced]
                 for module, values in self._replaced:
-                    vars(module).update(values)
+                    _set(module, values)
 
     def __exit__(self, *raised: object) -> None:
         with self._lock:
             self._calls -= 1
             if self._calls == 0:
                 for (module, _), values in zip(self._replaced, self._before, strict=True):
-                    vars(module).update(values)
+                    _set(module, values)
+
+
+def _set(module: ModuleType | type, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(module, name, value)
 
 
 ONE_PATH = Switched(
     (torch_checkpoint, _REPLACED),
     (torch.backends.mha, {"_is_fastpath_enabled": False}),
     (torch, {name: with_flat_space(getattr(torch, name)) for name in ("batch_norm", "instance_norm")}),
+    APPLY,
 )
 """A context in which a module computes what it computes under autograd, on the plain kernels.
 
@@ -109,6 +116,7 @@ ONE_PATH = Switched(
   nothing requires a gradient: those zero the padded positions.
 - `torch.utils.checkpoint` calls its function once. Its second call, in the backward pass, would run after the module's
   parameters are no longer those of the call.
+- Custom `autograd.Function`s of the old style have every transform; see `old_functions`.
 - Batch statistics of one sample have right gradients; see `pure.one_sample`.
 """
 
