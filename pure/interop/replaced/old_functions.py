@@ -125,7 +125,9 @@ def _new_style(old: type[Function]) -> type[Function]:
 
 def _apply(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a custom function, one of the old style under transforms as one of the new."""
-    if not torch._C._are_functorch_transforms_active() or _is_setup_context_defined(cls.setup_context):
+    transforms = torch._C._are_functorch_transforms_active()
+    # PyTorch's own look at the grad_fn that the call leaves, as that of module hooks does.
+    if not transforms or _is_setup_context_defined(cls.setup_context) or cls.__module__.startswith("torch."):
         return _plain_apply.__get__(None, cls)(*args, **kwargs)
     new: Any = _new_style(cls)
     outputs = _plain_apply.__get__(None, new)(*args, **kwargs)
