@@ -54,13 +54,11 @@ class CounterNoise:
         batch, rows, rest = self.seed.shape[0], shape[0] if shape else 1, math.prod(shape[1:])
         row = torch.arange(rows, device=self.seed.device)
         sample = row * batch // rows
-        place = (row - (sample * rows + batch - 1) // batch) * rest
-        tail = (1,) * max(len(shape) - 1, 0)
+        place = (row - (sample * rows + batch - 1) // batch) & _MASK
+        key = _mix(_mix(place ^ low[sample]) ^ high[sample])  # of a row; what is outside of it differs in its key
+        key = key.reshape((rows, *(1,) * (len(shape) - 1)) if shape else ())
         inner = torch.arange(rest, device=self.seed.device).reshape(tuple(shape[1:]))
-        lead = (rows, *tail) if shape else ()
-        position = (place.reshape(lead) + inner) & _MASK
-        keys = [key[sample].reshape(lead) for key in (low, high)]
-        return _mix(_mix(position ^ keys[0]) ^ keys[1])
+        return _mix(_mix((inner + 1) & _MASK) ^ key)  # the one pass over all elements
 
     def at_least(self, shape: Sequence[int], rate: float) -> Tensor:
         """Return booleans that are False with probability `rate`, to 2^-31."""

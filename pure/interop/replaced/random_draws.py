@@ -107,7 +107,7 @@ class ReplacedDraws(SeesThrough):
         shape = (*x.shape[:2], *(1 for _ in x.shape[2:])) if "feature" in name else x.shape
         kept = self._kept(shape, x, rate)
         if "alpha" not in name:
-            factor = kept / (1 - rate) if rate < 1 else kept
+            factor = kept.mul_(1 / (1 - rate)) if rate < 1 else kept
             return x.mul_(factor) if name.endswith("_") else x * factor
         if rate == 1:
             return x * 0
