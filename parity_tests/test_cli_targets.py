@@ -176,6 +176,9 @@ def test_measurements_take_targets(folder: Path) -> None:
     assert audited["data"] == "5 inputs, along a random direction of the output"
     np.savez("six.npz", x=np.ones((3, 6), np.float32))
     assert data("audit", "skip_mlp", "--inputs", "six.npz")["data"].startswith("3 inputs")
+    found = data("audit", "timm:test_vit")
+    assert list(found["blocks"])[3:5] == ["blocks.0.attn", "blocks.0.mlp"]
+    assert found["family"][-1] == "blocks.5.mlp"
     assert "go with a row" in refused("audit", "mynet.py:Net", "--inputs", "x.npz", "--depth", "3")
     assert "is a function" in refused("audit", "mynet.py:fn", "--inputs", "ab.npz")
 
