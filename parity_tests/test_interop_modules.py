@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.nn.utils import parametrizations
@@ -301,3 +302,29 @@ def test_forward_mode_through_an_encoder_is_a_file(dynamic: Any) -> None:
     args = tree.tree_map(lambda leaf: leaf.float(), (params, sampled(2, 3, 8)))
     verdict = export.verify(lambda p, x: jvp(lambda x: run(p, x), (x,), (x.cos(),))[1], args, dynamic=dynamic)
     assert verdict.passed, verdict.table()
+
+
+def test_a_refused_operator_in_a_library_names_the_call_and_a_way_out() -> None:
+    args = sampled(1, 8, 6, 6), torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
+
+    def mine(x: Tensor, boxes: Tensor) -> Tensor:
+        return torchvision.ops.ps_roi_pool(x, boxes, 2)
+
+    with pytest.raises(export.errors.UnsupportedOpError, match=r"(?s)called from: .*way out: compute") as caught:
+        export.verify(mine, args, device="cpu")
+    assert "torchvision/ops/ps_roi_pool.py" in caught.value.source
+    assert "test_interop_modules.py" in caught.value.caller
+    assert caught.value.caller.endswith("in mine")
+
+    def own(x: Tensor) -> Tensor:
+        return torch.linalg.matrix_exp(x)
+
+    with pytest.raises(export.errors.UnsupportedOpError) as caught:
+        export.verify(own, (sampled(3, 3),), device="cpu")
+    assert "test_interop_modules.py" in caught.value.source
+    assert not caught.value.caller, "the source is the user's line"
+
+
+def test_a_layer_s_unknown_cause_is_no_matter_of_its_input() -> None:
+    with pytest.raises(ForwardError, match="RuntimeError: no cache"):
+        pure.Activation(raising(RuntimeError("no cache")))({}, sampled(2, 4))

@@ -135,7 +135,11 @@ class ModuleBlock(Block):
 
     Every call starts from the module as it was given: what its forward keeps in attributes, or writes to parameters,
     lasts until the call's end. It computes what it computes under autograd (`torch.is_grad_enabled()` is True), on the
-    plain kernels and without activation checkpoints, whatever transform or grad mode it is called in.
+    plain kernels and without activation checkpoints, whatever transform or grad mode it is called in. Under transforms
+    and in files, LSTM, GRU and RNN are computed step by step (files hold one `Scan`, for any length), attention by its
+    definition; packed sequences are refused there. Each of vmap's samples has buffers of its own where forward writes
+    to them. Inputs and results are any pytrees: dataclasses and the key-value caches of transformers are registered as
+    such when a module first returns one.
 
     Tags: each submodule's output (the first tensor of it) under its dotted path, with the kind "output"; of a residual
     sum, as x + f(x), its "branch" and its "stream", under the name of the submodule around it, or around the branch
