@@ -186,3 +186,14 @@ def test_whole_training_steps_equal_those_of_torch_optim_and_are_files(
     counters = [leaf for key, leaf in pure.flatten(ran["state"]).items() if key.endswith("num_batches_tracked")]
     assert counters
     assert all(int(leaf) == 3 for leaf in counters)
+
+
+def test_a_block_of_a_module_with_buffers_is_judged_against_the_module() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(4, 4, 1), normed("2d")[0]).eval()
+    block, params, state = interop.from_module(module)
+    args = params, sampled(3, 4, 5, 5), state
+    assert export.verify(block, args, against=module).passed
+    with torch.no_grad():
+        module[1].running_var.mul_(1.1)
+    assert not export.verify(block, args, against=module).passed

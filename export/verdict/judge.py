@@ -276,7 +276,8 @@ class Judge:
         """Judge another eager version by the same scales."""
         given = list(args)
         if isinstance(other, torch.nn.Module):
-            given = [arg for arg in args[1:] if not _empty(arg)]
+            buffers = {name for name, _ in other.named_buffers()}
+            given = [arg for arg in args[1:] if not (_empty(arg) or _holds(arg, buffers))]
         leaves = self.file.arguments.leaves
         eager, scales = run(self.file.fn, self.file.arguments, leaves), self.scales(leaves, None)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -290,6 +291,13 @@ class Judge:
     def row(self, leaf: str, case: str, status: Status, reason: str = "") -> Row:
         """Return a row without numbers."""
         return Row(leaf, case, "", None, None, None, None, self.limit, status, reason)
+
+
+def _holds(arg: Any, buffers: Collection[str]) -> bool:
+    """Tell whether an argument is a module's state, a tree with the names of its buffers, which it holds itself."""
+    if not isinstance(arg, Mapping):
+        return False
+    return {name.removeprefix("state.") for name in describe(arg, is_tensor, "state")[2]} == set(buffers)
 
 
 def _certain(rows: Sequence[Row], scales: Scales, limit: float) -> bool:

@@ -71,7 +71,8 @@ def verify(
         samples: further inputs to judge on: each the positional arguments, or tensors by name, or a .npz or
             .safetensors file of these.
         against: another version that must agree as well. A plain function is called as `against(*args)`; an
-            `nn.Module`, which holds its own parameters, with the arguments after the first, empty trees left out.
+            `nn.Module`, which holds its own parameters and buffers, with the arguments after the first, empty trees
+            and the tree of its buffers left out.
         dynamic: as for `to_onnx`; each dynamic size is run again at several sizes, and all together. None takes the
             sizes that the file names. For a file from elsewhere also {tensor's name: {axis: size name}}.
         bake: as for `to_onnx`.
