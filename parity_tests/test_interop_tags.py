@@ -273,6 +273,23 @@ def test_dense_concatenations_are_streams(from_list: bool) -> None:
     assert torch.allclose(found.loss_change, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_a_branch_that_is_concatenated_twice_is_deleted_twice() -> None:
+    class Doubled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = Mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = self.mlp(x).chunk(2, 1)  # two results of one call
+            return torch.cat([x, first, second], 1)
+
+    x = sampled(3, 4)
+    assert seen(Doubled(), x)[1] == ["mlp.branch", "mlp.branch#2", "mlp.stream"]
+    block, params, state = interop.from_module(Doubled().double())
+    gone = tags.substitute(block, lambda tagged: tagged.value * 0, "branch")(params, x, state)
+    assert torch.equal(gone, torch.cat([x, torch.zeros_like(x)], 1))
+
+
 class TanhGelu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 * x * (1.0 + torch.tanh(0.8 * (x + 0.044715 * torch.pow(x, 3.0))))

@@ -58,7 +58,7 @@ def plan(graph: CallGraph) -> Plan:
         call = finder.calls[found.at]
         offset = 0 if call.prefix is None else call.prefix[1]
         places = [operand.call for operand in call.operands]
-        branches = tuple(offset + places.index(branch) for branch in found.branches)
+        branches = tuple(offset + at for at, place in enumerate(places) if place in found.branches)
         skip = -1 if call.prefix is not None else places.index(found.skip)
         prefix = None if call.prefix is None else (finder.calls[call.prefix[0]].number, call.prefix[1])
         marks[call.number] = Mark(call.name, found.row, branches, skip, prefix)
