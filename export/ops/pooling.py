@@ -26,6 +26,43 @@ def _batched(g: Builder, x: Any, rank: int) -> tuple[ir.Value, bool]:
     return (g.unsqueeze(g.tensor(x), 0) if lone else g.tensor(x)), lone
 
 
+def _apart_from_pad(g: Builder, value: ir.Value) -> ir.Value:
+    """Keep ONNX Runtime from joining a Pad with the pool after it; it looks at neighbours alone.
+
+    Before a MaxPool the zeros would become -∞; before an AveragePool the pads may be more than its kernel takes.
+    """
+    source = value.producer()
+    if source is None or source.op_type != "Pad":
+        return value
+    return g.op("Squeeze", g.unsqueeze(value, 0), g.constant([0]))
+
+
+def _pads_of_ceil(
+    g: Builder,
+    sizes: Sequence[Any],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    pads: Sequence[int],
+    gap: Sequence[int],
+) -> list[int] | None:
+    """Return the pads behind each axis with which rounding down gives the windows of `ceil_mode`.
+
+    PyTorch drops a window that would start in the padding. Below opset 22, ONNX's shape inference does not.
+
+    Returns:
+        the pads, None where a size is dynamic.
+    """
+    behind = []
+    for size, k, s, p, d in zip(map(g.static, sizes), kernel, stride, pads, gap, strict=True):
+        if size is None:
+            return None
+        reach = d * (k - 1) + 1
+        count = -((size + 2 * p - reach) // -s) + 1
+        count -= (count - 1) * s >= size + p
+        behind.append(max(p, (count - 1) * s + reach - size - p))
+    return behind
+
+
 def max_pool(rank: int) -> Lowering:
     """Lower to MaxPool, with the positions in the plane if something uses them."""
 
@@ -42,17 +79,15 @@ def max_pool(rank: int) -> Lowering:
         sizes = per_axis(kernel, rank)
         pads = per_axis(padding, rank)
         value, lone = _batched(g, x, rank)
-        source = value.producer()
-        if source is not None and source.op_type == "Pad":
-            # ONNX Runtime's PadFusion moves the Pad before a MaxPool into its pads, whose value is -∞ rather than 0;
-            # it looks at neighbours alone.
-            value = g.op("Squeeze", g.unsqueeze(value, 0), g.constant([0]))
+        value = _apart_from_pad(g, value)
+        steps, gap = per_axis(stride, rank) if stride else sizes, per_axis(dilation, rank)
+        behind = _pads_of_ceil(g, g.shape_of(x)[-rank:], sizes, steps, pads, gap) if ceil_mode else None
         attributes: dict[str, Any] = {
             "kernel_shape": sizes,
-            "strides": per_axis(stride, rank) if stride else sizes,
-            "pads": [*pads, *pads],
-            "dilations": per_axis(dilation, rank),
-            "ceil_mode": int(ceil_mode),
+            "strides": steps,
+            "pads": [*pads, *(behind or pads)],
+            "dilations": gap,
+            "ceil_mode": int(ceil_mode and behind is None),
         }
         positions = None
         if any(user.args[1] == 1 for user in node.users if user.op == "call_function" and len(user.args) == 2):
@@ -83,17 +118,28 @@ def avg_pool(rank: int) -> Lowering:
     ) -> ir.Value:
         sizes = per_axis(kernel, rank)
         pads = per_axis(padding, rank)
-        if divisor_override and ceil_mode:
-            raise g.unsupported("divisor_override with ceil_mode has no ONNX form")
+        steps = per_axis(stride, rank) if stride else sizes
+        behind = _pads_of_ceil(g, g.shape_of(x)[-rank:], sizes, steps, pads, [1] * rank) if ceil_mode else None
+        if divisor_override and ceil_mode and behind is None:
+            raise g.unsupported("divisor_override with ceil_mode needs fixed spatial sizes")
         value, lone = _batched(g, x, rank)
+        value = _apart_from_pad(g, value)
+        counted = count_include_pad or bool(divisor_override)
+        if behind not in (None, pads) and count_include_pad and not divisor_override:
+            # The padding counts, but not what the last window reaches beyond it.
+            if any(pads):
+                amounts = g.constant([0, 0, *pads, 0, 0, *pads])
+                value = _apart_from_pad(g, g.op("Pad", value, amounts, g.constant(0, g.dtypes[value]), mode="constant"))
+            behind = [b - p for b, p in zip(behind, pads, strict=True)]
+            pads, counted = [0] * rank, False
         result = g.op(
             "AveragePool",
             value,
             kernel_shape=sizes,
-            strides=per_axis(stride, rank) if stride else sizes,
-            pads=[*pads, *pads],
-            ceil_mode=int(ceil_mode),
-            count_include_pad=int(count_include_pad or bool(divisor_override)),
+            strides=steps,
+            pads=[*pads, *(behind or pads)],
+            ceil_mode=int(ceil_mode and behind is None),
+            count_include_pad=int(counted),
         )
         if divisor_override:
             result = g.op("Mul", result, g.constant(math.prod(sizes) / divisor_override, g.dtypes[result]))
