@@ -63,6 +63,13 @@ def _pads_of_ceil(
     return behind
 
 
+def _lowest_behind(g: Builder, value: ir.Value, extra: Sequence[int]) -> ir.Value:
+    """Pad behind each spatial axis with what no maximum takes."""
+    lowest = g.constant(-math.inf, g.dtypes[value])
+    amounts = g.constant([0] * (len(extra) + 4) + list(extra))
+    return _apart_from_pad(g, g.op("Pad", value, amounts, lowest, mode="constant"))
+
+
 def max_pool(rank: int) -> Lowering:
     """Lower to MaxPool, with the positions in the plane if something uses them."""
 
@@ -82,6 +89,10 @@ def max_pool(rank: int) -> Lowering:
         value = _apart_from_pad(g, value)
         steps, gap = per_axis(stride, rank) if stride else sizes, per_axis(dilation, rank)
         behind = _pads_of_ceil(g, g.shape_of(x)[-rank:], sizes, steps, pads, gap) if ceil_mode else None
+        placed = any(user.args[1] == 1 for user in node.users if user.op == "call_function" and len(user.args) == 2)
+        if behind is not None and any(b >= k for b, k in zip(behind, sizes, strict=True)):  # more than a kernel takes
+            value = value if placed else _lowest_behind(g, value, [b - p for b, p in zip(behind, pads, strict=True)])
+            behind = None if placed else pads
         attributes: dict[str, Any] = {
             "kernel_shape": sizes,
             "strides": steps,
@@ -90,7 +101,7 @@ def max_pool(rank: int) -> Lowering:
             "ceil_mode": int(ceil_mode and behind is None),
         }
         positions = None
-        if any(user.args[1] == 1 for user in node.users if user.op == "call_function" and len(user.args) == 2):
+        if placed:
             area = g.fixed(g.shape_of(x)[-rank:], "the positions of the largest values need fixed spatial sizes")
             result, flat = g.ops("MaxPool", value, count=2, dtypes=[None, torch.int64], **attributes)
             positions = g.op("Mod", flat, g.constant(math.prod(area)))
