@@ -13,7 +13,16 @@ from torch._ops import OpOverload
 import export.ops
 from export.ops import activation, registry
 
-TABLES = ("LOWERINGS", "DECOMPOSITIONS", "BATCHING", "COMPOSITES", "FORWARD_MODE", "ABSENT", "FAKES")
+TABLES = (
+    "LOWERINGS",
+    "DECOMPOSITIONS",
+    "BATCHING",
+    "COMPOSITES",
+    "FORWARD_MODE",
+    "NESTED_FORWARD_MODE",
+    "ABSENT",
+    "FAKES",
+)
 
 
 def tables(family: ModuleType) -> dict[str, dict[Any, Any]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-__all__ = ["DECOMPOSITIONS"]
+__all__ = ["COMPOSITES", "DECOMPOSITIONS"]
 
 aten: Any = torch.ops.aten
 
 
-def _cdist(a: torch.Tensor, b: torch.Tensor, p: float, compute_mode: int | None = None) -> torch.Tensor:
+def _cdist(a: torch.Tensor, b: torch.Tensor, p: float = 2.0, compute_mode: int | None = None) -> torch.Tensor:
     """Return the distances of all pairs of rows."""
     return torch.linalg.vector_norm(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
 
@@ -37,6 +37,9 @@ def _cdist_backward(
         share = torch.where(far > 0, length / safe ** (p - 1), torch.zeros_like(gap))
     return (grad.unsqueeze(-1) * share).sum(-2)
 
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {aten.cdist.default: _cdist}
+"""A norm of differences has derivatives of every order; those of PyTorch's own distances are wrong from the second."""
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten._cdist_forward.default: _cdist,

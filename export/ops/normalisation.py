@@ -29,7 +29,16 @@ from export.ops.shared.kernels import (
 )
 from export.ops.shared.long_sums import mean_of
 
-__all__ = ["BATCHING", "FORWARD_MODE", "LOWERINGS", "affine", "inverse_deviation", "scale_and_shift", "standardised"]
+__all__ = [
+    "BATCHING",
+    "FORWARD_MODE",
+    "LOWERINGS",
+    "NESTED_FORWARD_MODE",
+    "affine",
+    "inverse_deviation",
+    "scale_and_shift",
+    "standardised",
+]
 
 aten: Any = torch.ops.aten
 
@@ -213,3 +222,5 @@ FORWARD_MODE: dict[Any, Callable[..., Any]] = {
     aten.native_group_norm.default: _group_norm_elementary,
     aten.native_layer_norm_backward.default: JVP_DECOMPOSITIONS[aten.native_layer_norm_backward.default],
 }
+
+NESTED_FORWARD_MODE: dict[Any, Callable[..., Any]] = {aten.native_layer_norm.default: _layer_norm_elementary}

@@ -13,6 +13,8 @@ operator needs one of the first two; the others serve dynamic sizes (`FAKES`: sp
     or looks at values or strides.
 `FORWARD_MODE`: `(*args) -> Tensor`. Computes it from operators with forward derivatives, where PyTorch's own forward
     derivative needs sizes as numbers; used under `jvp` alone.
+`NESTED_FORWARD_MODE`: the same, for operators whose forward derivative PyTorch differentiates wrongly: used under `jvp`
+    of `jvp` where sizes are fixed.
 `ABSENT`: why the kernels above serve fixed sizes as well: PyTorch has none at all.
 `FAKES`: `(mode, *args) -> FakeTensor`. Makes a result without values at once, where PyTorch runs a decomposition.
 
@@ -74,6 +76,7 @@ __all__ = [
     "FAMILIES",
     "FORWARD_MODE",
     "LOWERINGS",
+    "NESTED_FORWARD_MODE",
     "control_flow",
     "lowering",
 ]
@@ -102,6 +105,7 @@ DECOMPOSITIONS: Final = _union("DECOMPOSITIONS")
 BATCHING: Final = _union("BATCHING")
 COMPOSITES: Final = _union("COMPOSITES")
 FORWARD_MODE: Final = _union("FORWARD_MODE")
+NESTED_FORWARD_MODE: Final = _union("NESTED_FORWARD_MODE")
 ABSENT: Final = _union("ABSENT")
 FAKES: Final = _union("FAKES")
 

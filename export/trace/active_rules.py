@@ -17,8 +17,8 @@ from torch._C import DispatchKey
 from torch._decomp import core_aten_decompositions
 from torch._dispatch.python import enable_python_dispatcher
 
-from export.ops.registry import ABSENT, BATCHING, COMPOSITES, DECOMPOSITIONS, FORWARD_MODE
-from export.ops.shared.kernels import under_jvp
+from export.ops.registry import ABSENT, BATCHING, COMPOSITES, DECOMPOSITIONS, FORWARD_MODE, NESTED_FORWARD_MODE
+from export.ops.shared.kernels import under_jvp, under_nested_jvp
 
 __all__ = ["KERNELS", "decompositions", "installed", "left_to_right", "without_views"]
 
@@ -41,6 +41,8 @@ def installed(symbolic: bool = True) -> Iterator[None]:
     """
     needed = COMPOSITES.keys() | ABSENT.keys()
     chosen = {place: kernel for place, kernel in KERNELS.items() if symbolic or place[0] in needed}
+    if not symbolic:
+        chosen |= {(op, DispatchKey.Autograd): under_nested_jvp(op, rule) for op, rule in NESTED_FORWARD_MODE.items()}
     before = {place: place[0].py_kernels.get(place[1]) for place in chosen}
     try:
         for (op, key), kernel in chosen.items():
