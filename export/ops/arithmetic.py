@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch._C import DispatchKey
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
@@ -15,7 +16,7 @@ from export.graph.onnx_types import REDUCED
 from export.ops import integers
 from export.ops.shared.kernels import pointwise, with_number
 
-__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS", "binary", "unary"]
+__all__ = ["BATCHING", "DECOMPOSITIONS", "FORWARD_MODE", "LOWERINGS", "binary", "unary"]
 
 aten: Any = torch.ops.aten
 
@@ -209,6 +210,12 @@ def _hypot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(infinite, torch.full_like(high, math.inf), high * torch.sqrt(1 + ratio * ratio))
 
 
+def _sign(x: torch.Tensor) -> torch.Tensor:
+    """Compute `aten.sgn`; its own forward derivative makes zeros by sizes as numbers."""
+    result: torch.Tensor = aten.sgn.default._op_dk(DispatchKey.Autograd, x) if x.is_complex() else torch.sign(x)
+    return result
+
+
 LOWERINGS: dict[Any, Lowering] = {
     aten.abs.default: unary("Abs"), aten.sqrt.default: unary("Sqrt"), aten.reciprocal.default: unary("Reciprocal"),
     aten.floor.default: unary("Floor"), aten.ceil.default: unary("Ceil"), aten.round.default: unary("Round"),
@@ -235,3 +242,5 @@ BATCHING: dict[Any, Callable[..., Any]] = {
     **pointwise(aten.addcdiv.default, aten.addcmul.default, aten.lerp.Scalar, aten.lerp.Tensor),
     **with_number(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.floor_divide.default),
 }
+
+FORWARD_MODE: dict[Any, Callable[..., Any]] = {aten.sgn.default: _sign}

@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import onnx_ir as ir
 import torch
+from torch._C import DispatchKey
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering
 from export.ops.shared.kernels import fold, mapped_kernel, mapped_size, with_mapped_axis
 
-__all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS"]
+__all__ = ["BATCHING", "COMPOSITES", "DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -39,13 +40,20 @@ def _embedding_bag(
     include_last_offset: bool = False,
     padding_idx: int = -1,
 ) -> Any:
-    """Sum (mode 0) or average (mode 1) the rows of each bag; the maximum (mode 2) has no rule."""
-    if mode == 2:
-        return NotImplemented
+    """Sum (mode 0), average (mode 1) or take the maximum (mode 2) of the rows of each bag; an empty one gives zeros."""
     starts = offsets[:-1] if include_last_offset else offsets
     bag = _bags(indices, starts)
     counted = (indices != padding_idx).to(torch.int64)
     sizes = torch.zeros_like(starts).index_add(0, bag, counted.to(starts.dtype))
+    if mode == 2:
+        shape = [starts.shape[0], weight.shape[1]]
+        places = torch.where(
+            counted > 0, bag, torch.full_like(bag, starts.shape[0])
+        )  # what is padding goes to one more
+        lowest = weight.new_full([shape[0] + 1, shape[1]], -torch.inf)
+        largest = lowest.scatter_reduce(0, places.unsqueeze(1).expand(-1, shape[1]), weight[indices], "amax")
+        largest = torch.where((sizes > 0).unsqueeze(1), largest[:-1], torch.zeros_like(largest[:-1]))
+        return largest, bag.to(indices.dtype), sizes, torch.zeros_like(starts)
     rows = weight[indices] * counted.to(weight.dtype).unsqueeze(1)
     if per_sample_weights is not None:
         rows = rows * per_sample_weights.unsqueeze(1)
@@ -53,6 +61,26 @@ def _embedding_bag(
     if mode == 1:
         total = total / sizes.clamp(min=1).to(weight.dtype).unsqueeze(1)
     return total, bag.to(indices.dtype), sizes, torch.zeros_like(starts)
+
+
+def _bags_composite(
+    weight: torch.Tensor,
+    indices: torch.Tensor,
+    offsets: torch.Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: torch.Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Any:
+    """Compute `aten.embedding_bag` from operators that every transform takes; PyTorch's has no rule of `vmap`."""
+    padded = -1 if padding_idx is None else padding_idx % weight.shape[0]
+    if scale_grad_by_freq:
+        op = aten.embedding_bag.padding_idx
+        settings = (scale_grad_by_freq, mode, sparse, per_sample_weights, include_last_offset, padding_idx)
+        return op._op_dk(DispatchKey.CompositeImplicitAutograd, weight, indices, offsets, *settings)
+    return _embedding_bag(weight, indices, offsets, False, mode, False, per_sample_weights, include_last_offset, padded)
 
 
 def _embedding_bag_backward(
@@ -124,6 +152,11 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten._embedding_bag.default: _embedding_bag,
     aten._embedding_bag_forward_only.default: _embedding_bag,
     aten._embedding_bag_backward.default: _embedding_bag_backward,
+}
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {
+    aten.embedding_bag.default: _bags_composite,
+    aten.embedding_bag.padding_idx: _bags_composite,
 }
 
 BATCHING: dict[Any, Callable[..., Any]] = {

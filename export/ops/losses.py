@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn import _reduction as _Reduction
 
 from export.ops.shared.kernels import pytorch_rules
 
-__all__ = ["BATCHING", "COMPOSITES", "FORWARD_MODE"]
+__all__ = ["BATCHING", "COMPOSITES", "FORWARD_MODE", "FUNCTIONS"]
 
 aten: Any = torch.ops.aten
 
@@ -77,7 +78,88 @@ def _margin_ranking(x: Tensor, y: Tensor, target: Tensor, margin: float = 0.0, r
     return _reduced((margin - target * (x - y)).clamp_min(0), reduction)
 
 
+def _gaussian_nll(
+    x: Tensor, target: Tensor, var: Tensor | float, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Tensor:
+    """Compute `torch.nn.functional.gaussian_nll_loss` without its check that no variance is negative.
+
+    A graph cannot look at values; the smallest variance is `eps`, with a gradient as if it were not cut off.
+    """
+    var = torch.as_tensor(var, dtype=x.dtype, device=x.device)
+    if var.dim() == x.dim() - 1 and var.shape == x.shape[:-1]:
+        var = var.unsqueeze(-1)
+    cut = var + (var.detach().clamp(min=eps) - var.detach())
+    losses = 0.5 * (cut.log() + (x - target) ** 2 / cut)
+    if full:
+        losses = losses + 0.5 * math.log(2 * math.pi)
+    return _reduced(losses, _Reduction.get_enum(reduction))
+
+
+FUNCTIONS: dict[str, Any] = {"gaussian_nll_loss": _gaussian_nll}
+"""Functions of `torch.nn.functional` that look at values, by name, without that."""
+
+
+def _unless_reduced(op: Any, elementary: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a composite of a loss that is not reduced; PyTorch maps the reduced one with any sizes."""
+
+    def rule(x: Tensor, target: Tensor, reduction: int = 1, *settings: float) -> Tensor:
+        if reduction != _Reduction.get_enum("none"):
+            result: Tensor = op._op_dk(DispatchKey.FuncTorchDynamicLayerFrontMode, x, target, reduction, *settings)
+            return result
+        return elementary(x, target, *settings)
+
+    return rule
+
+
+def _square(x: Tensor, target: Tensor) -> Tensor:
+    return (x - target) ** 2
+
+
+def _huber(x: Tensor, target: Tensor, delta: float = 1.0) -> Tensor:
+    gap = (x - target).abs()
+    return torch.where(gap < delta, 0.5 * gap * gap, delta * (gap - 0.5 * delta))
+
+
+def _soft_margin(x: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+    """log(1 + exp(−t·x)), in the form that does not overflow."""
+    margin = -target * x
+    return _reduced(margin.clamp_min(0) + torch.log1p(torch.exp(-margin.abs())), reduction)
+
+
+def _multi_margin(
+    x: Tensor, target: Tensor, p: float = 1, margin: float = 1, weight: Tensor | None = None, reduction: int = 1
+) -> Tensor:
+    """Compute the mean over the other classes of how much less than `margin` they lie below the right one, to p."""
+    rows = x if x.dim() == 2 else x.unsqueeze(0)
+    right = target.reshape(-1, 1)
+    below = (margin - rows.gather(1, right) + rows).clamp_min(0)
+    losses = below if p == 1 else below * below
+    if weight is not None:
+        losses = losses * weight[right]
+    others = torch.arange(rows.shape[1], device=x.device) != right
+    total = torch.where(others, losses, torch.zeros_like(losses)).sum(1) / rows.shape[1]
+    return _reduced(total if x.dim() == 2 else total.squeeze(0), reduction)
+
+
+def _multilabel_margin(x: Tensor, target: Tensor, reduction: int = 1) -> Tensor:
+    """Compute the same of several right classes, listed in front of the first −1."""
+    rows, labels = (v if v.dim() == 2 else v.unsqueeze(0) for v in (x, target))
+    listed = (labels < 0).to(torch.int64).cumsum(1) == 0
+    index = torch.where(listed, labels, torch.zeros_like(labels))
+    classes = torch.arange(rows.shape[1], device=x.device)
+    is_right = ((index.unsqueeze(2) == classes) & listed.unsqueeze(2)).any(1)
+    below = (1 - rows.gather(1, index).unsqueeze(2) + rows.unsqueeze(1)).clamp_min(0)
+    counted = listed.unsqueeze(2) & ~is_right.unsqueeze(1)
+    total = torch.where(counted, below, torch.zeros_like(below)).sum((1, 2)) / rows.shape[1]
+    return _reduced(total if x.dim() == 2 else total.squeeze(0), reduction)
+
+
 COMPOSITES: dict[Any, Callable[..., Any]] = {
+    aten.mse_loss.default: _unless_reduced(aten.mse_loss.default, _square),
+    aten.huber_loss.default: _unless_reduced(aten.huber_loss.default, _huber),
+    aten.soft_margin_loss.default: _soft_margin,
+    aten.multi_margin_loss.default: _multi_margin,
+    aten.multilabel_margin_loss.default: _multilabel_margin,
     aten.cross_entropy_loss.default: _cross_entropy,
     aten.kl_div.default: _kl_div,
     aten.triplet_margin_loss.default: _triplet_margin,

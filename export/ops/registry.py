@@ -45,6 +45,7 @@ from export.ops import (
     convolution_gradients,
     copying,
     creation,
+    ctc,
     distances,
     embedding,
     fallback,
@@ -83,7 +84,7 @@ __all__ = [
 
 FAMILIES: Final[tuple[ModuleType, ...]] = (
     activation, arithmetic, attention, batch_norm, comparison, cond, convolution, convolution_gradients, copying,
-    creation, distances, embedding, grouped_products, indexing, integers, losses, matmul, normalisation, padding,
+    creation, ctc, distances, embedding, grouped_products, indexing, integers, losses, matmul, normalisation, padding,
     pooling, pooling_gradients, reduction, resize, scan, shape, sizes, sorting, transcendental,
 )  # fmt: skip
 

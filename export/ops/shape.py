@@ -321,6 +321,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
 }
 
 BATCHING: dict[Any, Callable[..., Any]] = {
+    **pytorch_rules(aten.slice_scatter.default, aten.select_scatter.default),
     aten.cat.default: _cat_batched,
     aten.slice_backward.default: _placed(aten.slice_backward.default, [2]),
     aten.select_backward.default: _placed(aten.select_backward.default, [2]),

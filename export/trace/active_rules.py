@@ -11,12 +11,14 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch.backends.opt_einsum
 from torch._C import DispatchKey
 from torch._decomp import core_aten_decompositions
 from torch._dispatch.python import enable_python_dispatcher
 
+from export.ops.losses import FUNCTIONS
 from export.ops.registry import ABSENT, BATCHING, COMPOSITES, DECOMPOSITIONS, FORWARD_MODE, NESTED_FORWARD_MODE
 from export.ops.shared.kernels import under_jvp, under_nested_jvp
 
@@ -48,7 +50,7 @@ def installed(symbolic: bool = True) -> Iterator[None]:
         for (op, key), kernel in chosen.items():
             op.py_kernels[key] = kernel
             op._dispatch_cache.clear()
-        with enable_python_dispatcher():
+        with enable_python_dispatcher(), mock.patch.multiple(torch.nn.functional, **FUNCTIONS):
             yield
     finally:
         for (op, key), kernel in before.items():
