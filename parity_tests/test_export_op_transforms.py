@@ -484,10 +484,6 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "solve": (ALL, "aten._linalg_solve_ex"),
     "cholesky": (ALL, "aten.linalg_cholesky_ex"),
     "svdvals": (ALL, "aten._linalg_svd"),
-    "rfft": (ALL, "complex"),
-    "fft_real": (ALL, "complex"),
-    "gaussian": (("forward", "grad", "jvp"), "tensor's value"),
-    "ctc": (("forward",), "depends on the data"),
 }
 """What cannot be exported: {case: (its uses, what the error says)}."""
 
@@ -522,7 +518,6 @@ FIXED_BATCH: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         (
             "take",
-            "embedding_bag",
             "masked_scatter",
             "diagonal_scatter",
             "diagonal",
@@ -558,7 +553,8 @@ FIXED_BATCH: dict[str, tuple[str, ...]] = {
     "index_put_add": ("grad",),
     "gradient": ("forward", "grad", "jvp"),
     "renorm": ("vmap_grad", "jvp"),
-    "signs": ("grad", "jvp"),
+    "signs": ("grad",),
+    "ctc": ("forward",),  # the number of frames, over which the recursion runs
     "bicubic_smooth": ("grad", "vmap_grad"),
     "grid_sample": ("jvp",),
     "affine_grid": ("forward", "grad", "jvp"),
