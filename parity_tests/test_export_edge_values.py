@@ -253,3 +253,70 @@ def test_a_file_gives_what_eager_gives(fn: Op, args: tuple[torch.Tensor, ...], t
 def test_what_differs_is_known(fn: Op, args: tuple[torch.Tensor, ...], how: str, tmp_path: Path) -> None:
     found = export.to_onnx(fn, args, tmp_path / "f.onnx").load(device="cpu")(*args)
     assert not agree(found, fn(*args)), f"no longer: {how}"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_fused_attention_returns_the_log_sum_exp_of_each_row(causal: bool, tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+
+    def attention(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        op = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, sums = op(x, x.sin(), x.cos(), 0.0, causal)
+        return out, sums
+
+    export.to_onnx(attention, (x,), tmp_path / "f.onnx")
+    for found, expected in zip(export.load(tmp_path / "f.onnx", device="cpu")(x), attention(x), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_sum_of_no_products_keeps_the_bias(tmp_path: Path) -> None:
+    a, b, bias = torch.ones(3, 0), torch.ones(0, 2), torch.tensor([1.0, -2.0])
+
+    def affine(bias: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(bias, a, b, beta=2, alpha=3)
+
+    for dynamic in (None, (None, {1: "inner"}, {0: "inner"})):
+        export.to_onnx(
+            affine,
+            (bias, torch.ones(3, 4), torch.ones(4, 2)) if dynamic else (bias, a, b),
+            tmp_path / "f.onnx",
+            dynamic=dynamic,
+        )
+        found = export.load(tmp_path / "f.onnx", device="cpu")(bias, a, b)
+        torch.testing.assert_close(found, affine(bias, a, b))
+
+
+def test_the_hessian_of_a_cumulative_product_is_right(tmp_path: Path) -> None:
+    x = torch.tensor([0.5, -1.5, 2.0, 0.7])
+
+    def derivative(x: torch.Tensor) -> torch.Tensor:
+        return torch.func.hessian(lambda x: x.cumprod(0).sum())(x)
+
+    export.to_onnx(derivative, (x,), tmp_path / "f.onnx")
+    found = export.load(tmp_path / "f.onnx", device="cpu")(x)
+    torch.testing.assert_close(found.double(), derivative(x.double()), rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_largest_boolean_is_found(tmp_path: Path) -> None:
+    x = torch.tensor([[-1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]])
+
+    def largest(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, places = (x > 0).max(1)
+        return values, places
+
+    export.to_onnx(largest, (x,), tmp_path / "f.onnx")
+    found = export.load(tmp_path / "f.onnx", device="cpu")(x)
+    torch.testing.assert_close(found, largest(x))
+
+
+@pytest.mark.parametrize("transform", ["none", "grad", "vmap"])
+def test_a_loop_with_an_open_end_says_what_to_do(transform: str, tmp_path: Path) -> None:
+    from torch._higher_order_ops import while_loop  # deferred: it imports the compiler
+
+    def doubled(x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = while_loop(lambda i, y: i < 3, lambda i, y: (i + 1, y * 2), (torch.tensor(0), x))[1]
+        return result
+
+    used = {"none": doubled, "grad": torch.func.grad(lambda x: doubled(x).sum()), "vmap": torch.func.vmap(doubled)}
+    with pytest.raises(export.errors.ExportError, match=r"pure\.scan"):
+        export.to_onnx(used[transform], (torch.ones(3, 4),), tmp_path / "f.onnx")

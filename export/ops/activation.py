@@ -141,8 +141,16 @@ def _same_shape(mode: FakeTensorMode, x: FakeTensor, *_: Any) -> FakeTensor:
     return fake_like(mode, x, x.shape, x.dtype)
 
 
+def relu(g: Builder, node: Node, x: Any) -> ir.Value:
+    """Lower to Relu; of whole numbers to Max, as ONNX Runtime's Relu has none."""
+    value = g.tensor(x)
+    if g.dtypes[value].is_floating_point:
+        return g.op("Relu", value)
+    return g.op("Max", value, g.constant(0, g.dtypes[value]))
+
+
 LOWERINGS: dict[Any, Lowering] = {
-    aten.relu.default: unary("Relu"), aten.sigmoid.default: unary("Sigmoid"), aten.tanh.default: unary("Tanh"),
+    aten.relu.default: relu, aten.sigmoid.default: unary("Sigmoid"), aten.tanh.default: unary("Tanh"),
     aten.gelu.default: gelu, aten.silu.default: silu, aten.elu.default: elu, aten.softplus.default: softplus,
     aten.mish.default: mish, aten.leaky_relu.default: leaky_relu, aten._prelu_kernel.default: prelu,
     aten.hardtanh.default: hardtanh, aten.hardsigmoid.default: hardsigmoid, aten.hardswish.default: hardswish,

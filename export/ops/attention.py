@@ -7,12 +7,43 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch._decomp import decomposition_table
 
 from export.ops.shared.kernels import Kernel, fold, mapped_kernel, mapped_size, unfold, with_mapped_axis
 
 __all__ = ["BATCHING", "DECOMPOSITIONS"]
 
 aten: Any = torch.ops.aten
+
+
+def _scores(
+    query: torch.Tensor, key: torch.Tensor, factor: float, is_causal: bool, attn_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Return factor·q kᵀ + mask."""
+    scores = query @ key.mT * factor
+    if is_causal:
+        rows, columns = (torch.arange(x.shape[-2], device=query.device) for x in (query, key))
+        return torch.where(columns <= rows.unsqueeze(1), scores, torch.full_like(scores, -math.inf))
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        return torch.where(attn_mask, scores, torch.full_like(scores, -math.inf))
+    return scores if attn_mask is None else scores + attn_mask
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> Any:
+    """Return attention as PyTorch's rule does, and each row's log-sum-exp, for which that rule returns the weights."""
+    settings = {"attn_mask": attn_mask, "scale": scale}
+    out, _ = decomposition_table[_FORWARD](query, key, value, dropout_p, is_causal, **settings)
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
+    return out, torch.logsumexp(_scores(query, key, factor, is_causal, attn_mask), -1)
 
 
 def _attention_backward(
@@ -32,15 +63,7 @@ def _attention_backward(
     if dropout_p:
         return NotImplemented
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = query @ key.mT * factor
-    if is_causal:
-        rows, columns = (torch.arange(x.shape[-2], device=query.device) for x in (query, key))
-        scores = torch.where(columns <= rows.unsqueeze(1), scores, torch.full_like(scores, -math.inf))
-    elif attn_mask is not None and attn_mask.dtype == torch.bool:
-        scores = torch.where(attn_mask, scores, torch.full_like(scores, -math.inf))
-    elif attn_mask is not None:
-        scores = scores + attn_mask
-    weights = aten._safe_softmax(scores, -1)
+    weights = aten._safe_softmax(_scores(query, key, factor, is_causal, attn_mask), -1)
     d_weights = grad @ value.mT
     d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True)) * factor
     return d_scores @ key, d_scores.mT @ query, weights.mT @ grad
@@ -71,11 +94,9 @@ def _folded(op: Any, tensors: int) -> Kernel:
     return with_settings
 
 
-DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
-    aten._scaled_dot_product_flash_attention_for_cpu_backward.default: _attention_backward,
-}
-
 _FORWARD = aten._scaled_dot_product_flash_attention_for_cpu.default
 _BACKWARD = aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {_FORWARD: _attention, _BACKWARD: _attention_backward}
 
 BATCHING: dict[Any, Callable[..., Any]] = {_FORWARD: _folded(_FORWARD, 3), _BACKWARD: _folded(_BACKWARD, 6)}

@@ -21,7 +21,7 @@ from torch.fx import Node
 from export.graph.builder import Builder
 from export.graph.onnx_types import ONNX_TYPES
 
-__all__ = ["lower"]
+__all__ = ["NO_WHILE", "lower"]
 
 try:
     from torch.onnx._internal.exporter import _building, _dispatching, _errors, _registration, _tensors
@@ -33,6 +33,13 @@ LIBRARY_OPSET = 18
 
 NEVER = frozenset({"aten::as_strided", "aten::as_strided_copy", "aten::as_strided_scatter", "aten::resize"})
 """Operators that read memory by strides, which an ONNX tensor does not have."""
+
+
+NO_WHILE = (
+    "a loop whose end depends on values has no form here; pure.scan runs a fixed number of steps, in which torch.where "
+    "keeps a state that is done"
+)
+"""What to do instead of `while_loop`."""
 
 
 def _integers(node: Node) -> str:
@@ -102,6 +109,8 @@ def lower(g: Builder, node: Node, *_: Any, **__: Any) -> Any:
     schema = getattr(node.target, "_schema", None)
     if schema is not None and schema.name in NEVER:
         raise g.unsupported("it reads memory by strides; write it with indexing or views")
+    if node.target is torch.ops.higher_order.while_loop:
+        raise g.unsupported(NO_WHILE)
     wrong = WRONG[schema.name](node) if schema is not None and schema.name in WRONG else ""
     if wrong:
         raise g.unsupported(wrong)

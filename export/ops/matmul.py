@@ -44,7 +44,9 @@ def addmm(g: Builder, node: Node, bias: Any, a: Any, b: Any, *, beta: float = 1,
     """beta·bias + alpha·a@b."""
     dtype = node_dtype(node)
     exact = dtype != torch.float64 or (float(alpha).is_integer() and float(beta).is_integer())
-    if dtype in _GEMM_DTYPES and exact:
+    inner = g.static(g.shape_of(a)[1])
+    whole = beta == 1 or (inner is not None and inner > 0)  # ONNX Runtime's Gemm forgets beta where nothing is summed
+    if dtype in _GEMM_DTYPES and exact and whole:
         left, swap_a = untransposed(a)
         right, swap_b = untransposed(b)
         attributes: dict[str, Any] = {

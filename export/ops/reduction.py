@@ -67,6 +67,7 @@ def with_nan(g: Builder, value: ir.Value, result: ir.Value, axes: list[int], kee
 
 def position(g: Builder, kind: str, value: ir.Value, axis: int, keepdim: bool) -> ir.Value:
     """Return the position of the largest or smallest; the first NaN wins."""
+    value = g.cast(value, torch.int32) if g.dtypes[value] == torch.bool else value
     if g.dtypes[value].is_floating_point:
         extreme = g.constant(float("inf") if kind == "ArgMax" else -float("inf"), g.dtypes[value])
         unknown = g.op("IsNaN", value, dtype=torch.bool)

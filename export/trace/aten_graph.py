@@ -34,6 +34,7 @@ from torch.utils._sympy.value_ranges import ValueRangeError
 from export.errors import ArgumentError, ExportError, RandomOpError, SpecialisedSizeError, TracingError
 from export.files.pytree_structure import Structure, describe
 from export.ops.complex_pairs.replay import PairReplay, has_complex
+from export.ops.fallback import NO_WHILE
 from export.ops.registry import control_flow
 from export.trace import active_rules, isolation, numpy_calls, recording, zero_tangents
 from export.trace.active_rules import decompositions, without_views
@@ -225,6 +226,11 @@ def _typed_failures(fn: Callable[..., Any], arguments: Arguments) -> Iterator[No
     except _FAILURES as error:
         if (cause := _data_dependent_cause(error)) is not None:
             raise _value_used(fn, cause) from error
+        if _in_while_loop(error):
+            raise TracingError(
+                f"{function_name(fn)} puts torch.while_loop under a transform, which PyTorch cannot do: {NO_WHILE}"
+                f"\n  source: {_raised_at(error)}"
+            ) from error
         # The function's own error, if it fails on real tensors as well, is the one worth reading.
         with isolation.restored(), torch.random.fork_rng(devices=[]):
             outside_modes(fn, arguments, arguments.leaves)
@@ -250,6 +256,16 @@ def _data_dependent_cause(error: BaseException) -> BaseException | None:
     while cause is not None and not isinstance(cause, _DATA_DEPENDENT):
         cause = cause.__cause__ or cause.__context__
     return cause
+
+
+def _in_while_loop(error: BaseException) -> bool:
+    """Tell whether an error was raised inside `torch.while_loop`."""
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_name == "while_loop":
+            return True
+        step = step.tb_next
+    return False
 
 
 def _raised_at(error: BaseException) -> str:
