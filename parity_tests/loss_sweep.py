@@ -19,6 +19,7 @@ from torch import Tensor
 
 import export
 from export.errors import ExportError
+from parity_tests.failures import FAILURES
 from parity_tests.loss_cases import ENSEMBLE, INPUTS, LABELS, LOSSES, MORE_LOSSES, WEIGHTS, Function, transformed
 
 __all__ = ["Cell", "cells", "main"]
@@ -75,7 +76,7 @@ def _cell(operator: str, transform: str, fn: Function, dynamic: bool, folder: Pa
         worst = max(_worst(loaded(*_args(size)), value) for size, value in expected.items())
     except ExportError as error:
         return Cell(operator, transform, dynamic, "typed", str(error))
-    except Exception as error:
+    except FAILURES as error:
         return Cell(operator, transform, dynamic, "UNTYPED", f"{type(error).__name__}: {error}")
     return Cell(operator, transform, dynamic, "right" if worst <= RELATIVE_TOLERANCE else "WRONG", f"{worst:.1e}")
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 import export
 from export.errors import ExportError
+from parity_tests.failures import FAILURES
 from pure.tree import leaves, tree_flatten, tree_unflatten
 
 __all__ = ["Cell", "cells", "main", "operators"]
@@ -132,7 +133,7 @@ def _cell(name: str, number: int, kind: str, fn: Callable[..., Any], inputs: lis
         eager = _tensors(fn(*(x.clone() for x in inputs)))
         expected = _tensors(fn(*(_doubled(x) for x in inputs)))
         again = _tensors(fn(*(x.clone() for x in inputs)))
-    except Exception as error:
+    except FAILURES as error:
         return Cell(name, number, kind, "n/a", f"{type(error).__name__}: {error}")
     if not eager or any(not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(eager, again, strict=True)):
         return Cell(name, number, kind, "n/a", "nothing to compare, or random numbers")
@@ -142,7 +143,7 @@ def _cell(name: str, number: int, kind: str, fn: Callable[..., Any], inputs: lis
         found = [torch.as_tensor(x) for x in leaves(loaded(*inputs))]
     except ExportError as error:
         return Cell(name, number, kind, "typed", str(error))
-    except Exception as error:
+    except FAILURES as error:
         return Cell(name, number, kind, "UNTYPED", f"{type(error).__name__}: {error}")
     worst = _worst(found, expected, eager)
     return Cell(

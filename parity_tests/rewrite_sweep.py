@@ -21,6 +21,7 @@ from torch.func import grad
 
 import export
 from export.errors import ExportError
+from parity_tests.failures import FAILURES
 from parity_tests import test_export_complex_numbers, test_export_pools
 from parity_tests.test_export_op_transforms import CASES, MODES, REFUSED, batched, dynamic, every_use
 
@@ -106,13 +107,13 @@ def main(arguments: Sequence[str]) -> int:
             feed = dict(zip(exported.inputs, (x.numpy() for x in args), strict=True))
             try:
                 plain = _run(path, "DISABLE_ALL", feed)
-            except Exception as error:
+            except FAILURES as error:
                 findings.append(f"{name}, not optimised: {str(error)[:200]}")
                 continue
             for level in LEVELS:
                 try:
                     found = compared(plain, _run(path, f"ENABLE_{level}", feed))
-                except Exception as error:
+                except FAILURES as error:
                     found = str(error)[:200]
                 if found:
                     findings.append(f"{name}, {level.lower()}: {found}")
