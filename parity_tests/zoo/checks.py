@@ -51,7 +51,8 @@ class Stage:
         name: which of `STAGES`.
         status: right, wrong (a value differs and nothing says so), told (a verdict failed), typed (an error of ours
             that names its cause), or untyped.
-        seconds: how long the export took, or the whole stage where nothing is exported.
+        seconds: CPU time of the export, or of the whole stage where nothing is exported; other work on the machine does
+            not count into it.
         nodes: of the file.
         detail: the error or difference.
     """
@@ -133,21 +134,21 @@ def compare(found: list[Tensor], expected: list[Tensor], tolerance: float, what:
 
 def evaluation(model: Model) -> Stage:
     """The block's value, of two batches, is the module's."""
-    began = time.perf_counter()
+    began = time.process_time()
     with torch.no_grad():
         for batch, seed in ((BATCH, 0), (OTHER_BATCH, 1)):
             given = inputs(model.entry, batch, seed)
             found = model.block(*model.arguments(given))
             compare(floats(found), floats(model.module(**given)), EAGER_TOLERANCE, "output")
-    return Stage("evaluation", "right", time.perf_counter() - began)
+    return Stage("evaluation", "right", time.process_time() - began)
 
 
 def forward(model: Model) -> Stage:
     """The file passes its verdict, and its value at another batch is the module's."""
     path = model.folder / "forward.onnx"
-    began = time.perf_counter()
+    began = time.process_time()
     written = export.to_onnx(model.block, model.arguments(model.given), path, dynamic=model.dynamic)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     given = inputs(model.entry, OTHER_BATCH, 1)
     loaded = export.load(path, device="cpu")
     y = loaded(*model.arguments(given))
@@ -199,18 +200,18 @@ def compare_gradients(found: Any, module: nn.Module, value: Callable[[], Any], w
 
 def gradient(model: Model) -> Stage:
     """The gradient with respect to all parameters is autograd's."""
-    began = time.perf_counter()
+    began = time.process_time()
     found = model.gradient()(*model.arguments(model.given))
     compare_gradients(found, model.module, lambda: model.module(**model.given), "gradient")
-    return Stage("gradient", "right", time.perf_counter() - began)
+    return Stage("gradient", "right", time.process_time() - began)
 
 
 def gradient_file(model: Model) -> Stage:
     """The gradient's file passes its verdict, and its value at another batch is autograd's."""
     path = model.folder / "gradient.onnx"
-    began = time.perf_counter()
+    began = time.process_time()
     written = export.to_onnx(model.gradient(), model.arguments(model.given), path, dynamic=model.dynamic)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     given = inputs(model.entry, OTHER_BATCH, 1)
     found = export.load(path, device="cpu")(*model.arguments(given))
 
@@ -223,7 +224,7 @@ def gradient_file(model: Model) -> Stage:
 
 def training(model: Model) -> Stage:
     """Outputs, state and gradients in training mode are the module's, with the same draws."""
-    began = time.perf_counter()
+    began = time.process_time()
     module = make(model.entry).train()
     block, params, state = from_module(module)
     args = model.arguments(model.given)
@@ -259,7 +260,7 @@ def training(model: Model) -> Stage:
     compare(
         [ours[name].double() for name in names], [buffers[name].double() for name in names], EAGER_TOLERANCE, "state"
     )
-    return Stage("training", "right", time.perf_counter() - began, detail="draws" if noise else "")
+    return Stage("training", "right", time.process_time() - began, detail="draws" if noise else "")
 
 
 def of_torch_onnx(model: Model) -> Stage:
@@ -268,14 +269,14 @@ def of_torch_onnx(model: Model) -> Stage:
     module = make(model.entry)
     dims = {name: torch.export.Dim(name) for name in {n for x in model.entry.takes for n in model.sizes(x).values()}}
     dynamic = {x: {axis: dims[size] for axis, size in model.sizes(x).items()} for x in model.entry.takes}
-    began = time.perf_counter()
+    began = time.process_time()
     try:
         program = torch.onnx.export(
             module, (), path, kwargs=dict(model.given), dynamic_shapes=dynamic, external_data=False, verbose=False
         )
     except Exception as error:  # whatever it is, there is no file
-        return Stage("torch.onnx", "typed", time.perf_counter() - began, 0, _line(error))
-    seconds = time.perf_counter() - began
+        return Stage("torch.onnx", "typed", time.process_time() - began, 0, _line(error))
+    seconds = time.process_time() - began
     nodes = sum(1 for _ in program.model.graph.all_nodes()) if program is not None else 0
     given = inputs(model.entry, OTHER_BATCH, 1)
     try:
@@ -307,15 +308,15 @@ def stages(entry: Entry, chosen: tuple[str, ...], plain: bool = False) -> Iterat
         warnings.simplefilter("ignore")
         model = Model(entry, Path(folder), plain)
         for name in chosen:
-            began = time.perf_counter()
+            began = time.process_time()
             try:
                 yield STAGES[name](model)
             except WrongValueError as error:
-                yield Stage(name, "wrong", time.perf_counter() - began, 0, str(error)[:400])
+                yield Stage(name, "wrong", time.process_time() - began, 0, str(error)[:400])
             except (ExportError, PureError) as error:
-                yield Stage(name, "typed", time.perf_counter() - began, 0, f"{type(error).__name__}: {error}"[:600])
+                yield Stage(name, "typed", time.process_time() - began, 0, f"{type(error).__name__}: {error}"[:600])
             except FAILURES as error:
-                yield Stage(name, "untyped", time.perf_counter() - began, 0, f"{type(error).__name__}: {error}"[:600])
+                yield Stage(name, "untyped", time.process_time() - began, 0, f"{type(error).__name__}: {error}"[:600])
 
 
 def _line(error: Exception) -> str:

@@ -222,14 +222,14 @@ def of_transformers() -> Iterator[Entry]:
         (auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES, {"pixel_values": [3, 64, 64]}),
         (auto.MODEL_FOR_CTC_MAPPING_NAMES, {"input_values": [800]}),
     )
-    seen = set()
+    seen: set[str] = set()
     for table, takes in kinds:
         for kind, names in table.items():
             name = names if isinstance(names, str) else names[0]
             model_class = getattr(transformers, name, None)
-            if kind in seen or model_class is None or not hasattr(model_class, "config_class"):
+            if kind in seen or name in seen or model_class is None or not hasattr(model_class, "config_class"):
                 continue
-            seen.add(kind)
+            seen |= {kind, name}
             try:
                 options = shortened(model_class.config_class())
             except Exception:  # a configuration that cannot be made without files

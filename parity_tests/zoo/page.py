@@ -76,7 +76,7 @@ def summary(records: Sequence[Record]) -> str:
         others = ", ".join(f"{count} {status}" for status, count in counts.items() if status != "right")
         each = "; ".join(f"{name} {rate(_of(records, name), stage)}" for name in libraries)
         lines.append(f"{stage}: {rate(records, stage)} right{', ' + others if others else ''} [{each}]")
-    lines.append(f"export time, ours / torch.onnx's: {ratio(records, 'seconds')}")
+    lines.append(f"CPU time of an export, ours / torch.onnx's: {ratio(records, 'seconds')}")
     lines.append(f"nodes, ours / torch.onnx's: {ratio(records, 'nodes')}")
     return "\n".join(lines)
 
@@ -91,7 +91,11 @@ def markdown(records: Sequence[Record]) -> str:
     lines = ["# Models that other people wrote", "", "Written by `python -m parity_tests.zoo`; what it checks of each:"]
     lines += ["", *(f"- **{name}**: {_said(check)}" for name, check in STAGES.items()), ""]
     lines += [f"{part}  " for part in summary(ordered).splitlines()]
-    lines += ["", "| model | architecture | " + " | ".join(STAGES) + " | s | nodes |", "|---" * (len(STAGES) + 4) + "|"]
+    lines += [
+        "",
+        "| model | architecture | " + " | ".join(STAGES) + " | CPU s, ours / torch.onnx | nodes |",
+        "|---" * (len(STAGES) + 4) + "|",
+    ]
     for record in ordered:
         stages = record["stages"]
         cells = [
