@@ -18,6 +18,7 @@ from torch._C import DispatchKey
 from torch._decomp import core_aten_decompositions
 from torch._dispatch.python import enable_python_dispatcher
 
+from export.ops.library_operators import library_operators
 from export.ops.losses import FUNCTIONS
 from export.ops.registry import ABSENT, BATCHING, COMPOSITES, DECOMPOSITIONS, FORWARD_MODE, NESTED_FORWARD_MODE
 from export.ops.shared.kernels import under_jvp, under_nested_jvp
@@ -45,6 +46,7 @@ def installed(symbolic: bool = True) -> Iterator[None]:
     chosen = {place: kernel for place, kernel in KERNELS.items() if symbolic or place[0] in needed}
     if not symbolic:
         chosen |= {(op, DispatchKey.Autograd): under_nested_jvp(op, rule) for op, rule in NESTED_FORWARD_MODE.items()}
+    chosen |= {(op, DispatchKey.FuncTorchDynamicLayerFrontMode): same for op, same in library_operators().items()}
     before = {place: place[0].py_kernels.get(place[1]) for place in chosen}
     try:
         for (op, key), kernel in chosen.items():
@@ -67,13 +69,17 @@ def left_to_right() -> contextlib.AbstractContextManager[None]:
     return chosen.flags(enabled=False) if chosen.enabled else contextlib.nullcontext()
 
 
-@functools.lru_cache(maxsize=8)
 def decompositions(whole: frozenset[Any]) -> dict[Any, Callable[..., Any]]:
-    """Return the rules to trace with: PyTorch's and the registry's.
+    """Return the rules to trace with: PyTorch's, the registry's, and those of other libraries' operators.
 
     Args:
         whole: operators to leave whole, because they have an ONNX form.
     """
+    return {**_decompositions(whole), **library_operators()}
+
+
+@functools.lru_cache(maxsize=8)
+def _decompositions(whole: frozenset[Any]) -> dict[Any, Callable[..., Any]]:
     rules = {**core_aten_decompositions(), **DECOMPOSITIONS}
     return {op: rule for op, rule in rules.items() if op not in whole}
 
