@@ -24,6 +24,7 @@ from pure.errors import (
 )
 from pure.initializers import Device, check_generator
 from pure.tree import Tree
+from pure.tree.pytree import differences
 
 __all__ = ["LEAF_ERRORS", "Leaf", "about_shapes", "describe", "explain", "given_keys", "wrong_keys"]
 
@@ -61,7 +62,7 @@ def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureE
         return cause
     if not isinstance(x, Tensor):
         return ArgumentError(f"{block}: input is {type(x).__name__}, expected a tensor, batch first")
-    lines = tree.differences(params, specification(block)[0])
+    lines = differences(params, specification(block)[0])
     if lines:
         return TreeError(f"params of {block}: " + "; ".join(lines))
     for name, leaf in tree.flatten(params).items():
@@ -79,7 +80,7 @@ def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureE
 
 def wrong_keys(block: Block, params: Params) -> TreeError:
     """Return the error for a params dict with other keys than the block's."""
-    lines = tree.differences(params, specification(block)[0])
+    lines = differences(params, specification(block)[0])
     return TreeError(f"params of {block}: " + ("; ".join(lines) or f"unexpected keys {list(params)}"))
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError, CarryError, ShapeError
-from pure.tree import Tree, leaves_like, names, tree_flatten, tree_unflatten
+from pure.tree import Tree, names, tree_flatten, tree_unflatten
+from pure.tree.pytree import leaves_like
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,10 +18,10 @@ from torch._C import DispatchKey
 from torch._decomp import core_aten_decompositions
 from torch._dispatch.python import enable_python_dispatcher
 
-from export.ops.library_operators import library_operators
 from export.ops.losses import FUNCTIONS
 from export.ops.registry import ABSENT, BATCHING, COMPOSITES, DECOMPOSITIONS, FORWARD_MODE, NESTED_FORWARD_MODE
 from export.ops.shared.kernels import under_jvp, under_nested_jvp
+from export.ops.shared.library_operators import library_operators
 
 __all__ = ["KERNELS", "decompositions", "installed", "left_to_right", "without_views"]
 

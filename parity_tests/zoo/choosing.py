@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from export.verdict.locating.failures import FAILURES
 from parity_tests.zoo.making import LIBRARIES, TABLE, VOCABULARY, Entry, entries, inputs, make, save
 
 SECONDS = 40
@@ -54,6 +55,8 @@ SMALLER: tuple[dict[str, Any], ...] = (
     {"num_classes": 10},
 )
 """Options of timm's and torchvision's classes, each taken where the model is smaller with it and still runs."""
+REFUSALS = (*FAILURES, ImportError)
+"""What a model that cannot be made or called at a small size may raise."""
 IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256)
 
 
@@ -90,7 +93,7 @@ def weight(entry: Entry) -> tuple[int, float] | None:
         return sum(leaf.numel() for leaf in module.parameters()), time.perf_counter() - began
     except TooSlowError:
         raise
-    except Exception:  # a model that PyTorch itself does not run, for any reason, is none of ours
+    except REFUSALS:  # a model that PyTorch itself does not run is none of ours
         return None
 
 
@@ -145,7 +148,7 @@ def of_timm() -> Iterator[Entry]:
     for module, names in modules.items():
         sizes = {}
         for name in names[:60]:
-            with contextlib.suppress(Exception), torch.device("meta"):
+            with contextlib.suppress(*REFUSALS), torch.device("meta"):
                 sizes[name] = sum(leaf.numel() for leaf in timm.create_model(name).parameters())
         ordered = sorted(sizes, key=lambda name: sizes[name])
         for name in [*ordered[:1], *ordered[len(ordered) // 3 : len(ordered) // 3 + 1][: len(ordered) >= 7]]:
@@ -232,7 +235,7 @@ def of_transformers() -> Iterator[Entry]:
             seen |= {kind, name}
             try:
                 options = shortened(model_class.config_class())
-            except Exception:  # a configuration that cannot be made without files
+            except REFUSALS:  # a configuration that cannot be made without files
                 continue
             options["use_cache"] = False
             if not _is_small(model_class, options):
@@ -246,7 +249,7 @@ def _is_small(model_class: Any, options: dict[str, Any]) -> bool:
         with limit(SECONDS), torch.device("meta"):
             module = model_class(model_class.config_class(**options))
         return sum(leaf.numel() for leaf in module.parameters()) <= PARAMETERS
-    except Exception:  # whatever it is, the model cannot be made with these options
+    except REFUSALS:  # whatever it is, the model cannot be made with these options
         return False
 
 

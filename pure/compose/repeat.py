@@ -18,6 +18,7 @@ from pure.initializers import Device, check_generator
 from pure.scan_loop import loops, scan
 from pure.tags import WATCHERS, capturing, scope
 from pure.tree import Tree
+from pure.tree.stacking import stack_drawn
 
 __all__ = ["LOOPED_FROM", "Repeat"]
 
@@ -108,7 +109,7 @@ class Repeat(Block):
             params, state = blocks[depth].init(generator, dtype, device)
             return {"params": params, "state": state}
 
-        drawn = tree.stack_drawn(draw, self.depth)
+        drawn = stack_drawn(draw, self.depth)
         return drawn["params"], drawn["state"]
 
     def _slices(self, stacked: Any, what: str, axis: int = 0) -> dict[str, Any]:

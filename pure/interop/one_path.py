@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
 from pure.interop.replaced.old_functions import APPLY
-from pure.one_sample import with_flat_space
+from pure.layers.one_sample import with_flat_space
 
 __all__ = ["GRAPH_CODE", "ONE_PATH", "SEEN_THROUGH", "SeesThrough", "Switched"]
 
@@ -117,7 +117,7 @@ ONE_PATH = Switched(
 - `torch.utils.checkpoint` calls its function once. Its second call, in the backward pass, would run after the module's
   parameters are no longer those of the call.
 - Custom `autograd.Function`s of the old style have every transform; see `old_functions`.
-- Batch statistics of one sample have right gradients; see `pure.one_sample`.
+- Batch statistics of one sample have right gradients; see `pure.layers.one_sample`.
 """
 
 SEEN_THROUGH = Switched((F, {name: _ignoring_modes(getattr(F, name)) for name in _CHECKS}))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pure import tree
+from pure.tree import pytree
 
 __all__ = ["register_kinds"]
 
@@ -24,13 +24,13 @@ def register_kinds(result: Any) -> None:
     """
     if type(result) in _SEEN or torch.compiler.is_dynamo_compiling():
         return
-    for leaf in tree.leaves(result):
+    for leaf in pytree.leaves(result):
         kind = type(leaf)
         if kind in _SEEN:
             continue
         _SEEN.add(kind)
         if dataclasses.is_dataclass(leaf):
-            tree.register_dataclass(kind)
+            pytree.register_dataclass(kind)
         elif kind.__module__.startswith("transformers.") and kind.__name__.endswith("Cache"):
             _register_cache(kind)
         register_kinds(result)  # what it holds
@@ -39,7 +39,7 @@ def register_kinds(result: Any) -> None:
 
 def _register_cache(kind: type) -> None:
     if kind.__name__ == "EncoderDecoderCache":
-        tree.register_node(
+        pytree.register_node(
             kind,
             lambda cache: [cache.self_attention_cache, cache.cross_attention_cache],
             lambda parts: kind(*parts) if all(hasattr(part, "layers") for part in parts) else parts,
@@ -47,4 +47,4 @@ def _register_cache(kind: type) -> None:
     elif kind.__name__ == "DynamicCache":
         library: Any = importlib.import_module("transformers.integrations.executorch")
         library.register_dynamic_cache_export_support()
-        tree.allow_any_leaf(kind)
+        pytree.allow_any_leaf(kind)

@@ -14,8 +14,8 @@ from pure.block import EMPTY, Applied, Block, Params, Shape, State, check_params
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, check_generator
 from pure.layers.alignment import widen
+from pure.layers.one_sample import batch_norm
 from pure.leaf import Leaf, describe, explain
-from pure.one_sample import batch_norm
 from pure.tree import Tree
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]

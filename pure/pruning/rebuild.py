@@ -14,6 +14,7 @@ from pure.compose.chain import Named
 from pure.compose.repeat import Repeat
 from pure.compose.wrapper import Wrapper
 from pure.errors import PureError, UnsupportedError
+from pure.tree.pytree import differences
 
 __all__ = ["held_children", "part", "resized", "with_children", "with_items"]
 
@@ -149,7 +150,7 @@ def _with_sizes(block: Block, new: Mapping[str, Block], params: Params, state: S
         made = _replaced(block, new, sizes)
         if made is not None and _fits(made, params, state):
             return made
-    differ = tree.differences(params, specification(block)[0]) + tree.differences(state, specification(block)[1])
+    differ = differences(params, specification(block)[0]) + differences(state, specification(block)[1])
     raise UnsupportedError(f"no sizes of {block} give the smaller leaves: " + "; ".join(differ))
 
 

@@ -20,7 +20,8 @@ from export.files.pytree_structure import describe
 from export.trace.arguments import Arguments, is_tensor, shifted
 from export.trace.signature import function_name
 from pure.interop.one_path import ONE_PATH
-from pure.tree import flatten_with_paths, tree_unflatten
+from pure.tree import tree_unflatten
+from pure.tree.pytree import flatten_with_paths
 
 __all__ = ["FlatCall", "named_outputs"]
 
