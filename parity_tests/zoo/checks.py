@@ -34,9 +34,11 @@ EAGER_TOLERANCE = 1e-5
 """How far two eager computations with the same kernels may be apart, of the largest element."""
 GRADIENT_TOLERANCE = 1e-4
 """The same of gradients, of the largest element of all of a model's gradients."""
-BATCH, OTHER_BATCH = 2, 3
+BATCH, OTHER_BATCH, LONGER = 2, 3, 4
 LENGTH = 1
 """The axis of tokens that is as long as the text."""
+BATCH_ONLY, WITH_LENGTH, FIXED_LENGTH = "batch", "batch and length", "batch, at a fixed length"
+"""Which sizes a file leaves open: of texts the length too, where that can be."""
 
 
 class WrongValueError(Exception):
@@ -55,6 +57,7 @@ class Stage:
             not count into it.
         nodes: of the file.
         detail: the error or difference.
+        open_sizes: which sizes the file leaves open.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Stage:
     seconds: float = 0.0
     nodes: int = 0
     detail: str = ""
+    open_sizes: str = ""
 
 
 class Model:
@@ -85,14 +89,40 @@ class Model:
         """Return what the block takes: parameters, first input, state, the other inputs by name."""
         return self.params, given[self.first], self.state, {name: given[name] for name in self.others}
 
-    def sizes(self, name: str) -> dict[int, str]:
-        """Return an input's dynamic axes: the batch, and of tokens the length."""
-        return {0: "batch", LENGTH: f"{name}_length"} if self.entry.is_text(name) else {0: "batch"}
-
     @property
-    def dynamic(self) -> tuple[Any, ...]:
-        """What `to_onnx` takes as its dynamic sizes."""
-        return None, self.sizes(self.first), None, {name: self.sizes(name) for name in self.others}
+    def choices(self) -> tuple[str, ...]:
+        """Which sizes are left open, at best and else."""
+        return (WITH_LENGTH, FIXED_LENGTH) if any(map(self.entry.is_text, self.entry.takes)) else (BATCH_ONLY,)
+
+    def sizes(self, name: str, opened: str) -> dict[int, str]:
+        """Return an input's dynamic axes."""
+        if opened == WITH_LENGTH and self.entry.is_text(name):
+            return {0: "batch", LENGTH: f"{name}_length"}
+        return {0: "batch"}
+
+    def dynamic(self, opened: str) -> tuple[Any, ...]:
+        """Return what `to_onnx` takes as its dynamic sizes."""
+        return None, self.sizes(self.first, opened), None, {name: self.sizes(name, opened) for name in self.others}
+
+    def other_inputs(self, opened: str) -> dict[str, Tensor]:
+        """Return inputs of other sizes than those of the export."""
+        return inputs(self.entry, OTHER_BATCH, 1, LONGER if opened == WITH_LENGTH else 0)
+
+    def written(self, fn: Callable[..., Any], path: Path) -> Stage:
+        """Export a function; return what it took, with a status yet to come.
+
+        Raises:
+            ExportError: the export fails even with the batch alone left open.
+        """
+        for opened in self.choices:
+            began = time.process_time()
+            try:
+                file = export.to_onnx(fn, self.arguments(self.given), path, dynamic=self.dynamic(opened))
+                return Stage("", "", time.process_time() - began, file.nodes, "", opened)
+            except ExportError:
+                if opened == self.choices[-1]:
+                    raise
+        raise AssertionError
 
     def gradient(self) -> Callable[..., Any]:
         """Return the gradient of a loss with respect to the parameters, as a function of what the block takes."""
@@ -146,23 +176,21 @@ def evaluation(model: Model) -> Stage:
 def forward(model: Model) -> Stage:
     """The file passes its verdict, and its value at another batch is the module's."""
     path = model.folder / "forward.onnx"
-    began = time.process_time()
-    written = export.to_onnx(model.block, model.arguments(model.given), path, dynamic=model.dynamic)
-    seconds = time.process_time() - began
-    given = inputs(model.entry, OTHER_BATCH, 1)
+    stage = replace(model.written(model.block, path), name="forward file")
+    given = model.other_inputs(stage.open_sizes)
     loaded = export.load(path, device="cpu")
     y = loaded(*model.arguments(given))
     with torch.no_grad():
         expected = floats(model.module(**given))
     close = error_of(lambda: compare(floats(y), expected, FILE_TOLERANCE, "output of the file"))
-    return judged(model, model.block, path, close, Stage("forward file", "", seconds, written.nodes))
+    return judged(model, model.block, path, close, stage)
 
 
 def judged(model: Model, fn: Callable[..., Any], path: Path, close: str, stage: Stage) -> Stage:
     """Return a file's stage by its verdict and by a plain comparison, whose complaint is given."""
     if model.plain:
         return replace(stage, status="wrong" if close else "right", detail=close)
-    verdict = export.verify(fn, model.arguments(model.given), path, dynamic=model.dynamic)
+    verdict = export.verify(fn, model.arguments(model.given), path, dynamic=model.dynamic(stage.open_sizes))
     reasons = [row.reason or f"ratio {row.ratio}" for row in verdict.rows if row.status not in ("pass", "skipped")]
     detail = "; ".join(filter(None, (close, *reasons)))[:400]
     if verdict.status == "fail":
@@ -209,17 +237,15 @@ def gradient(model: Model) -> Stage:
 def gradient_file(model: Model) -> Stage:
     """The gradient's file passes its verdict, and its value at another batch is autograd's."""
     path = model.folder / "gradient.onnx"
-    began = time.process_time()
-    written = export.to_onnx(model.gradient(), model.arguments(model.given), path, dynamic=model.dynamic)
-    seconds = time.process_time() - began
-    given = inputs(model.entry, OTHER_BATCH, 1)
+    stage = replace(model.written(model.gradient(), path), name="gradient file")
+    given = model.other_inputs(stage.open_sizes)
     found = export.load(path, device="cpu")(*model.arguments(given))
 
     def check() -> None:
         compare_gradients(found, model.module, lambda: model.module(**given), "gradient of the file")
 
     close = error_of(check)
-    return judged(model, model.gradient(), path, close, Stage("gradient file", "", seconds, written.nodes))
+    return judged(model, model.gradient(), path, close, stage)
 
 
 def training(model: Model) -> Stage:
@@ -266,29 +292,36 @@ def training(model: Model) -> Stage:
 def of_torch_onnx(model: Model) -> Stage:
     """What torch.onnx.export writes of the same module, with the same dynamic sizes, by the plain comparison."""
     path = model.folder / "theirs.onnx"
+    outcomes = [Stage("torch.onnx", "typed")]
+    for opened in model.choices:
+        outcomes.append(_of_torch_onnx(model, path, opened))
+        if outcomes[-1].status == "right":
+            break
+    return outcomes[-1]
+
+
+def _of_torch_onnx(model: Model, path: Path, opened: str) -> Stage:
     module = make(model.entry)
-    dims = {name: torch.export.Dim(name) for name in {n for x in model.entry.takes for n in model.sizes(x).values()}}
-    dynamic = {x: {axis: dims[size] for axis, size in model.sizes(x).items()} for x in model.entry.takes}
-    began = time.process_time()
+    sizes = {name: model.sizes(name, opened) for name in model.entry.takes}
+    dims = {size: torch.export.Dim(size) for axes in sizes.values() for size in axes.values()}
+    dynamic = {name: {axis: dims[size] for axis, size in axes.items()} for name, axes in sizes.items()}
+    began, nodes = time.process_time(), 0
     try:
         program = torch.onnx.export(
             module, (), path, kwargs=dict(model.given), dynamic_shapes=dynamic, external_data=False, verbose=False
         )
-    except FAILURES as error:  # there is no file
-        return Stage("torch.onnx", "typed", time.process_time() - began, 0, _line(error))
-    seconds = time.process_time() - began
-    nodes = sum(1 for _ in program.model.graph.all_nodes()) if program is not None else 0
-    given = inputs(model.entry, OTHER_BATCH, 1)
-    try:
+        seconds = time.process_time() - began
+        nodes = sum(1 for _ in program.model.graph.all_nodes()) if program is not None else 0
+        given = model.other_inputs(opened)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         found = session.run(None, {entry.name: given[entry.name].numpy() for entry in session.get_inputs()})
-    except FAILURES as error:  # which ONNX Runtime does not run
-        return Stage("torch.onnx", "typed", seconds, nodes, _line(error))
+    except FAILURES as error:  # there is no file, or none that runs
+        return Stage("torch.onnx", "typed", time.process_time() - began, nodes, _line(error), opened)
     with torch.no_grad():
         expected = floats(make(model.entry)(**given))
-    ours = [torch.from_numpy(y) for y in found if np.issubdtype(y.dtype, np.floating)]
-    close = error_of(lambda: compare(ours, expected, FILE_TOLERANCE, "output of the file"))
-    return Stage("torch.onnx", "wrong" if close else "right", seconds, nodes, close)
+    theirs = [torch.from_numpy(y) for y in found if np.issubdtype(y.dtype, np.floating)]
+    close = error_of(lambda: compare(theirs, expected, FILE_TOLERANCE, "output of the file"))
+    return Stage("torch.onnx", "wrong" if close else "right", seconds, nodes, close, opened)
 
 
 STAGES: dict[str, Callable[[Model], Stage]] = {

@@ -74,12 +74,12 @@ def make(entry: Entry) -> nn.Module:
     return module
 
 
-def inputs(entry: Entry, batch: int, seed: int) -> dict[str, Tensor]:
-    """Return inputs by name, `(batch, …)`."""
+def inputs(entry: Entry, batch: int, seed: int, longer: int = 0) -> dict[str, Tensor]:
+    """Return inputs by name, `(batch, …)`; texts by so many tokens longer than the entry says."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: (
-            torch.randint(6, VOCABULARY, (batch, *sizes), generator=generator)
+            torch.randint(6, VOCABULARY, (batch, sizes[0] + longer), generator=generator)
             if entry.is_text(name)
             else torch.randn((batch, *sizes), generator=generator)
         )

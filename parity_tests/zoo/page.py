@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from parity_tests.zoo.checks import STAGES
+from parity_tests.zoo.checks import FIXED_LENGTH, STAGES
 
 __all__ = ["UNTOLD", "line", "markdown", "summary"]
 
@@ -74,8 +74,11 @@ def summary(records: Sequence[Record]) -> str:
     for stage in STAGES:
         counts = Counter(record["stages"][stage]["status"] for record in records if stage in record["stages"])
         others = ", ".join(f"{count} {status}" for status, count in counts.items() if status != "right")
+        found = [record["stages"][stage] for record in records if stage in record["stages"]]
+        fixed = sum(one["status"] == "right" and one["open_sizes"] == FIXED_LENGTH for one in found)
+        others += f", {fixed} of the right ones at a fixed length of texts" if fixed else ""
         each = "; ".join(f"{name} {rate(_of(records, name), stage)}" for name in libraries)
-        lines.append(f"{stage}: {rate(records, stage)} right{', ' + others if others else ''} [{each}]")
+        lines.append(f"{stage}: {rate(records, stage)} right{f', {others}' if others else ''} [{each}]")
     lines.append(f"CPU time of an export, ours / torch.onnx's: {ratio(records, 'seconds')}")
     lines.append(f"nodes, ours / torch.onnx's: {ratio(records, 'nodes')}")
     return "\n".join(lines)
