@@ -17,7 +17,7 @@ from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering
 
-__all__ = ["ABSENT", "BATCHING", "DECOMPOSITIONS", "FORWARD_MODE", "LOWERINGS", "NAMED"]
+__all__ = ["ABSENT", "BATCHING", "DECOMPOSITIONS", "FORWARD_MODE", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -141,9 +141,6 @@ def grouped_mm(g: Builder, node: Node, a: Any, b: Any, offsets: Any) -> ir.Value
 
 
 LOWERINGS: dict[Any, Lowering] = {_grouped_mm: grouped_mm}
-
-NAMED: dict[str, Lowering] = {"transformers::grouped_mm_fallback": grouped_mm}
-"""Lowerings of operators that another library defines, when it is imported."""
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {}
 BATCHING: dict[Any, Callable[..., Any]] = {}

@@ -113,9 +113,7 @@ FAKES: Final = _union("FAKES")
 
 def lowering(operator: Any) -> Lowering:
     """Return an operator's lowering, onnxscript's where this package has none."""
-    schema = getattr(operator, "_schema", None)
-    named = grouped_products.NAMED.get(schema.name if schema is not None else "", fallback.lower)
-    return LOWERINGS.get(operator, named)
+    return LOWERINGS.get(operator, fallback.lower)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("zoo.jsonl"))
     parser.add_argument("--page", type=Path, help="write the table there, as Markdown")
     parser.add_argument("--held-out", action="store_true", help="check the models that are held out, and only these")
-    parser.add_argument("--plain", action="store_true", help="compare files with the module only, without verdicts")
+    parser.add_argument("--verdicts", default="forward file,gradient file", help="stages whose files get a verdict")
     given = parser.parse_args(argv)
     text = given.results.read_text(encoding="utf-8") if given.results.exists() else ""
     records = [json.loads(line) for line in text.splitlines()]
@@ -41,9 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         and (given.names or entry.held_out == given.held_out)
         and (entry.library, entry.name) not in done
     ]
+    firsts = {entry.architecture: entry for entry in reversed(chosen)}.values()
+    chosen = [*(entry for entry in chosen if entry in firsts), *(entry for entry in chosen if entry not in firsts)]
+    stages, verdicts = (tuple(names.split(",")) for names in (given.stages, given.verdicts))
     if chosen:
         with given.results.open("a", encoding="utf-8") as file:
-            for record in processes.run_all(chosen, given.workers, tuple(given.stages.split(",")), given.plain):
+            for record in processes.run_all(chosen, given.workers, stages, verdicts):
                 records.append(record)
                 file.write(json.dumps(record) + "\n")
                 file.flush()

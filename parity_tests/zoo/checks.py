@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ EAGER_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
 """The same of gradients, of the largest element of all of a model's gradients."""
 BATCH, OTHER_BATCH, LONGER = 2, 3, 4
+FILES = "forward file", "gradient file"
+"""The stages that write a file of ours."""
 LENGTH = 1
 """The axis of tokens that is as long as the text."""
 BATCH_ONLY, WITH_LENGTH, FIXED_LENGTH = "batch", "batch and length", "batch, at a fixed length"
@@ -74,11 +76,11 @@ class Model:
     Args:
         entry: which model.
         folder: where its files go.
-        plain: whether files are only compared with the module, without a verdict.
+        verdicts: the stages whose files get a verdict; others are only compared with the module.
     """
 
-    def __init__(self, entry: Entry, folder: Path, plain: bool) -> None:
-        self.entry, self.folder, self.plain = entry, folder, plain
+    def __init__(self, entry: Entry, folder: Path, verdicts: Collection[str]) -> None:
+        self.entry, self.folder, self.verdicts = entry, folder, verdicts
         self.module = make(entry)
         self.block, self.params, self.state = from_module(self.module)
         self.given = inputs(entry, BATCH, 0)
@@ -188,7 +190,7 @@ def forward(model: Model) -> Stage:
 
 def judged(model: Model, fn: Callable[..., Any], path: Path, close: str, stage: Stage) -> Stage:
     """Return a file's stage by its verdict and by a plain comparison, whose complaint is given."""
-    if model.plain:
+    if stage.name not in model.verdicts:
         return replace(stage, status="wrong" if close else "right", detail=close)
     verdict = export.verify(fn, model.arguments(model.given), path, dynamic=model.dynamic(stage.open_sizes))
     reasons = [row.reason or f"ratio {row.ratio}" for row in verdict.rows if row.status not in ("pass", "skipped")]
@@ -215,7 +217,7 @@ def autograd(module: nn.Module, value: Callable[[], Any]) -> dict[str, Tensor]:
     by_name = dict(zip(taken, found, strict=True))
     return {
         name: torch.zeros_like(leaf) if by_name.get(name) is None else by_name[name] for name, leaf in leaves.items()
-    }  # type: ignore[misc]
+    }
 
 
 def compare_gradients(found: Any, module: nn.Module, value: Callable[[], Any], what: str) -> None:
@@ -334,12 +336,12 @@ STAGES: dict[str, Callable[[Model], Stage]] = {
 }
 
 
-def stages(entry: Entry, chosen: tuple[str, ...], plain: bool = False) -> Iterator[Stage]:
+def stages(entry: Entry, chosen: tuple[str, ...], verdicts: Collection[str] = FILES) -> Iterator[Stage]:
     """Yield each stage's outcome; an error is one as well."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = Model(entry, Path(folder), plain)
+        model = Model(entry, Path(folder), verdicts)
         for name in chosen:
             began = time.process_time()
             try:

@@ -55,7 +55,7 @@ SMALLER: tuple[dict[str, Any], ...] = (
     {"num_classes": 10},
 )
 """Options of timm's and torchvision's classes, each taken where the model is smaller with it and still runs."""
-REFUSALS = (*FAILURES, ImportError)
+REFUSALS: tuple[type[Exception], ...] = (*FAILURES, ImportError)
 """What a model that cannot be made or called at a small size may raise."""
 IMAGE_SIZES = (64, 96, 128, 160, 192, 224, 256)
 

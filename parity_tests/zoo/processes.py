@@ -19,7 +19,7 @@ from parity_tests.zoo.making import Entry
 
 __all__ = ["run_all"]
 
-SECONDS = 900.0
+SECONDS = 600.0
 """What a model may take, all stages together; what is longer counts as hanging."""
 MODELS_OF_A_PROCESS = 40
 """After so many a process is replaced, so that what they leave in memory does not add up."""
@@ -39,14 +39,14 @@ class Worker:
     Args:
         libraries: what it imports before the first model.
         chosen: the stages, of `STAGES`.
-        plain: whether files are only compared with the module, without a verdict.
+        verdicts: the stages whose files get a verdict.
     """
 
-    def __init__(self, libraries: Sequence[str], chosen: tuple[str, ...], plain: bool) -> None:
+    def __init__(self, libraries: Sequence[str], chosen: tuple[str, ...], verdicts: tuple[str, ...]) -> None:
         context = multiprocessing.get_context("spawn")
         self.chosen = chosen
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, libraries, chosen, plain), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, libraries, chosen, verdicts), daemon=True)
         self.process.start()
         theirs.close()
         self.entry: Entry | None = None
@@ -89,24 +89,26 @@ class Worker:
         return not self.process.is_alive() or self.done >= MODELS_OF_A_PROCESS
 
 
-def run_all(entries: Sequence[Entry], workers: int, chosen: tuple[str, ...], plain: bool) -> Iterator[Record]:
+def run_all(
+    entries: Sequence[Entry], workers: int, chosen: tuple[str, ...], verdicts: tuple[str, ...]
+) -> Iterator[Record]:
     """Yield one record a model, as they end.
 
     Args:
         entries: the models.
         workers: how many are checked at the same time.
         chosen: the stages, of `STAGES`.
-        plain: whether files are only compared with the module, without a verdict.
+        verdicts: the stages whose files get a verdict.
     """
     libraries = sorted({entry.library for entry in entries})
     left = list(entries)[::-1]
-    running = [Worker(libraries, chosen, plain) for _ in range(min(workers, len(left)))]
+    running = [Worker(libraries, chosen, verdicts) for _ in range(min(workers, len(left)))]
     while left or any(worker.entry for worker in running):
         for place, worker in enumerate(running):
             if worker.entry is None and left:
                 if worker.spent:
                     worker.stop()
-                    worker = running[place] = Worker(libraries, chosen, plain)
+                    worker = running[place] = Worker(libraries, chosen, verdicts)
                 worker.give(left.pop())
         wait([worker.pipe for worker in running if worker.entry], timeout=1.0)
         for worker in running:
@@ -117,13 +119,13 @@ def run_all(entries: Sequence[Entry], workers: int, chosen: tuple[str, ...], pla
         worker.stop()
 
 
-def _work(pipe: Connection, libraries: Sequence[str], chosen: tuple[str, ...], plain: bool) -> None:
+def _work(pipe: Connection, libraries: Sequence[str], chosen: tuple[str, ...], verdicts: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
     for library in libraries:
         importlib.import_module(MODULES.get(library, library))
     # What only the first export of a process does is not counted to a model, of either exporter.
     small = Entry("torchvision", "squeezenet1_1", "squeezenet", {"num_classes": 2}, {"x": [3, 32, 32]})
-    for stage in checks.stages(small, ("forward file", "torch.onnx", "gradient file"), plain):
+    for stage in checks.stages(small, ("forward file", "torch.onnx", "gradient file"), verdicts):
         if stage.status != "right":
             raise RuntimeError(f"the warm-up's {stage.name}: {stage.detail}")
     while True:
@@ -131,5 +133,5 @@ def _work(pipe: Connection, libraries: Sequence[str], chosen: tuple[str, ...], p
             entry = pipe.recv()
         except EOFError:
             return
-        for stage in checks.stages(entry, chosen, plain):
+        for stage in checks.stages(entry, chosen, verdicts):
             pipe.send_bytes(json.dumps(asdict(stage)).encode())
