@@ -29,11 +29,11 @@ from pure.interop.replaced.random_draws import ReplacedDraws
 __all__ = ["STAGES", "Stage", "stages"]
 
 FILE_TOLERANCE = 1e-3
-"""How far a file's output may be from the module's, of the output's largest element, for "right" without a verdict."""
+"""How far what a file returns may be from the module's, of the largest element, for "right" without a verdict."""
 EAGER_TOLERANCE = 1e-5
 """How far two eager computations with the same kernels may be apart, of the largest element."""
 GRADIENT_TOLERANCE = 1e-4
-"""The same of gradients, of the largest element of all of a model's gradients."""
+"""How far two eager gradients may be apart, of the largest element of all of a model's gradients."""
 BATCH, OTHER_BATCH, LONGER = 2, 3, 4
 FILES = "forward file", "gradient file"
 """The stages that write a file of ours."""
@@ -220,12 +220,14 @@ def autograd(module: nn.Module, value: Callable[[], Any]) -> dict[str, Tensor]:
     }
 
 
-def compare_gradients(found: Any, module: nn.Module, value: Callable[[], Any], what: str) -> None:
+def compare_gradients(
+    found: Any, module: nn.Module, value: Callable[[], Any], what: str, tolerance: float = GRADIENT_TOLERANCE
+) -> None:
     """Raise `WrongValueError` if gradients are not those of autograd on the module."""
     ours, theirs = pure.flatten(found), autograd(module, value)
     fixed = {name for name, leaf in module.named_parameters() if not leaf.requires_grad}
     names = [name for name in theirs if name not in fixed]
-    compare([ours[name] for name in names], [theirs[name] for name in names], GRADIENT_TOLERANCE, what)
+    compare([ours[name] for name in names], [theirs[name] for name in names], tolerance, what)
 
 
 def gradient(model: Model) -> Stage:
@@ -244,7 +246,8 @@ def gradient_file(model: Model) -> Stage:
     found = export.load(path, device="cpu")(*model.arguments(given))
 
     def check() -> None:
-        compare_gradients(found, model.module, lambda: model.module(**given), "gradient of the file")
+        what = "gradient of the file"
+        compare_gradients(found, model.module, lambda: model.module(**given), what, FILE_TOLERANCE)
 
     close = error_of(check)
     return judged(model, model.gradient(), path, close, stage)
