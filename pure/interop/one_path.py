@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.backends.mha
+import torch.overrides
 import torch.utils.checkpoint as torch_checkpoint
 from torch import Tensor
 from torch.nn import functional as F
@@ -120,7 +121,10 @@ ONE_PATH = Switched(
 - Batch statistics of one sample have right gradients; see `pure.layers.one_sample`.
 """
 
-SEEN_THROUGH = Switched((F, {name: _ignoring_modes(getattr(F, name)) for name in _CHECKS}))
+SEEN_THROUGH = Switched(
+    (F, {name: _ignoring_modes(getattr(F, name)) for name in _CHECKS}),
+    (torch.overrides, {name: _ignoring_modes(getattr(torch.overrides, name)) for name in _CHECKS[2:]}),  # torch.nn.init
+)
 """A context for the modes of `SeesThrough`."""
 
 GRAPH_CODE = Switched((torch.compiler, {"_is_compiling_flag": True, "_is_exporting_flag": True}))

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pure.block import Params, Shape, State
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, check_generator
 from pure.layers.alignment import along, widen
+from pure.layers.norm_kernels import layer_norm
 from pure.leaf import Leaf, describe
 
 __all__ = ["ChannelNorm", "GlobalResponseNorm"]
@@ -82,7 +82,7 @@ class ChannelNorm(_Gains):
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
         wide, weight, bias = self.widened(params, x)
-        y = F.layer_norm(wide.movedim(1, -1), (self.channels,), weight, bias, self.eps)
+        y = layer_norm(wide.movedim(1, -1), (self.channels,), weight, bias, self.eps)
         return y.movedim(-1, 1).to(x.dtype)
 
 

@@ -14,7 +14,7 @@ from pure.block import EMPTY, Applied, Block, Params, Shape, State, check_params
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, check_generator
 from pure.layers.alignment import widen
-from pure.layers.one_sample import batch_norm
+from pure.layers.norm_kernels import batch_norm, layer_norm
 from pure.leaf import Leaf, describe, explain
 from pure.tree import Tree
 
@@ -94,7 +94,7 @@ class LayerNorm(_Affine):
         if x.ndim <= len(sizes):
             raise RankError(f"{self}: input {describe(x)}, expected the batch axis and then …, {sizes}")
         bias = _gain(params, "bias", x) if self.bias else None
-        return F.layer_norm(widen(x), sizes, _gain(params, "weight", x), bias, self.eps).to(x.dtype)
+        return layer_norm(widen(x), sizes, _gain(params, "weight", x), bias, self.eps).to(x.dtype)
 
 
 @dataclass(frozen=True, repr=False)

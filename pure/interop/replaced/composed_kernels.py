@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch.autograd import forward_ad
 from pure.errors import UnsupportedError
 from pure.interop.one_path import SeesThrough
 from pure.interop.replaced.recurrence import CELLS, recurrence
+from pure.layers.norm_kernels import normalised
+from pure.layers.transform_levels import is_nested
 
 __all__ = ["ComposedKernels", "TransformType", "active", "transformed"]
 
@@ -35,13 +37,6 @@ def transformed() -> bool:
 def active(kind: TransformType) -> bool:
     """Return whether a transform of `torch.func` of this kind is active."""
     return any(level.key() == kind for level in retrieve_all_functorch_interpreters())
-
-
-def _forward_mode() -> bool:
-    """Return whether a forward-mode derivative is being computed."""
-    if forward_ad._current_level >= 0:
-        return True
-    return active(TransformType.Jvp)
 
 
 def _recurrent(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -74,21 +69,61 @@ def _weight_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
 
 
 def _batch_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Compute training-mode batch normalisation from moments in forward mode, where PyTorch nests it wrongly."""
+    """Compute training-mode batch normalisation from moments in second derivatives, where PyTorch's are wrong."""
     x, weight, bias, mean, variance, training, momentum, eps, *_ = args
-    if not training or not _forward_mode():
+    if not training or not is_nested(x, weight, bias):
         return func(*args, **kwargs)
-    axes, place = [0, *range(2, x.dim())], [1, -1, *[1] * (x.dim() - 2)]
+    axes = [0, *range(2, x.dim())]
     if mean is not None:
         batch_variance, batch_mean = torch.var_mean(x.detach(), axes)
         mean.copy_(momentum * batch_mean.to(mean.dtype) + (1 - momentum) * mean)
         variance.copy_(momentum * batch_variance.to(variance.dtype) + (1 - momentum) * variance)
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    centred = wide - wide.mean(axes, keepdim=True)
-    y = centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
-    if weight is not None:
-        y = y * weight.reshape(place)
-    return (y if bias is None else y + bias.reshape(place)).to(x.dtype)
+    return _scaled(normalised(_wide(x), axes, eps), weight, bias).to(x.dtype)
+
+
+def _instance_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute normalisation over space, of each sample and channel, likewise."""
+    x, weight, bias, mean, variance, by_input, momentum, eps, *_ = args
+    if not by_input or not is_nested(x, weight, bias):
+        return func(*args, **kwargs)
+    axes = tuple(range(2, x.dim()))
+    if mean is not None:
+        each_variance, each_mean = torch.var_mean(x.detach(), axes)
+        mean.copy_(momentum * each_mean.mean(0).to(mean.dtype) + (1 - momentum) * mean)
+        variance.copy_(momentum * each_variance.mean(0).to(variance.dtype) + (1 - momentum) * variance)
+    return _scaled(normalised(_wide(x), axes, eps), weight, bias).to(x.dtype)
+
+
+def _layer_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute layer normalisation likewise."""
+    return _over_last(func, *args, **kwargs)
+
+
+def _over_last(
+    func: Callable[..., Tensor],
+    input: Tensor,  # the names of torch.layer_norm
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    if not is_nested(input, weight, bias):
+        return func(input, normalized_shape, weight, bias, eps, cudnn_enable)
+    y = normalised(_wide(input), tuple(range(-len(normalized_shape), 0)), eps)
+    y = y if weight is None else y * weight
+    return (y if bias is None else y + bias).to(input.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """Return y · weight + bias, one of each a channel."""
+    place = [1, -1, *[1] * (y.dim() - 2)]
+    y = y if weight is None else y * weight.reshape(place)
+    return y if bias is None else y + bias.reshape(place)
 
 
 _COMPOSED: dict[str, Callable[..., Any]] = {
@@ -97,6 +132,8 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
     "scaled_dot_product_attention": _attention,
     "_weight_norm": _weight_norm,
     "batch_norm": _batch_norm,
+    "instance_norm": _instance_norm,
+    "layer_norm": _layer_norm,
 }
 
 

@@ -12,6 +12,7 @@ from pure import tree
 from pure.block import Block, Extras, Params, specification
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
+from pure.layers.transform_levels import is_forward_over_forward
 from pure.leaf import describe
 from pure.tags import WATCHERS, tag
 
@@ -62,8 +63,9 @@ class Equilibrium(Composite):
 
     The branch gets [z, x] along an axis and gives z. The gradient is the implicit one, (I − ∂f/∂z)⁻¹ by the same
     iteration: no iterate is stored. Nothing tells whether the iteration has converged: f must contract in z, and
-    then each further iteration divides the error by the same factor. While something captures, traces for export or
-    compiles, the iterations are unrolled, which gives the same values, and the same derivatives once converged.
+    then each further iteration divides the error by the same factor. While something captures, traces for export,
+    compiles or takes `jvp` of `jvp`, the iterations are unrolled, which gives the same values, and the same derivatives
+    once converged.
 
     Tags: "stream" (z*).
 
@@ -107,7 +109,7 @@ class Equilibrium(Composite):
         """Return z*."""
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, …): add x.unsqueeze(0)")
-        if WATCHERS or torch.compiler.is_dynamo_compiling():
+        if WATCHERS or torch.compiler.is_dynamo_compiling() or is_forward_over_forward():
             z = self.solve(lambda z: self._fit(run("branch", torch.cat([z, x], self.axis)), x), torch.zeros_like(x))
         else:
             leaves, spec = tree.tree_flatten(params)

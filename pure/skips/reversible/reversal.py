@@ -12,6 +12,7 @@ from pure import tree
 from pure.block import EMPTY, Extras, Params, State, specification
 from pure.composite import Run
 from pure.errors import ArgumentError
+from pure.layers.transform_levels import is_forward_over_forward
 from pure.skips.reversible.coupling import Invertible, Reversible, inverse
 from pure.skips.streams.stream_axis import Stack
 from pure.tags import WATCHERS, tag
@@ -70,8 +71,8 @@ class ReversibleStack(Stack, Invertible):
 
     The backward pass computes each block's input from its output and differentiates the block there, at the price of
     one more evaluation a block and of the rounding of its inverse. It composes with grad, vmap, jvp and second
-    derivatives. While something captures, traces for export or compiles, the blocks run as a `Sequential` would, with
-    the same values.
+    derivatives. While something captures, traces for export, compiles or takes `jvp` of `jvp`, the blocks run as a
+    `Sequential` would, with the same values.
 
     Tags: "stream" (the output), and those of the blocks.
 
@@ -103,7 +104,7 @@ class ReversibleStack(Stack, Invertible):
 
     def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return the last block's output."""
-        if WATCHERS or torch.compiler.is_dynamo_compiling():
+        if WATCHERS or torch.compiler.is_dynamo_compiling() or is_forward_over_forward():
             for name in self.children():
                 x = run(name, x)
             return tag(x, "stream")
