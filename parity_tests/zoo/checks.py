@@ -23,6 +23,7 @@ from parity_tests.zoo.making import Entry, inputs, make
 from pure import tree
 from pure.errors import PureError
 from pure.interop import from_module
+from pure.interop.one_path import SEEN_THROUGH
 from pure.interop.replaced.counter_noise import CounterNoise
 from pure.interop.replaced.random_draws import ReplacedDraws
 
@@ -277,7 +278,7 @@ def training(model: Model) -> Stage:
         again, _ = apply(params)
         compare(floats(again), floats(y), 0.0, "output with the same noise")
     seed = noise.get("seed") if noise else None
-    with ReplacedDraws(None if seed is None else CounterNoise(seed), "module"):
+    with SEEN_THROUGH, ReplacedDraws(None if seed is None else CounterNoise(seed), "module"):
         expected = {}
 
         def value() -> Any:

@@ -80,8 +80,8 @@ class Contents:
         self._empty = [value for value in containers if not value]
         self._mappings = [(value, dict(value)) for value in containers if value and isinstance(value, dict)]
         self._others = [(value, list(value)) for value in containers if value and not isinstance(value, dict)]
-        self._parts = [(part, dict(vars(part))) for part in module.modules()]
-        within = {id(held) for part, _ in self._parts for held in (vars(part), *_registries(part))}
+        self._parts = [(part, dict(vars(part)), dict(part._buffers)) for part in module.modules()]
+        within = {id(held) for part, *_ in self._parts for held in (vars(part), *_registries(part))}
         self._kept = [container for container in self._empty if id(container) not in within]
         self._kept_mappings = [pair for pair in self._mappings if id(pair[0]) not in within]
         owned = {id(leaf) for leaf in (*module.parameters(), *module.buffers())}
@@ -90,7 +90,12 @@ class Contents:
 
     def restore_compiled(self) -> None:
         """Do the same in the way that TorchDynamo follows: it loses changes of a module's `__dict__` itself."""
-        for part, attributes in self._parts:
+        for part, attributes, buffers in self._parts:
+            for name in [name for name, leaf in part._buffers.items() if leaf is not buffers.get(name)]:
+                if name in buffers:
+                    setattr(part, name, buffers[name])
+                else:
+                    delattr(part, name)
             for name, value in attributes.items():
                 if name[0] != "_" and getattr(part, name) is not value:
                     setattr(part, name, value)

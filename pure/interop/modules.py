@@ -134,12 +134,13 @@ class ModuleBlock(Block):
     that the module itself would draw from a seeded generator. A module that draws in evaluation takes its noise there.
 
     Every call starts from the module as it was given: what its forward keeps in attributes, or writes to parameters,
-    lasts until the call's end. It computes what it computes under autograd (`torch.is_grad_enabled()` is True), on the
-    plain kernels and without activation checkpoints, whatever transform or grad mode it is called in. Under transforms
-    and in files, LSTM, GRU and RNN are computed step by step (files hold one `Scan`, for any length), attention by its
-    definition; packed sequences are refused there. Each of vmap's samples has buffers of its own where forward writes
-    to them. Inputs and results are any pytrees: dataclasses and the key-value caches of transformers are registered as
-    such when a module first returns one.
+    lasts until the call's end, as do buffers that it makes and that the state does not hold; one that later calls would
+    build on, as a counter or a statistic of the first batch, is an error. It computes what it computes under autograd
+    (`torch.is_grad_enabled()` is True), on the plain kernels and without activation checkpoints, whatever transform or
+    grad mode it is called in. Under transforms and in files, LSTM, GRU and RNN are computed step by step (files hold
+    one `Scan`, for any length), attention by its definition; packed sequences are refused there. Each of vmap's samples
+    has buffers of its own where forward writes to them. Inputs and results are any pytrees: dataclasses and the key-
+    value caches of transformers are registered as such when a module first returns one.
 
     Tags: each submodule's output (the first tensor of it) under its dotted path, with the kind "output"; of a residual
     sum, as x + f(x), its "branch" and its "stream", under the name of the submodule around it, or around the branch
@@ -210,11 +211,6 @@ class ModuleBlock(Block):
             if is_typed(error):
                 raise
             raise explain_call(self, call.module, params, state, x, error) from error
-        if new.keys() - buffers.keys():
-            raise UnsupportedError(
-                f"{self}: the call made buffers {sorted(new.keys() - buffers.keys())}, which the state does not hold: "
-                "register them with a tensor before from_module, as by calling the module once"
-            )
         register_kinds(y)
         return y, tree.unflatten({name: new.get(name, leaf) for name, leaf in buffers.items()}) if buffers else {}
 

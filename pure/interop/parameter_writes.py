@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pure.interop.one_path import SeesThrough
 
-__all__ = ["ParameterWrite", "WatchWrites", "unwrapped"]
+__all__ = ["ParameterWrite", "WatchWrites", "storage_of", "unwrapped", "written_to"]
 
 _WRITING_DUNDERS = frozenset(
     {"__setitem__", "__set__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ifloordiv__"}
@@ -29,14 +29,15 @@ def unwrapped(leaf: Tensor) -> Tensor:
     return leaf
 
 
-def _storage(leaf: Tensor) -> int | None:
+def storage_of(leaf: Tensor) -> int | None:
+    """Return a number of the memory that a tensor shares with its views; None for sparse and nested tensors."""
     try:
         return unwrapped(leaf).untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse and nested tensors have none
+    except (NotImplementedError, RuntimeError):
         return None
 
 
-def _written(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+def written_to(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """Return what a function of PyTorch writes to, by its name and arguments."""
     out = kwargs.get("out")
     targets = [out] if isinstance(out, Tensor) else list(out or ())
@@ -51,14 +52,14 @@ class WatchWrites(SeesThrough):
 
     def __init__(self, leaves: Iterable[Tensor]) -> None:
         super().__init__()
-        self._storages = {_storage(leaf) for leaf in leaves} - {None}
+        self._storages = {storage_of(leaf) for leaf in leaves} - {None}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call the function unless it writes to a watched tensor."""
         kwargs = kwargs or {}
-        for target in _written(getattr(func, "__name__", ""), args, kwargs):
-            if isinstance(target, Tensor) and _storage(target) in self._storages:
+        for target in written_to(getattr(func, "__name__", ""), args, kwargs):
+            if isinstance(target, Tensor) and storage_of(target) in self._storages:
                 raise ParameterWrite
         return func(*args, **kwargs)

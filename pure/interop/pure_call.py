@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.func import functional_call
 from pure import tree
 from pure.errors import PureExportError, UnsupportedError
 from pure.interop.argument_copies import own, tensors_of
+from pure.interop.made_buffers import raise_unless_remade
 from pure.interop.module_contents import Contents, computed_tensors, reachable
 from pure.interop.one_path import GRAPH_CODE, ONE_PATH, SEEN_THROUGH
 from pure.interop.parameter_writes import ParameterWrite, WatchWrites, unwrapped
@@ -22,7 +23,8 @@ from pure.interop.replaced.composed_kernels import ComposedKernels, TransformTyp
 from pure.interop.replaced.counter_noise import CounterNoise
 from pure.interop.replaced.cumulative_batch_norm import make_cumulative
 from pure.interop.replaced.random_draws import ReplacedDraws, may_draw
-from pure.interop.tagging.module_hooks import FOLLOWERS
+from pure.interop.replaced.unseen_draws import UnseenDraws
+from pure.interop.tagging.module_hooks import FOLLOWERS, unfollowed
 
 __all__ = ["PureCall"]
 
@@ -105,6 +107,8 @@ def _detached(value: Any) -> Any:
 class PureCall:
     """A copy of a module that each call finds as it was at first, and that leaves the tensors it is given unchanged.
 
+    Calls from several threads run one after another.
+
     Args:
         module: the module; it is left as it is.
         training: whether to put all parts in training mode, where the module itself is not, or in evaluation mode.
@@ -125,8 +129,19 @@ class PureCall:
         self._contents = Contents(self._target, shared=module)
         self._training = training
         self.may_draw = training and may_draw(self.module)
+        self._makes_parameters = False  # whether forward draws initial values, of parts that it makes
         self._writes_mapped = False  # whether forward under vmap writes what differs between samples to buffers
+        self._remade: set[str] = set()  # buffers that forward makes in each call and no other call needs
+        self._lock = RLock()  # a call gives the one copy its tensors
         self._writes: bool | None = None  # whether forward writes to what it is given; None before the first call
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has, which is all but the lock."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        """Take it over, with a lock of its own."""
+        vars(self).update(attributes, _lock=RLock())
 
     def __call__(
         self,
@@ -152,6 +167,18 @@ class PureCall:
         """
         if torch.compiler.is_dynamo_compiling():
             return self._drawing(params, buffers, args, kwargs, seed)
+        with self._lock:
+            return self._transformed(params, buffers, args, kwargs, seed)
+
+    def _transformed(
+        self,
+        params: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        seed: Tensor | None,
+    ) -> tuple[Any, dict[str, Tensor]]:
+        """Call the module with what transforms need."""
         if not transformed():
             return self._drawing(params, buffers, args, kwargs, seed)
         with SEEN_THROUGH, ComposedKernels():
@@ -193,11 +220,18 @@ class PureCall:
         seed: Tensor | None,
     ) -> tuple[Any, dict[str, Tensor]]:
         """Call the module with random draws computed from the seed."""
-        if not (self._training or self.may_draw or self._writes is None):  # the usual case, without a watch
+        if not (
+            self._training or self.may_draw or self._makes_parameters or self._writes is None
+        ):  # the usual case, without a watch
             return self._written_to(params, buffers, args, kwargs)
         if self.may_draw and torch.compiler.is_dynamo_compiling():
             return _eagerly(self, params, buffers, args, kwargs, seed)
-        draws = ReplacedDraws(None if seed is None else CounterNoise(seed), type(self.module).__name__)
+        name = type(self.module).__name__
+
+        def replaced() -> ReplacedDraws:
+            return ReplacedDraws(None if seed is None else CounterNoise(seed), name)
+
+        draws = replaced()
         if torch.compiler.is_dynamo_compiling():
             with draws:
                 return self._written_to(params, buffers, args, kwargs)
@@ -207,11 +241,16 @@ class PureCall:
                 result = self._written_to(params, buffers, args, kwargs)
         finally:
             self.may_draw = self.may_draw or draws.drew
-        if not torch.equal(torch.get_rng_state(), before):
+            self._makes_parameters = self._makes_parameters or draws.has_initial
+        if torch.equal(torch.get_rng_state(), before):
+            return result
+        with SEEN_THROUGH, replaced(), UnseenDraws() as unseen:  # this thread, or another?
+            result = self._written_to(params, buffers, args, kwargs)
+        if unseen.names:
             torch.set_rng_state(before)
             raise UnsupportedError(
-                f"{type(self.module).__name__}: forward drew from PyTorch's global generator by a function that noise "
-                "cannot replay: draw with torch.rand or torch.randn"
+                f"{name}: forward drew from PyTorch's global generator by a function that noise cannot replay "
+                f"({unseen.names[0]}): draw with torch.rand or torch.randn"
             )
         return result
 
@@ -221,23 +260,28 @@ class PureCall:
         """Call the module on copies of what it writes to."""
         if torch.compiler.is_dynamo_compiling():  # which has a checkpoint, kernels and a check of writes of its own
             try:
-                return self._call(params if self._writes is False else _copies(params), _copies(buffers), args, kwargs)
+                y, new = self._call(
+                    params if self._writes is False else _copies(params), _copies(buffers), args, kwargs
+                )
             finally:
                 self._contents.restore_compiled()
+            if not new.keys() - buffers.keys() <= self._remade:  # whether these are state shows in an eager call
+                return _eagerly(self, params, buffers, args, kwargs)
+            return y, {name: leaf for name, leaf in new.items() if name in buffers}
         if self._writes is None:
             try:
                 with SEEN_THROUGH, WatchWrites((*params.values(), *tensors_of(args, kwargs))):
-                    result = self._from_start(params, _copies(buffers), args, kwargs)
+                    result = self._from_start(params, buffers, args, kwargs)
                 self._writes = False
                 return result
             except ParameterWrite:
                 self._writes = True
         if self._writes:
             args, kwargs = tree.tree_map(_copy, (args, kwargs))
-            return self._from_start(_copies(params), _copies(buffers), args, kwargs)
+            return self._from_start(_copies(params), buffers, args, kwargs)
         given = tensors_of(args, kwargs)
         before = _versions((*params.values(), *given))
-        result = self._from_start(params, _copies(buffers), args, kwargs)
+        result = self._from_start(params, buffers, args, kwargs)
         after = _versions((*params.values(), *given))
         if after != before:
             names = (*params, *(f"its argument {index}" for index in range(len(given))))
@@ -251,12 +295,25 @@ class PureCall:
     def _from_start(
         self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Tensor]]:
-        """Call the module and put it back as it was."""
+        """Call the module on copies of the buffers and put it back as it was, without the buffers that it has made."""
+
+        def call() -> tuple[Any, dict[str, Tensor]]:
+            return self._call(params, _copies(buffers), own(args), own(kwargs))
+
         try:
             with ONE_PATH:
-                return self._call(params, buffers, own(args), own(kwargs))
+                y, new = call()
         finally:
             self._contents.restore()
+        made = new.keys() - buffers.keys()
+        if not made <= self._remade:
+            try:
+                with ONE_PATH, SEEN_THROUGH, unfollowed():
+                    raise_unless_remade(self.module, made, tensors_of(args, kwargs), call)
+            finally:
+                self._contents.restore()
+            self._remade |= made
+        return y, {name: leaf for name, leaf in new.items() if name not in made}
 
     def _call(
         self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from pure.errors import NoiseError, UnsupportedError
 from pure.interop.one_path import SeesThrough
 from pure.interop.replaced.counter_noise import CounterNoise
+from pure.interop.replaced.initial_draws import InitialDraws
 
-__all__ = ["ReplacedDraws", "may_draw"]
+__all__ = ["ALWAYS_DRAW", "ReplacedDraws", "may_draw"]
 
 _SELU_LIMIT = -1.7580993408473766  # what alpha dropout sets to: SELU's value at minus infinity
 _REFUSED = frozenset(
@@ -58,6 +59,10 @@ class ReplacedDraws(SeesThrough):
     Args:
         noise: the numbers; None where the caller gave no noise, and every draw raises.
         name: the block, for messages.
+
+    Attributes:
+        drew: whether a value was drawn.
+        has_initial: whether forward made parameters, whose initial values are drawn only if something reads them.
     """
 
     def __init__(self, noise: CounterNoise | None, name: str) -> None:
@@ -65,6 +70,8 @@ class ReplacedDraws(SeesThrough):
         self.noise = noise
         self.name = name
         self.drew = False
+        self.has_initial = False
+        self._initial = InitialDraws()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -81,6 +88,12 @@ class ReplacedDraws(SeesThrough):
             made = func(*args, **kwargs)  # one for each of vmap's samples, since a draw may go into it
             return made + 0 * self.noise.seed[0].to(device=made.device, dtype=made.dtype)
         answer = _ANSWERS.get(name)
+        if answer is ReplacedDraws.in_place and self._initial.put_off(
+            args[0], lambda: answer(self, func, args, kwargs)
+        ):
+            self.has_initial = True
+            return args[0]
+        self._initial.settle(name, func, args, kwargs)
         return func(*args, **kwargs) if answer is None else answer(self, func, args, kwargs)
 
     def _source(self) -> CounterNoise:
@@ -277,10 +290,10 @@ def _draws(code: CodeType) -> bool:
         elif step.opname not in ("LOAD_ATTR", "LOAD_METHOD", "CACHE"):
             of_global = False
             continue
-        if step.argval in _SURE or (of_global and step.argval in _FUNCTIONS):
+        if step.argval in ALWAYS_DRAW or (of_global and step.argval in _FUNCTIONS):
             return True
     return False
 
 
 _FUNCTIONS = frozenset({name for name in _ANSWERS if "dropout" in name} | {"rrelu", "normal"})
-_SURE = frozenset({*_ANSWERS, "gumbel_softmax"}) - _FUNCTIONS - {"scaled_dot_product_attention", *_RECURRENT}
+ALWAYS_DRAW = frozenset({*_ANSWERS, "gumbel_softmax"}) - _FUNCTIONS - {"scaled_dot_product_attention", *_RECURRENT}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules import module as nn_module
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["FOLLOWERS", "Follower", "following"]
+__all__ = ["FOLLOWERS", "Follower", "following", "unfollowed"]
 
 
 class Follower(Protocol):
@@ -26,6 +26,21 @@ class Follower(Protocol):
 
     def leave(self, path: str, given: object, output: object) -> object:
         """Note that it ends, and return what stands in place of its output; that is None if it raised."""
+
+
+class _Nobody:
+    """Follows nothing."""
+
+    def around(self, given: Mapping[str, Any], args: tuple[Any, ...]) -> AbstractContextManager[Any]:
+        """Return no context."""
+        return nullcontext()
+
+    def enter(self, path: str) -> None:
+        """Note nothing."""
+
+    def leave(self, path: str, given: object, output: object) -> object:
+        """Return the output."""
+        return output
 
 
 FOLLOWERS: dict[int, tuple[Follower, Mapping[int, str]]] = {}
@@ -74,3 +89,20 @@ def following(follower: Follower, module: nn.Module) -> Iterator[None]:
             if not FOLLOWERS:
                 while _HANDLES:
                     _HANDLES.pop().remove()
+
+
+@contextmanager
+def unfollowed() -> Iterator[None]:
+    """Tell nobody about this thread's calls."""
+    thread = get_ident()
+    followed = FOLLOWERS.get(thread)
+    if followed is None:
+        yield
+        return
+    with _LOCK:
+        FOLLOWERS[thread] = _Nobody(), {}
+    try:
+        yield
+    finally:
+        with _LOCK:
+            FOLLOWERS[thread] = followed
