@@ -252,6 +252,11 @@ def from_module(module: nn.Module) -> tuple[ModuleBlock, Params, State]:
     In training the block runs the module's parts in the modes they are in, or all in training mode if the module
     itself is in evaluation mode.
 
+    A dataclass or a key-value cache of transformers that the module returns is registered with PyTorch as a pytree, for
+    the whole process, at the first such call: `torch.utils._pytree.register_dataclass` of that class must come before,
+    since PyTorch refuses a second registration. PyTorch's transforms refuse results that hold None, numbers or strings:
+    take the tensors out inside of what is transformed, as by `vmap(lambda x: block(params, x[None], state)["logits"])`.
+
     Example:
         >>> block, params, state = from_module(nn.Linear(3, 2))
         >>> block(params, torch.zeros(4, 3), state).shape
