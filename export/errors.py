@@ -75,6 +75,7 @@ class SpecialisedSizeError(ExportError):
     Attributes:
         name: the dynamic dimension, for example `batch`.
         source: the line that fixed it.
+        equal: the dynamic dimension that it had to equal; empty if none.
 
     Fails::
 
@@ -85,8 +86,8 @@ class SpecialisedSizeError(ExportError):
     Fix: compute the choice with tensors (`torch.where`), or leave the dimension out of `dynamic`.
     """
 
-    def __init__(self, message: str, *, name: str, source: str = "") -> None:
-        self.name, self.source = name, source
+    def __init__(self, message: str, *, name: str, source: str = "", equal: str = "") -> None:
+        self.name, self.source, self.equal = name, source, equal
         super().__init__(message + (f"\n  source: {source}" if source else ""))
 
 

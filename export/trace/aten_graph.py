@@ -128,10 +128,12 @@ def record(fn: Callable[..., Any], arguments: Arguments, whole: Collection[Any] 
     hints = {name: size if size > 1 else 3 for name, size in example.items()}
     try:
         return _trace(fn, arguments, hints, whole)
-    except SpecialisedSizeError:
-        # The example's size may equal an unrelated fixed size by chance, or another dynamic size (h == w), or give an
-        # axis of size 1 (one window of a Swin transformer); other sizes tell.
-        for sizes in (_unusual(arguments, len(hints)), _multiples(hints)):
+    except SpecialisedSizeError as error:
+        # The example's size may equal an unrelated fixed size by chance, or another dynamic size (h == w); or PyTorch
+        # itself, at no line of the function's, took an axis of size 1 for granted (one window of a Swin transformer).
+        patches = error.equal or not error.source  # larger sizes cost much where the function loops over one
+        others = [_unusual(arguments, len(hints)), *([_multiples(hints)] if patches else [])]
+        for sizes in others:
             with contextlib.suppress(ExportError, *_FAILURES):
                 return _trace(fn, arguments, dict(zip(hints, sizes, strict=True)), whole)
         raise

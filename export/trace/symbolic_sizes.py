@@ -203,6 +203,7 @@ class Sizes(ShapeEnv):
                 f"Use sizes as they are, or {way}.",
                 name=name,
                 source=self.pins.get(symbol, ""),
+                equal=others[0] if others else "",
             )
 
     def _written(self, expression: sympy.Basic) -> str:
