@@ -60,6 +60,18 @@ def test_a_value_that_is_not_the_modules_is_told(monkeypatch: pytest.MonkeyPatch
     assert "off" in stage.detail
 
 
+def test_equal_infinities_are_equal_and_others_are_not() -> None:
+    masks = torch.tensor([0.0, -torch.inf, 2.0])
+    checks.compare([masks.clone()], [masks], 1e-6, "mask")
+    for other in (
+        torch.tensor([0.0, torch.inf, 2.0]),
+        torch.tensor([0.0, 1.0, 2.0]),
+        masks.nan_to_num(neginf=torch.nan),
+    ):
+        with pytest.raises(checks.WrongValueError, match="mask 0"):
+            checks.compare([other], [masks], 1e-6, "mask")
+
+
 def test_an_error_without_a_type_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise ValueError("a cause")
