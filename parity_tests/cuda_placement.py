@@ -41,18 +41,26 @@ def placed(chosen: Subject) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    failures = (*sessions.ERRORS, TypeError, NotImplementedError)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "file.onnx"
+        fn, args, dynamic = subject(chosen)
+        options: dict[str, Any] = {"dynamic": dynamic, "opset": OPSETS.get(chosen.dtype)}
         try:
-            fn, args, dynamic = subject(chosen)
-            export.to_onnx(fn, args, path, dynamic=dynamic, opset=OPSETS.get(chosen.dtype))
-            found = place(path)
+            export.to_onnx(fn, args, path, target="cuda", **options)
+            return dataclasses.asdict(place(path))
         except (ExportError, PureError) as error:
-            op, dtype = getattr(error, "op", ""), getattr(error, "dtype", "")
-            return {"refused": type(error).__name__, "op": op, "dtype": dtype, "error": str(error)[:300]}
-        except (*sessions.ERRORS, TypeError, NotImplementedError) as error:
+            refusal = {"refused": type(error).__name__, "error": str(error)[:300]}
+            refusal |= {"op": getattr(error, "op", ""), "dtype": getattr(error, "dtype", "")}
+            if "target='cuda'" not in str(error):
+                return refusal
+        except failures as error:
             return {"failed": type(error).__name__, "error": str(error)[:300]}
-    return dataclasses.asdict(found)
+        try:  # what the table of kernels refused has to be what the provider leaves to the CPU
+            export.to_onnx(fn, args, path, **options)
+            return refusal | {"confirmed": bool(place(path).data)}
+        except failures as error:
+            return refusal | {"confirmed": "is not set" in str(error) or "NOT_IMPLEMENTED" in str(error)}
 
 
 def worker(path: str) -> None:

@@ -41,8 +41,8 @@ def drawn(rank: int, space: tuple[int, ...], groups: int) -> tuple[Tensor, Tenso
     return x, w, b
 
 
-def kinds(fn: Callable[..., Any], args: tuple[Tensor, ...], tuned: bool) -> Counter[str]:
-    proto, _ = translate(record(fn, take_apart(fn, args, None), LOWERINGS), frozenset(), DEFAULT_OPSET, tuned=tuned)
+def kinds(fn: Callable[..., Any], args: tuple[Tensor, ...], target: str | None) -> Counter[str]:
+    proto, _ = translate(record(fn, take_apart(fn, args, None), LOWERINGS), frozenset(), DEFAULT_OPSET, target=target)
     return Counter(node.op_type for node in proto.graph.node)
 
 
@@ -65,26 +65,26 @@ def test_the_numbers_are_the_convolutions(rank: int, space: tuple[int, ...], opt
             assert (result.double() - reference).norm() / reference.norm() < 2e-6
 
 
-def test_small_maps_become_products_where_a_call_is_tuned() -> None:
+def test_small_maps_become_products_where_a_call_is_for_a_cpu() -> None:
     small, w, b = drawn(2, (3, 3), 1)
     large = torch.zeros(4, FEW, 9, 9)
     conv = lambda x, w, b: F.conv2d(x, w, b, padding=1)  # noqa: E731
     w, b = w.float(), b.float()
     assert 3 * 3 <= windows.MAX_POSITIONS_FOR_ONE_PRODUCT < 9 * 9
-    assert kinds(conv, (small.float(), w, b), tuned=True)["Gemm"] == 1
-    assert kinds(conv, (small.float(), w, b), tuned=False) == {"Conv": 1}
-    assert kinds(conv, (large, w, b), tuned=True) == {"Conv": 1}
-    assert kinds(conv, (small[:1].float(), w, b), tuned=True) == {"Conv": 1}, "one image is one product already"
+    assert kinds(conv, (small.float(), w, b), target="cpu")["Gemm"] == 1
+    assert kinds(conv, (small.float(), w, b), target=None) == {"Conv": 1}
+    assert kinds(conv, (large, w, b), target="cpu") == {"Conv": 1}
+    assert kinds(conv, (small[:1].float(), w, b), target="cpu") == {"Conv": 1}, "one image is one product already"
 
 
 def test_the_derivative_by_a_weight_is_one_product() -> None:
     x, w, _ = drawn(2, (9, 9), 1)
     by_weight = grad(lambda w, x: F.conv2d(x, w, padding=1).square().sum())
-    found = kinds(by_weight, (w.float(), x.float()), tuned=False)
+    found = kinds(by_weight, (w.float(), x.float()), target=None)
     assert (found["Conv"], found["Gemm"]) == (1, 1)
     thin = kinds(
         by_weight,
         (w[:, : MIN_CHANNELS_FOR_ONE_PRODUCT - 1].float(), x[:, : MIN_CHANNELS_FOR_ONE_PRODUCT - 1].float()),
-        tuned=False,
+        target=None,
     )
     assert (thin["Conv"], thin["Gemm"]) == (2, 0)

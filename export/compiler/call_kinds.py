@@ -64,5 +64,6 @@ def kind(leaf: Any, baked: bool) -> Hashable:
 
 def ambient(device: str) -> Hashable:
     """Return what a compilation depends on beside the arguments."""
-    cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    kind = device.partition(":")[0]
+    cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     return torch.get_default_dtype(), cast

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ class Compilation:
         nodes: ONNX nodes, before ONNX Runtime's own optimisation.
         trace_seconds: time for recording and translating.
         session_seconds: time for ONNX Runtime's optimisation.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:1".
         replayed: whether a call replays one CUDA graph.
     """
 
@@ -73,6 +74,7 @@ class Program:
         captured: tensors that are compiled in without being arguments.
         baked: identities of the arguments that are compiled in.
         compilation: what to tell the user.
+        stream: the CUDA stream that the session queues its kernels on; None on a CPU.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class Program:
         captured: list[Watched],
         baked: frozenset[int],
         compilation: Compilation,
+        stream: torch.cuda.Stream | None = None,
     ) -> None:
+        self._stream = stream
         self.session, self.captured, self.baked, self.compilation = session, captured, baked, compilation
         self._assemble = assembler(structure)
         self._positions = [position for position, _ in inputs]
@@ -96,7 +100,9 @@ class Program:
         self._numpy_dtypes = [_NUMPY.get(dtype) for dtype in self._dtypes]
         self._outputs = [name for name, _ in outputs]
         self._booleans = [i for i, (_, dtype) in enumerate(outputs) if dtype == torch.bool]
-        device = onnxruntime.OrtDevice.make(compilation.device, 0)._get_c_device()
+        name, _, index = compilation.device.partition(":")
+        self._location = name, int(index or 0)
+        device = onnxruntime.OrtDevice.make(*self._location)._get_c_device()
         self._feeds, self._fetches = [device] * len(inputs), [device] * len(outputs)
         self._placeholder = torch.empty(1, device=compilation.device)  # an address for tensors without values
 
@@ -114,19 +120,34 @@ class Program:
         for i, leaf in enumerate(given):
             if not leaf.is_contiguous() or leaf.is_neg():
                 given[i] = leaf.detach().resolve_neg().contiguous()
-        if self.compilation.device == "cuda":  # what PyTorch has queued comes first: ONNX Runtime has its own stream
-            torch.cuda.current_stream(self._placeholder.device).synchronize()
         results = OrtValueVector()
         try:
-            self.session.run_with_ortvaluevector(
-                _OPTIONS, self._names, self._fed(given), self._outputs, results, self._fetches
-            )
+            with self.handed_over():
+                self.session.run_with_ortvaluevector(
+                    _OPTIONS, self._names, self._fed(given), self._outputs, results, self._fetches
+                )
         except sessions.ERRORS as error:
             raise sessions.translated(error, None) from error
         made = results.to_dlpacks(torch._C._from_dlpack)
         for i in self._booleans:
             made[i] = made[i].view(torch.bool)
         return self._assemble(made)
+
+    @contextmanager
+    def handed_over(self) -> Iterator[None]:
+        """Queue a run of the session behind what PyTorch has queued, and what PyTorch queues next behind the run.
+
+        The GPU waits, on both sides; the host does not. Each program has a stream of its own, whatever stream is
+        PyTorch's current one at a call.
+        """
+        if self._stream is None:
+            yield
+            return
+        current = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(current)
+        with torch.cuda.device(self._stream.device):  # ONNX Runtime leaves its own GPU as the thread's current one
+            yield
+        current.wait_stream(self._stream)
 
     def _fed(self, given: Sequence[Tensor]) -> OrtValueVector:
         feed = OrtValueVector()

@@ -46,16 +46,16 @@ class CudaGraphProgram(Program):
 
     def _place(self, tensor: Tensor) -> tuple[str, int, int, list[int], int]:
         address = tensor.data_ptr() or self._placeholder.data_ptr()
-        return self.compilation.device, 0, ONNX_TYPES[tensor.dtype].value, list(tensor.shape), address
+        return *self._location, ONNX_TYPES[tensor.dtype].value, list(tensor.shape), address
 
     def run(self, tensors: Sequence[Tensor]) -> Any:
         """Return the results for the arguments' tensors, in memory that is the caller's."""
         with self._one_at_a_time, torch.no_grad():
             for fixed, position in zip(self._given, self._positions, strict=True):
                 fixed.copy_(tensors[position])
-            self._wait()
             try:
-                self.session.run_with_iobinding(self._binding)
+                with self.handed_over():
+                    self.session.run_with_iobinding(self._binding)
             except sessions.ERRORS as error:
                 raise sessions.translated(error, None) from error
             made = [fixed.clone() for fixed in self._made]
@@ -63,7 +63,7 @@ class CudaGraphProgram(Program):
         return self._assemble(made)
 
     def _wait(self) -> None:
-        if self.compilation.device == "cuda":
+        if self._stream is not None:
             torch.cuda.current_stream(self._placeholder.device).synchronize()
 
 

@@ -7,6 +7,7 @@ its results become tensors where they lie.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 import weakref
@@ -46,6 +47,7 @@ def jit(
     cache_size: int = 64,
     tf32: bool = False,
     cuda_graph: bool = False,
+    gpu_mem_limit: int | None = None,
 ) -> Jitted:
     """Compile a pure function by ONNX Runtime, at its first call for each kind of arguments.
 
@@ -58,13 +60,16 @@ def jit(
             `jit(vmap(grad(loss), (None, 0)))`.
         bake: positions of arguments whose tensors are compiled in, such as the weights in inference. They are
             recognised by identity and version: another tensor, or one that was changed in place, compiles again.
-        device: "cpu", "cuda", or "auto", which takes the GPU where ONNX Runtime can; the tensors should be there.
+        device: "cpu", "cuda", "cuda:1", or "auto", which takes the first GPU where ONNX Runtime can; the tensors
+            should be there.
         cache_size: how many compilations are kept; the one unused for longest goes first.
         tf32: whether a GPU may round the factors of float32 products to TF32, as `torch.backends.cuda.matmul` and
             `torch.backends.cudnn` may for eager.
         cuda_graph: whether a GPU replays each compilation as one CUDA graph, which saves the time of launching kernels
             one by one: for small networks. Arguments and results are copied on the GPU then, and threads take turns;
             branches and loops are refused. A CPU has no such thing and takes no notice.
+        gpu_mem_limit: bytes that ONNX Runtime's arena may take on a GPU, for each compilation, which leaves the rest to
+            PyTorch; None for as many as there are.
 
     Returns:
         The function of the same arguments. `.report()` says what was compiled and where it runs.
@@ -81,7 +86,7 @@ def jit(
         >>> slope.report().splitlines()[0]
         'jit of lambda: 1 compilation, on cpu'
     """
-    return Jitted(fn, bake, device, cache_size, tf32, cuda_graph)
+    return Jitted(fn, bake, device, cache_size, tf32, cuda_graph, gpu_mem_limit)
 
 
 class Jitted:
@@ -95,6 +100,7 @@ class Jitted:
         cache_size: int,
         tf32: bool = False,
         cuda_graph: bool = False,
+        gpu_mem_limit: int | None = None,
     ) -> None:
         if cache_size < 1:
             raise ArgumentError(f"cache_size must be at least 1, got {cache_size!r}")
@@ -102,9 +108,10 @@ class Jitted:
             raise ArgumentError(f"bake must be a tuple of argument positions, got {bake!r}; write bake=({bake},)")
         self.fn = fn
         self._bake, self._cache_size = tuple(bake), cache_size
-        self._choice = sessions.choose(device, tf32)
-        self._replayed = cuda_graph and self.device == "cuda"
-        self._place = torch.device("cuda", 0) if self.device == "cuda" else torch.device("cpu")
+        self._choice = sessions.choose(device, tf32, gpu_mem_limit)
+        on_gpu = self._choice.device == "cuda"
+        self._replayed = cuda_graph and on_gpu
+        self._place = torch.device("cuda", self._choice.index) if on_gpu else torch.device("cpu")
         self._alive: dict[int, weakref.ref[Tensor]] = {}
         self._gone: deque[int] = deque()
         self._programs: OrderedDict[Hashable, Program] = OrderedDict()
@@ -113,8 +120,8 @@ class Jitted:
 
     @property
     def device(self) -> str:
-        """Where it runs: "cpu" or "cuda"."""
-        return self._choice.device
+        """Where it runs: "cpu", "cuda" for the first GPU, "cuda:1" for the second."""
+        return self._choice.place
 
     def __call__(self, *args: Any) -> Any:
         """Return the function's value; tensors are used where they lie, results are new tensors.
@@ -200,7 +207,7 @@ class Jitted:
                 raise ArgumentError(f"jit({name}) takes dense tensors and was given {leaf.layout}; use .to_dense()")
             if leaf.device != self._place:
                 other = (
-                    f", or choose jit(…, device={leaf.device.type!r})" if leaf.device.type in ("cpu", "cuda") else ""
+                    f", or choose jit(…, device={str(leaf.device)!r})" if leaf.device.type in ("cpu", "cuda") else ""
                 )
                 raise ArgumentError(
                     f"jit({name}) runs on {self._place} ({self._choice.why}) and was given a tensor on "
@@ -228,11 +235,13 @@ class Jitted:
         if not traced.out_names:
             raise ArgumentError(f"jit({function_name(self.fn)}): the function returns no tensor")
         baked = baked_positions(self._bake, len(args))
-        proto, inside = translate(traced, baked, DEFAULT_OPSET, check=False, tuned=self.device == "cpu")
+        proto, inside = translate(traced, baked, DEFAULT_OPSET, check=False, target=self._choice.device)
         if self._replayed:
             check_is_fixed(proto.graph)
         traced_at = time.perf_counter()
-        session = sessions.open_session(proto.SerializeToString(), self._choice, cuda_graph=self._replayed)
+        stream = torch.cuda.Stream(self._place) if self._place.type == "cuda" else None
+        choice = self._choice if stream is None else dataclasses.replace(self._choice, stream=stream.cuda_stream)
+        session = sessions.open_session(proto.SerializeToString(), choice, cuda_graph=self._replayed)
         done = time.perf_counter()
         given = {value.name for value in session.get_inputs()}
         leaves = arguments.leaves
@@ -241,7 +250,7 @@ class Jitted:
         kinds = {name: f"{dtype_name(leaves[i].dtype)}{list(leaves[i].shape)}" for i, name in inputs}
         spent = traced_at - start, done - traced_at
         report = Compilation(kinds, inside, count_nodes(proto.graph), *spent, self.device, self._replayed)
-        known = session, inputs, leaves, outputs, traced.out_structure, captured, identities, report
+        known = session, inputs, leaves, outputs, traced.out_structure, captured, identities, report, stream
         return CudaGraphProgram(*known, examples=traced.outputs) if self._replayed else Program(*known)
 
     def _captured(self, traced: Traced) -> list[Watched]:

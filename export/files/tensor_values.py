@@ -108,7 +108,7 @@ def as_array(value: Any, dtype: str) -> np.ndarray[Any, Any]:
 
 
 def to_ortvalue(array: np.ndarray[Any, Any], dtype: str, device: str) -> Any:
-    """Put an array on the device; one of bits (see `as_array`) stays in the CPU's memory."""
+    """Put an array on a device such as "cuda:1"; one of bits (see `as_array`) stays in the CPU's memory."""
     if dtype == "bfloat16":
         value = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BITS[dtype].onnx)
         value.memory = array  # ONNX Runtime does not keep it alive
@@ -118,7 +118,8 @@ def to_ortvalue(array: np.ndarray[Any, Any], dtype: str, device: str) -> Any:
         content = packed(array, dtype)
         ctypes.memmove(value.data_ptr(), content.ctypes.data, content.nbytes)
         return value
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array, device, 0)
+    name, _, index = device.partition(":")
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array, name, int(index or 0))
 
 
 def from_array(result: Any, kind: Kind, dtype: str) -> Any:

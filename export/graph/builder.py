@@ -37,14 +37,17 @@ class Builder:
         sizes: the trace's symbolic sizes.
         opset: the ONNX opset to write.
         lowering: finds an operator's lowering.
-        tuned: whether to prefer forms that ONNX Runtime's CPU kernels run faster, where they hide an operator's kind.
+        target: the device whose kernels the forms are chosen for, "cpu" or "cuda"; None for forms that show an
+            operator's kind and are good on either.
     """
 
-    def __init__(self, sizes: Sizes, opset: int, lowering: Callable[[Any], Lowering], tuned: bool = False) -> None:
+    def __init__(
+        self, sizes: Sizes, opset: int, lowering: Callable[[Any], Lowering], target: str | None = None
+    ) -> None:
         self.sizes = sizes
         self.opset = opset
         self.lowering = lowering
-        self.tuned = tuned
+        self.target = target
         self.values: dict[torch.fx.Node, Any] = {}
         self.initializers: dict[str, ir.Value] = {}
         self.scopes: list[Scope] = [Scope([], {})]
@@ -106,7 +109,7 @@ class Builder:
         first = next((self.dtypes[value] for value in inputs if value is not None), torch.float32)
         chosen = [dtype or first for dtype in (dtypes or [None] * count)]
         props = {"path": path, "source": meta.get("source") or "", "fx": self.prefix + getattr(self.origin, "name", "")}
-        props["dtype"] = dtype_name(first)
+        props["dtype"] = dtype_name(chosen[0] if kind == "Where" else first)  # not that of its condition
         props["derivative"] = meta.get("derivative", "")
         props["aten"] = _operator_name(getattr(self.origin, "target", ""))
         node = ir.node(

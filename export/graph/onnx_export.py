@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnx_ir as ir
 
+from export.devices.cuda_check import raise_unless_on_cuda
 from export.errors import ArgumentError, UnsupportedOpError, WriteError
 from export.files import data_file, digest, saving, splicing
 from export.files.data_file import DataFile
@@ -38,6 +39,10 @@ __all__ = ["DEFAULT_OPSET", "OPSETS", "Exported", "build", "count_nodes", "to_on
 DEFAULT_OPSET = 20
 OPSETS = range(18, 24)
 """The opsets that a file may have."""
+
+TARGETS = (None, "cpu", "cuda")
+TARGET_KEY = "pure_export.target"
+"""The metadata entry that names the device whose forms were chosen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +94,7 @@ def to_onnx(
     opset: int | None = None,
     functions: bool = True,
     external: bool | int | None = None,
+    target: str | None = None,
 ) -> Exported:
     """Write a pure function as an ONNX file.
 
@@ -105,6 +111,10 @@ def to_onnx(
         external: whether large tensors go into a data file beside the model, `model.onnx.<digest>.data`: None where
             the model would exceed 2 GB, which no ONNX file may; True for tensors from 1 KiB on; a number for tensors
             of at least so many bytes; False never. Both files belong together; move them together.
+        target: the device that the file is for. "cpu" and "cuda" choose forms that are fast there, such as products of
+            windows or convolutions for a convolution's derivative, and the metadata says which; any device runs the
+            file. With "cuda" no node that computes on data may need the CPU, or nothing is written. None chooses for
+            neither.
 
     Returns:
         What was written.
@@ -116,7 +126,7 @@ def to_onnx(
         SpecialisedSizeError: if it works for one value of a dynamic size only.
         MutationError: if it changes an argument.
         RandomOpError: if it draws random numbers.
-        UnsupportedOpError: if an operation has no ONNX form.
+        UnsupportedOpError: if an operation has no ONNX form, or with `target="cuda"` no kernel there.
 
     Example:
         >>> import tempfile, torch
@@ -139,6 +149,7 @@ def to_onnx(
             data=data,
             external=external,
             aside=aside,
+            target=target,
         )
         place = digest.blank(len(proto.graph.initializer), 0 if data.path is None else 1)
         pieces = [place, *saving.written(proto.SerializeToString(), aside)]
@@ -172,6 +183,7 @@ def build(
     data: DataFile | None = None,
     external: bool | int | None = None,
     aside: dict[str, ir.TensorProtocol] | None = None,
+    target: str | None = None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Trace, translate and check a function; return the model and the names of the tensors inside it.
 
@@ -181,10 +193,14 @@ def build(
     opset = DEFAULT_OPSET if opset is None else opset
     if opset not in OPSETS:
         raise ArgumentError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, got {opset!r}")
+    if target not in TARGETS:
+        raise ArgumentError(f"target must be 'cpu', 'cuda' or None, got {target!r}")
     baked = baked_positions(bake, len(args) if isinstance(args, (tuple, list)) else 0)
     with isolation.uncollected():
         traced = trace(fn, args, dynamic, LOWERINGS)
-        return translate(traced, baked, opset, functions=functions, data=data, external=external, aside=aside)
+        return translate(
+            traced, baked, opset, functions=functions, data=data, external=external, aside=aside, target=target
+        )
 
 
 def baked_positions(bake: Sequence[int], count: int) -> frozenset[int]:
@@ -202,7 +218,7 @@ def translate(
     opset: int,
     *,
     check: bool = True,
-    tuned: bool = False,
+    target: str | None = None,
     functions: bool = False,
     data: DataFile | None = None,
     external: bool | int | None = False,
@@ -213,7 +229,7 @@ def translate(
     Where `aside` is given, large tensors go there by their names, and the model holds their descriptions alone.
     """
     arguments = traced.arguments
-    g = Builder(traced.sizes, opset, lowering, tuned)
+    g = Builder(traced.sizes, opset, lowering, target)
     g.reserve([*arguments.leaf_names, *traced.out_names])
     g.captured_names = traced.constants
     placeholders = traced.graph.graph.find_nodes(op="placeholder")
@@ -253,12 +269,16 @@ def translate(
     )
     call = describe_call(traced, baked)
     model.metadata_props[CALL_KEY] = json.dumps(call, separators=(",", ":"))
+    if target is not None:
+        model.metadata_props[TARGET_KEY] = target
     if data is not None:
         saving.move_out(model, data, external)
     saving.check_size(model)
     if aside is not None:
         aside.update(saving.set_aside(model))
     proto = ir.to_proto(model)
+    if check and target == "cuda":
+        raise_unless_on_cuda(proto)
     if functions:
         outline(proto, arguments.leaf_names)
     if check and (data is None or data.path is None):

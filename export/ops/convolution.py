@@ -53,7 +53,7 @@ def convolution(
     """Lower to Conv or ConvTranspose, or to one matrix product."""
     rank = len(g.shape_of(weight)) - 2
     geometry = windows.Geometry(per_axis(stride, rank), per_axis(padding, rank), per_axis(dilation, rank), groups)
-    if g.tuned and not transposed and groups == 1 and len(g.shape_of(x)) == rank + 2:
+    if g.target == "cpu" and not transposed and groups == 1 and len(g.shape_of(x)) == rank + 2:
         found = windows.recorded_windows(g, x, node, weight, geometry)
         if found is not None and found.few_positions and g.static(g.shape_of(x)[0]) != 1:
             return _product(g, node, x, weight, bias, found)

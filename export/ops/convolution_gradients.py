@@ -3,6 +3,9 @@
 With y = w ∗ x of stride s, padding p and dilation d: the gradient w.r.t. x is the transposed convolution of ∂y with w;
 the gradient w.r.t. w is the convolution of x with ∂y, batch and channels exchanged, of stride d and dilation s. For a
 transposed convolution x and ∂y change places. `vmap` is handled as in `convolution`.
+
+On a CPU a product of windows, made of Slice, Pad and Gemm, is faster than such a convolution; on a GPU each of its
+nodes is a launch that moves the whole map, so files for CUDA keep Conv and ConvTranspose.
 """
 
 from __future__ import annotations
@@ -85,7 +88,7 @@ def _input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: window
     kernel = _sizes(g, weight, "weight")
     stride, padding = geometry.stride, geometry.padding
     found = windows.recorded_windows(g, x, grad, weight, geometry) if geometry.groups == 1 else None
-    if found is not None and found.few_positions:
+    if found is not None and found.few_positions and g.target != "cuda":
         out_channels, in_channels = g.shape_of(weight)[:2]
         flat = g.reshape(g.tensor(weight), [out_channels, in_channels * found.taps])
         sums = g.reshape(windows.swap_batch_and_channels(g, g.tensor(grad), found.rank), [out_channels, -1])
@@ -124,7 +127,7 @@ def _weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: 
     stride, padding, groups = geometry.stride, geometry.padding, geometry.groups
     in_channels, spatial = int(g.shape_of(weight)[1]), list(range(2, 2 + len(stride)))
     found = windows.recorded_windows(g, fine, coarse, weight, geometry)
-    if found is not None and in_channels >= MIN_CHANNELS_FOR_ONE_PRODUCT:
+    if found is not None and in_channels >= MIN_CHANNELS_FOR_ONE_PRODUCT and g.target != "cuda":
         return _weight_gradient_product(g, fine, coarse, int(g.shape_of(weight)[0]), in_channels, groups, found)
     image, filters = g.tensor(fine), g.transpose(g.tensor(coarse), [1, 0, *spatial])
     if groups == 1:

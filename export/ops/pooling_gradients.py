@@ -72,17 +72,19 @@ def avg_pool_backward(rank: int) -> Lowering:
         counts = _counts(outer, inner, sizes, steps, pads, count_include_pad, divisor_override)
         value = g.op("Div", value, g.tensor_constant(counts.to(dtype)))
         value = g.op("Reshape", value, g.constant([-1, 1, *outer]))
-        reached = [(o - 1) * s + k - p for o, s, k, p in zip(outer, steps, sizes, pads, strict=True)]
-        behind = [least - size for least, size in zip(reached, inner, strict=True)]
-        whole = g.op(
+        reached = [(o - 1) * s + k - 2 * p for o, s, k, p in zip(outer, steps, sizes, pads, strict=True)]
+        beyond = [size - least for size, least in zip(inner, reached, strict=True)]
+        whole = g.op(  # equal pads on both sides: a GPU has no kernel for others
             "ConvTranspose",
             value,
             g.tensor_constant(torch.ones(1, 1, *sizes, dtype=dtype)),
             kernel_shape=sizes,
             strides=steps,
-            pads=[*pads, *(max(size, 0) for size in behind)],
-            output_padding=[max(-size, 0) for size in behind] if min(behind) < 0 else None,
+            pads=[*pads, *pads],
+            output_padding=[max(size, 0) for size in beyond] if max(beyond) > 0 else None,
         )
+        if min(beyond) < 0:  # the last window of a pool that rounds up ends behind the input
+            whole = g.op("Slice", whole, *(g.constant(list(part)) for part in ([0] * rank, inner, range(2, rank + 2))))
         return g.reshape(whole, shape)
 
     return rule

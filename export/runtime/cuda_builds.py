@@ -18,7 +18,7 @@ import onnxruntime
 
 from export.runtime import shared_libraries
 
-__all__ = ["Builds", "asked_for", "builds", "preload"]
+__all__ = ["Builds", "asked_for", "builds", "cudnn_problem", "preload"]
 
 CUDNN = "libcudnn.so.9"
 """ONNX Runtime asks for it by itself, when it first needs it: its file does not name it."""
@@ -86,6 +86,24 @@ def preload() -> None:
                 ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
 
 
+def cudnn_problem() -> str | None:
+    """Say why PyTorch cannot use the cuDNN that is loaded; None if it can, or is not imported or has no CUDA."""
+    torch = sys.modules.get("torch")
+    if torch is None or torch.version.cuda is None:
+        return None
+    try:
+        torch.backends.cudnn.version()
+    except RuntimeError as error:
+        found = re.search(r"compiled\s+against \(([\d, ]+)\) but found runtime version \(([\d, ]+)\)", str(error))
+        wanted, loaded = (part.replace(", ", ".") for part in found.groups()) if found else ("another", "this one")
+        own = torch.version.cuda.partition(".")[0]
+        return (
+            f"PyTorch was built for cuDNN {wanted} and finds {loaded}, which it does not use; take the other one out "
+            f"of LD_LIBRARY_PATH, or pip install --force-reinstall nvidia-cudnn-cu{own}"
+        )
+    return None
+
+
 def _folder() -> Path:
     return Path(onnxruntime.__file__).parent / "capi"
 
@@ -105,7 +123,10 @@ def _torch() -> tuple[str | None, str | None]:
     torch = sys.modules.get("torch")
     if torch is None or torch.version.cuda is None:
         return None, None
-    number = torch.backends.cudnn.version()
+    try:
+        number = torch.backends.cudnn.version()
+    except RuntimeError:  # see `cudnn_problem`
+        number = None
     if number is None:
         return torch.version.cuda, None
     divisor = 10000 if number >= 90000 else 1000  # cuDNN 9.1.0 calls itself 90100, cuDNN 8.9.7 8907

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -204,22 +205,19 @@ def _session_problem(provider: str) -> str:
     """Run a model of one node on the provider, and say what went wrong."""
     import numpy as np  # may be missing or broken
     import onnxruntime  # may be missing or broken
-    from onnx import TensorProto, helper
 
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "doctor", value[:1], value[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    from export.runtime import cuda_start, sessions  # import onnxruntime
+
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what matters is returned, not printed
+    options.log_severity_level = sessions.SILENT  # what matters is returned, not printed
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=[provider], enable_fallback=0
-        )
+        session = onnxruntime.InferenceSession(cuda_start.MODEL, options, providers=[provider], enable_fallback=0)
         (y,) = session.run(None, {"x": np.ones(1, dtype=np.float32)})
-    except (RuntimeError, ValueError) as error:
-        return str(error).splitlines()[0]
+    except sessions.ERRORS as error:
+        return cuda_start.explained(str(error)) or str(error).splitlines()[0]
     if session.get_providers()[0] != provider:
-        return f"ONNX Runtime went to {session.get_providers()[0]} instead and gave no reason"
+        reason = cuda_start.logged() if provider == sessions.CUDA else None
+        return f"ONNX Runtime went to {session.get_providers()[0]} instead: {reason or 'it gave no reason'}"
     return "" if y.tolist() == [-1.0] else f"−1 came out as {y.tolist()}"
 
 
@@ -235,7 +233,7 @@ def _builds() -> dict[str, str | None]:
     from export.runtime import cuda_builds  # imports onnxruntime
 
     found = cuda_builds.builds()
-    return {**dataclasses.asdict(found), "mismatch": found.mismatch or None}
+    return {**dataclasses.asdict(found), "mismatch": found.mismatch or cuda_builds.cudnn_problem()}
 
 
 def _torch_cuda() -> str:
@@ -243,10 +241,16 @@ def _torch_cuda() -> str:
         return "PyTorch is not installed"
     import torch  # may be missing or broken
 
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    with warnings.catch_warnings(record=True) as said:  # PyTorch says here what is wrong with a driver
+        warnings.simplefilter("always")
+        try:
+            if torch.cuda.is_available():
+                return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+            reason = "".join(str(warning.message) for warning in said)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error)
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
-    return f"no device ({built})"
+    return f"no device ({built})" + (f": {reason.splitlines()[0].partition('. ')[0]}" if reason else "")
 
 
 def _auto() -> str:

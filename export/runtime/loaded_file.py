@@ -34,7 +34,7 @@ class Loaded:
 
     Attributes:
         path: the file.
-        device: "cpu" or "cuda".
+        device: where it runs: "cpu", "cuda" for the first GPU, "cuda:1" for the second.
         inputs: the tensors still to be given, in order.
         outputs: the tensors that come back, in order.
         placement: {node name: execution provider}, for the nodes as ONNX Runtime optimised them.
@@ -52,7 +52,7 @@ class Loaded:
         kind: Kind | None = None,
     ) -> None:
         self.path = path
-        self.device = choice.device
+        self.device = choice.place
         self._session, self._choice, self._call = session, choice, call
         self._bound: dict[int, Any] = dict(bound or {})
         self._taken = taken
@@ -135,7 +135,8 @@ class Loaded:
             self._names[i]: to_ortvalue(as_array(v, self._leaves[i].dtype), self._leaves[i].dtype, self.device)
             for i, v in found.items()
         }
-        values = self._session.run_with_ort_values(names, feed) if names else []  # ONNX Runtime takes none for all
+        with sessions.on_gpu(self._choice):
+            values = self._session.run_with_ort_values(names, feed) if names else []  # ONNX Runtime takes none for all
         return [value.numpy() for value in values]
 
     @property
@@ -219,7 +220,8 @@ class Loaded:
     def _run(self, found: dict[int, Any], kind: Kind) -> list[Any]:
         given = {i: _content(value, self._leaves[i]) for i, value in found.items()}
         try:
-            results = self._run_plain(given) if self._plain else self._run_bound(given)
+            with sessions.on_gpu(self._choice):
+                results = self._run_plain(given) if self._plain else self._run_bound(given)
         except sessions.ERRORS as error:
             raise sessions.translated(error, self.path) from error
         return [_result(result, kind, leaf) for result, leaf in zip(results, self.outputs, strict=True)]

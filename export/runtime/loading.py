@@ -27,18 +27,22 @@ def load(
     weights: Mapping[str, Any] | None = None,
     tf32: bool = False,
     check: bool = True,
+    gpu_mem_limit: int | None = None,
 ) -> Loaded:
     """Load an ONNX file as a function.
 
     Args:
         path: a file that `to_onnx` wrote, or any other ONNX file (which takes and gives tensors by name).
-        device: "cpu", "cuda" (raises if it cannot be had) or "auto" (CUDA where it loads; `f.describe()` says why).
+        device: "cpu", "cuda" or "cuda:1" (raise if they cannot be had) or "auto" (the first GPU where CUDA loads;
+            `f.describe()` says why).
         weights: other tensors in place of those inside the file, which itself stays: {argument: tree} for baked
             arguments, as for `replace_weights`. They are copied.
         tf32: whether a GPU may round the factors of float32 products to TF32: faster, with errors of 1e-3 instead of
             1e-6. `f.numerics.tf32` says whether it does.
         check: whether a file with a digest inside, as `to_onnx`, `quantize` and `replace_weights` write it, is compared
             with that digest, its data file included. False takes a file that another program changed on purpose.
+        gpu_mem_limit: bytes that ONNX Runtime's arena may take on a GPU, which leaves the rest to PyTorch; None for as
+            many as there are. What kernels use beside the arena, such as cuDNN's workspace, is not counted.
 
     Returns:
         The function: `f(*args)` with the pytrees of the export, baked arguments left out.
@@ -52,7 +56,7 @@ def load(
         ProviderError: if CUDA was asked for and something is missing.
         UnsupportedOpError: if ONNX Runtime lacks an operator in the file's dtype on that device.
     """
-    return open_file(path, device, weights=weights, tf32=tf32, check=check)
+    return open_file(path, device, weights=weights, tf32=tf32, check=check, gpu_mem_limit=gpu_mem_limit)
 
 
 def open_file(
@@ -65,6 +69,7 @@ def open_file(
     tf32: bool = False,
     check: bool = True,
     by_name: bool = False,
+    gpu_mem_limit: int | None = None,
 ) -> Loaded:
     """Load a file as `load` does.
 
@@ -77,9 +82,10 @@ def open_file(
         tf32: as for `load`.
         check: as for `load`.
         by_name: whether the function takes and gives tensors by name even if `to_onnx` wrote the file.
+        gpu_mem_limit: as for `load`.
     """
     opened = open_model(path, check=check)
-    choice = sessions.choose(device, tf32)
+    choice = sessions.choose(device, tf32, gpu_mem_limit)
     if weights is not None:
         new = matched(path, opened.call, opened.tensors, weights)
         # ONNX Runtime drops the others at once, and would not find them.

@@ -8,75 +8,91 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from export.errors import ArgumentError, LoadError, ProviderError, UnsupportedOpError
+from export.errors import ArgumentError, ProviderError
 from export.files.signature_leaves import Leaf, declared
 from export.graph.function_calls import read_calls
-from export.graph.node_notes import CAST_HINT, unsupported
-from export.runtime import cuda_builds
+from export.runtime import cuda_builds, cuda_start
+from export.runtime.onnxruntime_errors import ERRORS, translated
+from export.runtime.placement import CPU, CUDA, placement, raise_unless_on_cuda
+
+if TYPE_CHECKING:
+    from export.devices.size_flow import Flow
 
 __all__ = [
     "CPU",
     "CUDA",
     "DEVICES",
     "ERRORS",
-    "SHAPE_OPS",
     "Choice",
     "Numerics",
     "choose",
     "cuda_problem",
+    "gpus",
     "interface",
+    "on_gpu",
     "open_session",
     "placement",
     "translated",
 ]
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 DEVICES = ("auto", "cpu", "cuda")
 
-SHAPE_OPS = frozenset(
-    {"Shape", "Size", "Gather", "Concat", "Squeeze", "Unsqueeze", "Slice", "Cast", "Range", "Reshape"}
-    | {"Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Floor", "Ceil", "ReduceProd"}
-    | {"Constant", "ConstantOfShape", "Equal", "Where", "If", "Identity"}
-)
-"""Operators that may run on the CPU in a session on the GPU, because ONNX Runtime computes sizes there by design."""
-
-ERRORS = (
-    state.Fail,
-    state.InvalidArgument,
-    state.InvalidGraph,
-    state.InvalidProtobuf,
-    state.NotImplemented,
-    state.RuntimeException,
-    state.NoSuchFile,
-    state.EPFail,
-    RuntimeError,  # of the C++ library and of the bindings
-    ValueError,  # of missing inputs, and UnicodeDecodeError of names and text
-    IndexError,
-    OverflowError,
-    MemoryError,
-)
-"""What ONNX Runtime raises. The last five are caught around its own calls only."""
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 SILENT = 4
 """Severity above which ONNX Runtime prints: fatal errors only, as every other reason is in the exception."""
+
+_MIN_WEIGHT_BYTES = 1024
+"""Bytes from which a tensor is no list of sizes."""
 
 onnxruntime.set_default_logger_severity(SILENT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Which device a session runs on, and why; and whether it may round float32 products to TF32 there."""
+    """Where a session runs.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        why: why there.
+        tf32: whether it may round float32 products to TF32 there.
+        index: which GPU.
+        gpu_mem_limit: bytes that the session may take there; None for as many as there are.
+        stream: the address of the CUDA stream that its kernels are queued on; None for one of its own.
+    """
 
     device: str
     why: str
     tf32: bool = False
+    index: int = 0
+    gpu_mem_limit: int | None = None
+    stream: int | None = None
+
+    @property
+    def place(self) -> str:
+        """The device as PyTorch writes it: "cpu", "cuda" for the first GPU, "cuda:1" for the second."""
+        return f"{self.device}:{self.index}" if self.index else self.device
+
+    def provider_options(self, *, cuda_graph: bool) -> dict[str, str]:
+        """Return the options of ONNX Runtime's CUDA provider."""
+        options = {
+            "device_id": str(self.index),
+            "use_tf32": str(int(self.tf32)),
+            "enable_cuda_graph": str(int(cuda_graph)),
+        }
+        if self.gpu_mem_limit is not None:  # growing by powers of two would overshoot
+            options |= {"gpu_mem_limit": str(self.gpu_mem_limit), "arena_extend_strategy": "kSameAsRequested"}
+        if self.stream is not None:
+            options["user_compute_stream"] = str(self.stream)
+        return options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +123,7 @@ def cuda_problem() -> str | None:
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
         )
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = ctypes.CDLL(_DRIVER)
     except OSError:
         return (
             "the NVIDIA driver's library libcuda.so.1 is missing: there is no NVIDIA GPU, or its driver is not "
@@ -134,32 +150,64 @@ def cuda_problem() -> str | None:
     return None
 
 
-def choose(device: str, tf32: bool = False) -> Choice:
-    """Turn "auto", "cpu" or "cuda" into a device.
+def gpus() -> int:
+    """Return how many GPUs the driver finds; 0 without a driver."""
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return 0 if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) else count.value
+
+
+@contextmanager
+def on_gpu(choice: Choice) -> Iterator[None]:
+    """Leave PyTorch's current GPU as it is: ONNX Runtime makes its own the thread's current one and leaves it so."""
+    torch = sys.modules.get("torch")
+    fresh = torch is None or torch.version.cuda is None or not (choice.index or torch.cuda.is_initialized())
+    if choice.device == "cpu" or torch is None or fresh:  # a PyTorch that begins later begins on the first GPU
+        yield
+        return
+    with torch.cuda.device(choice.index):
+        yield
+
+
+def choose(device: str, tf32: bool = False, gpu_mem_limit: int | None = None) -> Choice:
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device.
 
     Args:
         device: the word.
         tf32: whether the GPU may round float32 products to TF32; a CPU has no such thing.
+        gpu_mem_limit: bytes that a session may take on the GPU; None for as many as there are.
 
     Raises:
-        ArgumentError: for another word.
+        ArgumentError: for another word, or a limit that is no number of bytes.
         ProviderError: if CUDA was asked for and cannot be had, naming what is missing.
     """
-    if device not in DEVICES:
-        raise ArgumentError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+    asked = re.fullmatch(r"cuda:(\d+)", device) if isinstance(device, str) else None
+    if device not in DEVICES and asked is None:
+        raise ArgumentError(f"device must be one of {', '.join(DEVICES)}, got {device!r}; cuda:1 is the second GPU")
+    if gpu_mem_limit is not None and (not isinstance(gpu_mem_limit, int) or gpu_mem_limit < 1):
+        raise ArgumentError(f"gpu_mem_limit must be a number of bytes, such as 4 * 2**30, got {gpu_mem_limit!r}")
     if device == "cpu":
         return Choice("cpu", "asked for")
     problem = cuda_problem()
-    if device == "cuda":
+    if device != "auto":
         if problem:
             raise ProviderError(
-                f"device='cuda' cannot be had: {problem}. "
+                f"device={device!r} cannot be had: {problem}. "
                 "device='cpu' runs here; device='auto' takes the GPU where there is one."
             )
-        return Choice("cuda", "asked for", tf32)
+        index = int(asked[1]) if asked else 0
+        if index and index >= gpus():
+            raise ProviderError(
+                f"device={device!r} cannot be had: the NVIDIA driver finds {gpus()} GPU{'s' * (gpus() != 1)}, counted "
+                "from cuda:0 (CUDA_VISIBLE_DEVICES may hide others)"
+            )
+        return Choice("cuda", "asked for", tf32, index, gpu_mem_limit)
     if problem:
         return Choice("cpu", f"no CUDA: {problem}")
-    return Choice("cuda", "CUDA loads and there is a GPU", tf32)
+    return Choice("cuda", "CUDA loads and there is a GPU", tf32, 0, gpu_mem_limit)
 
 
 def open_session(
@@ -186,6 +234,35 @@ def open_session(
         ProviderError: if CUDA was chosen and a compute node would run on the CPU.
         LoadError: if ONNX Runtime refuses the file for another reason.
     """
+    source, file = (model, path) if isinstance(model, bytes) else (os.fspath(model), model)
+    options = _options(source, path, spinning, weights)
+    providers: list[Any] = [CPU]
+    if choice.device == "cuda":
+        providers.insert(0, (CUDA, choice.provider_options(cuda_graph=cuda_graph)))
+    try:
+        with on_gpu(choice):  # its fallback to the CPU would print to stdout, and run elsewhere than asked for
+            session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
+    except ERRORS as error:
+        reason = cuda_start.explained(str(error)) if choice.device == "cuda" else None
+        if reason:
+            raise ProviderError(f"ONNX Runtime could not start CUDA on {choice.place}: {reason}") from error
+        raise translated(error, file) from error
+    session.readable = read_calls(file).readable if file is not None else str
+    if choice.device == "cuda":
+        if CUDA not in session.get_providers():
+            reason = cuda_problem() or cuda_start.logged(choice.index) or "it gave no reason"
+            raise ProviderError(f"ONNX Runtime could not start CUDA: {reason}")
+        plain = choice.provider_options(cuda_graph=False)
+        with on_gpu(choice):
+            raise_unless_on_cuda(
+                session, source, lambda: _optimised(source, _options(source, path, spinning, weights), plain)
+            )
+    return session
+
+
+def _options(
+    source: str | bytes, path: str | os.PathLike[str] | None, spinning: bool, weights: Mapping[str, Any] | None
+) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = SILENT
     options.use_deterministic_compute = True
@@ -193,24 +270,26 @@ def open_session(
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if isinstance(model, bytes) and path is not None:
+    if isinstance(source, bytes) and path is not None:
         folder = str(Path(path).absolute().parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
     if weights:  # put in before the graph is optimised; add_initializer, by contrast, comes after constants are folded
         options.add_external_initializers(list(weights), list(weights.values()))
-    providers: list[Any] = [CPU]
-    if choice.device == "cuda":
-        providers.insert(0, (CUDA, {"use_tf32": str(int(choice.tf32)), "enable_cuda_graph": str(int(cuda_graph))}))
-    source, file = (model, path) if isinstance(model, bytes) else (os.fspath(model), model)
-    try:
-        # its fallback to the CPU would print to stdout, and run elsewhere than asked for
-        session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
-    except ERRORS as error:
-        raise translated(error, file) from error
-    session.readable = read_calls(file).readable if file is not None else str
-    if choice.device == "cuda":
-        _check_placement(session)
-    return session
+    return options
+
+
+def _optimised(source: str | bytes, options: onnxruntime.SessionOptions, provider_options: dict[str, str]) -> Flow:
+    """Return the nodes of the graph that ONNX Runtime makes, which it only writes to a file, weights aside."""
+    from export.devices import size_flow  # brings the onnx package, which sessions do without
+
+    with tempfile.TemporaryDirectory(prefix="pure-export-") as folder:
+        options.optimized_model_filepath = f"{folder}/optimised.onnx"
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_min_size_in_bytes", str(_MIN_WEIGHT_BYTES)
+        )
+        onnxruntime.InferenceSession(source, options, providers=[(CUDA, provider_options), CPU], enable_fallback=0)
+        return size_flow.data_sources(size_flow.skeleton(options.optimized_model_filepath))
 
 
 def interface(session: onnxruntime.InferenceSession, path: str | os.PathLike[str]) -> tuple[list[Leaf], list[Leaf]]:
@@ -227,63 +306,3 @@ def interface(session: onnxruntime.InferenceSession, path: str | os.PathLike[str
     except ERRORS as error:
         raise translated(error, path) from error
     return inputs, outputs
-
-
-def placement(session: onnxruntime.InferenceSession) -> dict[str, str]:
-    """Return {node name: execution provider} for the nodes that the session runs, named as in the file."""
-    return {name: provider for name, _, provider in _assigned(session)}
-
-
-def _assigned(session: onnxruntime.InferenceSession) -> list[tuple[str, str, str]]:
-    found = []
-    try:
-        for part in session.get_provider_graph_assignment_info():
-            found += [(session.readable(node.name), node.op_type, part.ep_name) for node in part.get_nodes()]
-    except ERRORS as error:  # such as a name that is no text
-        raise translated(error, None) from error
-    return found
-
-
-def _check_placement(session: onnxruntime.InferenceSession) -> None:
-    if CUDA not in session.get_providers():
-        raise ProviderError(f"ONNX Runtime could not start CUDA: {cuda_problem() or 'no reason given'}")
-    strays = [
-        f"{name} ({kind})" for name, kind, provider in _assigned(session) if provider == CPU and kind not in SHAPE_OPS
-    ]
-    if strays:
-        raise ProviderError(
-            f"device='cuda' was chosen, but ONNX Runtime has no CUDA kernel for {len(strays)} of the nodes: "
-            f"{', '.join(strays[:5])}. "
-            "Load with device='cpu', or write these operations with others."
-        )
-
-
-def translated(error: Exception, path: str | os.PathLike[str] | None) -> LoadError | UnsupportedOpError:
-    """Turn ONNX Runtime's exception into a typed error."""
-    text = str(error)
-    found = re.search(r"Could not find an implementation for (\w+)\((\d+)\) node with name '([^']*)'", text)
-    if found:
-        kind, _, name = found.groups()
-        node = read_calls(path).find(name) if path is not None else None
-        name, metadata = (node.name, node.metadata) if node else (name, {})
-        dtype = metadata.get("dtype", "an unknown dtype")
-        return unsupported(
-            f"ONNX Runtime {onnxruntime.__version__} has no {kind} for {dtype} on this device (node {name!r}); "
-            f"{CAST_HINT}; or choose another device",
-            kind,
-            metadata,
-            dtype,
-        )
-    typed = re.search(
-        r"Type '([^']*)' of input parameter \(([^)]*)\) of operator \((\w+)\) in node \(([^)]*)\) is invalid", text
-    )
-    if typed:
-        dtype, _, kind, name = typed.groups()
-        return unsupported(f"ONNX has no {kind} for {dtype} (node {name!r})", kind, {}, dtype)
-    version = re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", text)
-    if version:
-        return LoadError(
-            f"{'the model' if path is None else os.fspath(path)} has IR version {version[1]}, and ONNX Runtime "
-            f"{onnxruntime.__version__} reads up to {version[2]}; pip install -U onnxruntime, or export it for less"
-        )
-    return LoadError(f"ONNX Runtime refused {'the model' if path is None else os.fspath(path)}: {text}")

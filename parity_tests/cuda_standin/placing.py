@@ -10,8 +10,9 @@ from pathlib import Path
 import onnx
 import onnxruntime
 
+from export.devices import size_flow
 from export.graph.function_calls import read_calls
-from export.runtime import sessions, size_flow
+from export.runtime import sessions
 
 __all__ = ["Placement", "place"]
 
@@ -42,15 +43,17 @@ class Placement:
 def place(path: Path) -> Placement:
     """Create a session on the stand-in and read where its nodes are; it is never run."""
     try:
-        session, written = _session(path, cuda_graph=True)
+        session, model = _session(path, cuda_graph=True)
         capturable = True
     except sessions.ERRORS as error:
         if "graph capture" not in str(error):
             raise
-        session, written = _session(path, cuda_graph=False)
+        session, model = _session(path, cuda_graph=False)
         capturable = False
     readable = read_calls(path).readable
     flow = size_flow.data_sources(size_flow.skeleton(path))
+    optimised = size_flow.data_sources(model)  # has the nodes that ONNX Runtime adds, such as a Gather of sizes
+    written = collections.Counter(_kinds(model.graph))
     cuda, sizes, data = 0, collections.Counter[str](), []
     for part in session.get_provider_graph_assignment_info():
         for node in part.get_nodes():
@@ -58,7 +61,8 @@ def place(path: Path) -> Placement:
                 cuda += 1
                 continue
             key = (readable(node.name), node.op_type)
-            source = flow.get(key, UNKNOWN)
+            seen = flow.get(key) or optimised.get((node.name, node.op_type))
+            source = seen.source if seen else UNKNOWN
             if source:
                 data.append((*key, source))
             else:
@@ -66,8 +70,8 @@ def place(path: Path) -> Placement:
     return Placement(cuda, dict(sizes), tuple(data), written["MemcpyFromHost"], written["MemcpyToHost"], capturable)
 
 
-def _session(path: Path, *, cuda_graph: bool) -> tuple[onnxruntime.InferenceSession, collections.Counter[str]]:
-    """Return a session, and how often each operator stands in the graph that it would run."""
+def _session(path: Path, *, cuda_graph: bool) -> tuple[onnxruntime.InferenceSession, onnx.ModelProto]:
+    """Return a session, and the graph that it would run."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = sessions.SILENT
     options.use_deterministic_compute = True
@@ -78,8 +82,7 @@ def _session(path: Path, *, cuda_graph: bool) -> tuple[onnxruntime.InferenceSess
         session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
         if sessions.CUDA not in session.get_providers():
             raise RuntimeError("ONNX Runtime could not start its CUDA provider on the stand-in")
-        graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
-    return session, collections.Counter(_kinds(graph))
+        return session, onnx.load(options.optimized_model_filepath, load_external_data=False)
 
 
 def _kinds(graph: onnx.GraphProto) -> list[str]:

@@ -17,6 +17,8 @@
     }
 #define GIVES_HANDLE(name)                                                                                          \
     int name(void **handle) { *handle = calloc(1, 4096); return 0; }
+#define GIVES_HANDLE_UNLESS(name, fault, code)                                                                      \
+    int name(void **handle) { *handle = calloc(1, 4096); return broken(fault) ? code : 0; }
 #define GIVES_MEMORY(name, ...)                                                                                     \
     int name(void **memory, size_t bytes __VA_ARGS__) { *memory = calloc(1, bytes ? bytes : 1); return 0; }
 #define FREES(name, ...)                                                                                            \
@@ -37,11 +39,18 @@ static int devices(void) {
     return text ? atoi(text) : 1;
 }
 
+/* What is wrong with the installation, for tests of what is said about it: CUDA_STANDIN_FAULT. */
+static int broken(const char *part) {
+    const char *text = getenv("CUDA_STANDIN_FAULT");
+    return text && !strcmp(text, part);
+}
+
 int cuInit(unsigned flags) { return 0; }
 int cuDeviceGetCount(int *count) { *count = devices(); return 0; }
-int cudaGetDeviceCount(int *count) { *count = devices(); return 0; }
+int cudaGetDeviceCount(int *count) { *count = devices(); return broken("driver") ? 35 : 0; }
 int cudaGetDevice(int *device) { *device = current; return 0; }
 int cudaSetDevice(int device) {
+    if (broken("driver")) return 35; /* cudaErrorInsufficientDriver */
     if (device < 0 || device >= devices()) return 101; /* cudaErrorInvalidDevice */
     current = device;
     return 0;
@@ -69,13 +78,18 @@ int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { *flag
 int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { *least = 0; *greatest = -5; return 0; }
 int cudaStreamGetCaptureInfo(void *stream, int *status) { *status = 0; return 0; }
 int cudaThreadExchangeStreamCaptureMode(int *mode) { return 0; }
-int cudaDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cudaDriverGetVersion(int *version) { *version = broken("driver") ? 12020 : 13000; return 0; }
 int cudaRuntimeGetVersion(int *version) { *version = 13000; return 0; }
 int cudaMemGetInfo(size_t *left, size_t *total) { *left = *total = (size_t)64 << 30; return 0; }
-const char *cudaGetErrorString(int code) { return "an error of the stand-in"; }
-const char *cudaGetErrorName(int code) { return "standin"; }
+const char *cudaGetErrorString(int code) {
+    return code == 35 ? "CUDA driver version is insufficient for CUDA runtime version" : code == 2 ? "out of memory" : "unknown";
+}
+const char *cudaGetErrorName(int code) { return code == 35 ? "cudaErrorInsufficientDriver" : "cudaError"; }
 
-GIVES_MEMORY(cudaMalloc)
+int cudaMalloc(void **memory, size_t bytes) {
+    *memory = calloc(1, bytes ? bytes : 1);
+    return broken("memory") ? 2 : 0; /* cudaErrorMemoryAllocation */
+}
 GIVES_MEMORY(cudaMallocHost)
 GIVES_MEMORY(cudaHostAlloc, , unsigned flags)
 GIVES_MEMORY(cudaMallocAsync, , void *stream)
@@ -101,11 +115,15 @@ int cudaStreamCreateWithFlags(void **stream, unsigned flags) { return cudaStream
 int cudaStreamCreateWithPriority(void **stream, unsigned flags, int priority) { return cudaStreamCreate(stream); }
 GIVES_HANDLE(cudaEventCreate)
 int cudaEventCreateWithFlags(void **event, unsigned flags) { return cudaEventCreate(event); }
-GIVES_HANDLE(cublasCreate_v2)
+GIVES_HANDLE_UNLESS(cublasCreate_v2, "cublas", 1) /* CUBLAS_STATUS_NOT_INITIALIZED */
 GIVES_HANDLE(cublasLtCreate)
-GIVES_HANDLE(cudnnCreate)
+GIVES_HANDLE_UNLESS(cudnnCreate, "cudnn", 1001) /* CUDNN_STATUS_NOT_INITIALIZED */
 int cublasGetMathMode(void *handle, int *mode) { *mode = 0; return 0; }
 size_t cudnnGetVersion(void) { return 92600; }
+int cudnnGetProperty(int which, int *value) { /* MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL */
+    *value = which == 0 ? 9 : which == 1 ? (broken("old cudnn") ? 1 : 99) : 0;
+    return 0;
+}
 const char *cudnnGetErrorString(int code) { return "an error of the stand-in"; }
 
 COMPUTES(cudaLaunchKernel)

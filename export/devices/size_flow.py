@@ -7,6 +7,7 @@ its operator: a `Mul` of sizes is, a `Mul` of a tensor is not.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 
@@ -14,13 +15,27 @@ import onnx
 
 from export.files import protobuf_wire
 
-__all__ = ["MAX_SIZES", "Flow", "data_sources", "skeleton"]
+__all__ = ["MAX_SIZES", "Flow", "Seen", "data_sources", "skeleton"]
 
 MAX_SIZES = 64
 """Elements of a constant up to which it may be a list of sizes, axes or a number; a longer one is a tensor of data."""
 
-Flow = dict[tuple[str, str], str]
-"""{(node name, operator): what its value depends on beside sizes, an empty string if on nothing}."""
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A node of a graph.
+
+    Attributes:
+        node: the node.
+        source: what its value depends on beside sizes, an empty string if on nothing.
+    """
+
+    node: onnx.NodeProto
+    source: str
+
+
+Flow = dict[tuple[str, str], Seen]
+"""{(node name, operator): the node}; of several with one name, the one that depends on data."""
 
 _MEASURES = frozenset({"Shape", "Size", "SequenceLength"})
 _RANDOM = frozenset(
@@ -137,7 +152,8 @@ def _follow(
         values.update(zip(node.output, found, strict=False))
         if body is None:
             key = (prefix + node.name, node.op_type)
-            flow[key] = flow.get(key) or source
+            if key not in flow or not flow[key].source:
+                flow[key] = Seen(node, source)
 
 
 def _control_flow(
@@ -160,6 +176,7 @@ def _control_flow(
     (graph,) = graphs
     skipped = 2 if node.op_type == "Loop" else 0  # the number of steps and the condition
     entering = ["", *given[1:]] if node.op_type == "Loop" else list(given)
+    entering += [""] * (len(graph.input) - len(entering))  # optional inputs that are left out
     for _ in range(len(entering) + 1):
         inner = dict(values) | _constants(graph.initializer)
         inner.update(zip((value.name for value in graph.input), entering, strict=False))
