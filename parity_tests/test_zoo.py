@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -37,27 +38,24 @@ def test_small_models_are_right_at_every_stage(label: str) -> None:
     assert {name: status for name, (status, _) in outcomes.items()} == dict.fromkeys(ours, "right"), outcomes
 
 
-class Counting(nn.Module):
-    """Another function at each call, which nothing but the module's own memory tells."""
-
-    def __init__(self, wrong_from: int) -> None:
+class Shifted(nn.Module):
+    def __init__(self, shift: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(3))
-        self.calls, self.wrong_from = [0], wrong_from
+        self.weight, self.shift = nn.Parameter(torch.ones(3)), shift
 
     def forward(self, x: Tensor) -> Tensor:
-        self.calls[0] += 1
-        return x.mean((2, 3)) * self.weight + float(self.calls[0] >= self.wrong_from)
+        return x.mean((2, 3)) * self.weight + self.shift
 
 
 def test_a_value_that_is_not_the_modules_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = Entry("timm", "counting", "counting", {}, {"x": [3, 8, 8]})
-    monkeypatch.setattr(checks, "make", lambda _: Counting(1_000))
-    assert [stage.status for stage in checks.stages(entry, ("evaluation", "gradient"))] == ["right", "right"]
-    monkeypatch.setattr(checks, "make", lambda _: Counting(2))
-    (stage,) = checks.stages(entry, ("evaluation",))
-    assert stage.status == "wrong"
-    assert "off" in stage.detail
+    entry = Entry("timm", "shifted", "shifted", {}, {"x": [3, 8, 8]})
+    chosen = ("evaluation", "forward file", "gradient", "gradient file")
+    for shift, status in ((0.0, "right"), (1.0, "wrong")):
+        made = itertools.chain([Shifted(0.0)], (Shifted(shift) for _ in itertools.count()))  # the block, then modules
+        monkeypatch.setattr(checks, "make", lambda _, made=made: next(made))
+        outcomes = list(checks.stages(entry, chosen, verdicts=()))
+        assert [stage.status for stage in outcomes] == [status] * 4
+        assert shift == 0.0 or all("off" in stage.detail for stage in outcomes)
 
 
 def test_equal_infinities_are_equal_and_others_are_not() -> None:
