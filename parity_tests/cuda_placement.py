@@ -4,7 +4,7 @@ Every row of the catalogue under six transforms, in four dtypes, with static and
 to ONNX Runtime on a stand-in for CUDA (`parity_tests.cuda_standin`), whose partitioner places the nodes. Nothing is
 run: this is no measurement. A line of JSON a file goes to `--lines PATH` as it is known, and a second call goes on from
 there; `--write` makes `golden/cuda_placement.json` and `docs/CUDA_PLACEMENT.md` of it. `--workers N` places N files at
-a time; `--dtype NAME`, `--only WORD` and `--seconds N` take a part.
+a time; `--dtype NAME`, `--only WORD`, `--every N` and `--seconds N` take a part.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from parity_tests import cuda_placement_table
 from parity_tests.cuda_placement_cases import DTYPES, OPSETS, Subject, subject, subjects
 
 __all__ = ["main", "placed", "run"]
@@ -122,9 +123,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--dtype", choices=DTYPES, action="append")
     parser.add_argument("--only", default="")
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--write", action="store_true")
     asked = parser.parse_args(arguments)
     chosen = [one for one in subjects(tuple(asked.dtype or DTYPES)) if asked.only in f"{one.row}, {one.key}"]
-    run(chosen, asked.lines, asked.workers, asked.seconds)
+    if asked.seconds != 0:
+        run(chosen[:: asked.every], asked.lines, asked.workers, asked.seconds)
+    if asked.write:
+        cuda_placement_table.write(read(asked.lines))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -22,7 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and not
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", callback=remember)]
 Seed = Annotated[int, typer.Option(help="Of parameters and inputs.", min=0)]
 Device = Annotated[
-    Literal["auto", "cpu", "cuda"], typer.Option(help="Where ONNX Runtime runs; auto says what it chose.")
+    str, typer.Option(help="Where ONNX Runtime runs: auto, cpu, cuda or cuda:1; auto says what it chose.")
 ]
 TargetArgument = Annotated[str, typer.Argument(metavar="TARGET", help=SYNTAX)]
 Inputs = Annotated[

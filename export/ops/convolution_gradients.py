@@ -10,6 +10,7 @@ nodes is a launch that moves the whole map, so files for CUDA keep Conv and Conv
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -129,6 +130,12 @@ def _weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: 
     found = windows.recorded_windows(g, fine, coarse, weight, geometry)
     if found is not None and in_channels >= MIN_CHANNELS_FOR_ONE_PRODUCT and g.target != "cuda":
         return _weight_gradient_product(g, fine, coarse, int(g.shape_of(weight)[0]), in_channels, groups, found)
+    if g.target == "cuda" and found is not None and _is_pointwise(geometry, found):
+        places, out_channels = math.prod(found.coarse), int(g.shape_of(weight)[0])
+        if (
+            places * (in_channels + out_channels) >= in_channels * out_channels
+        ):  # products no larger than what they read
+            return _pointwise_weight_gradient(g, fine, coarse, weight, places)
     image, filters = g.tensor(fine), g.transpose(g.tensor(coarse), [1, 0, *spatial])
     if groups == 1:
         image = g.transpose(image, [1, 0, *spatial])
@@ -151,6 +158,22 @@ def _weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: 
     if any(step > 1 for step in stride):  # inputs that no window reached are left over
         result = _cut(g, result, _sizes(g, weight, "weight"))
     return g.transpose(result, [1, 0, *spatial])
+
+
+def _is_pointwise(geometry: windows.Geometry, found: windows.Windows) -> bool:
+    return geometry.groups == 1 and {*found.kernel, *found.stride} == {1} and not any(found.padding)
+
+
+def _pointwise_weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, places: int) -> ir.Value:
+    """Sum one product an image: a convolution would first move both maps, to exchange batch and channels."""
+    batch, out_channels, in_channels = g.shape_of(coarse)[0], *g.shape_of(weight)[:2]
+    rows = g.reshape(g.tensor(coarse), [batch, out_channels, places])
+    columns = g.transpose(g.reshape(g.tensor(fine), [batch, in_channels, places]), [0, 2, 1])
+    products = g.op("MatMul", rows, columns)
+    narrow = g.dtypes[products]
+    sizes = [batch, out_channels, in_channels]
+    total = sum_of(g, g.cast(products, accumulation_dtype(narrow)), sizes, [0], False)
+    return g.reshape(g.cast(total, narrow), list(g.shape_of(weight)))
 
 
 def _weight_gradient_product(
