@@ -24,6 +24,7 @@ from export.errors import ArgumentError, UnsupportedOpError
 from export.runtime import sessions
 from export.runtime.placement import assigned
 from export.verdict.reference_runs import float32_products
+from parity_tests.cuda_predicted import predicted
 from pure import nets, tree
 from pure.block import Block
 from pure.skips import pre_norm
@@ -381,6 +382,7 @@ def network(device: str, folder: Path) -> Facts:
 
 CHECKS: dict[str, Callable[[str, Path], Facts]] = {
     "placement": placement,
+    "predicted placement": predicted,
     "TF32": tensor_float,
     "rounding scale": rounding_scale,
     "float16": half(torch.float16),

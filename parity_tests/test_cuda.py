@@ -9,7 +9,7 @@ import pytest
 
 from parity_tests.cuda_checks import CHECKS
 
-SLOW = {"placement", "compiled", "verdict: Hessian product", "ResNet-18"}
+SLOW = {"placement", "predicted placement", "compiled", "verdict: Hessian product", "ResNet-18"}
 CASES = [
     *(pytest.param(name, "cpu", marks=[pytest.mark.slow] if name in SLOW else [], id=f"{name}-cpu") for name in CHECKS),
     *(pytest.param(name, "cuda", marks=pytest.mark.cuda, id=f"{name}-cuda") for name in CHECKS),

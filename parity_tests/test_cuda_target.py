@@ -1,4 +1,4 @@
-"""Files for CUDA: what is refused before anything is written, the forms of derivatives, what depends on more than sizes."""
+"""Files for CUDA: refusals before anything is written, forms of derivatives, what depends on more than sizes."""
 
 from pathlib import Path
 from typing import Any
