@@ -120,3 +120,18 @@ def test_a_value_used_in_python_is_named_behind_another_error(tmp_path: Path) ->
 
     with pytest.raises(TracingError, match=r"a tensor's value in Python[\s\S]*in wrapped"):
         export.to_onnx(wrapped, (images(2, 3),), tmp_path / "f.onnx")
+
+
+def test_a_branch_on_a_root_of_a_size_is_evaluated(tmp_path: Path) -> None:
+    def harmless(x: Tensor) -> Tensor:
+        return x * 1.0 if x.shape[1] ** 0.5 > 1.5 else x
+
+    def wrong(x: Tensor) -> Tensor:
+        return x * 2.0 if x.shape[1] ** 0.5 > 1.5 else x
+
+    path = tmp_path / "model.onnx"
+    export.to_onnx(harmless, (images(2, 7),), path, dynamic=({0: "b", 1: "n"},))
+    for x in (images(3, 2), images(2, 9)):
+        torch.testing.assert_close(export.load(path, device="cpu")(x), x)
+    with pytest.raises(SpecialisedSizeError, match="'n'"):
+        export.to_onnx(wrong, (images(2, 7),), path, dynamic=({0: "b", 1: "n"},))

@@ -250,4 +250,4 @@ def flips(branch: Branch, sizes: Sizes, example: Mapping[str, int]) -> list[dict
 def _compiled(condition: sympy.Basic) -> Callable[[dict[str, int]], bool]:
     """Return a condition as a function of its symbols' values; formulas of patches and windows are long."""
     code = compile(PythonPrinter().doprint(condition), "<size>", "eval")
-    return lambda values: bool(eval(code, {"math": math}, values))
+    return lambda values: bool(eval(code, {"math": math, "torch": torch}, values))

@@ -356,7 +356,7 @@ def stages(entry: Entry, chosen: tuple[str, ...], verdicts: Collection[str] = FI
                 yield Stage(name, "wrong", time.process_time() - began, 0, str(error)[:400])
             except (ExportError, PureError) as error:
                 yield Stage(name, "typed", time.process_time() - began, 0, f"{type(error).__name__}: {error}"[:600])
-            except FAILURES as error:
+            except (*FAILURES, NameError, ImportError) as error:
                 yield Stage(name, "untyped", time.process_time() - began, 0, f"{type(error).__name__}: {error}"[:600])
 
 
