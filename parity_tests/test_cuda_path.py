@@ -189,10 +189,43 @@ def test_broken_installations_are_told_apart_with_their_fixes(name: str) -> None
     loads, problem, command = found["doctor"]
     assert kind == "ProviderError"
     assert not loads
+    assert found["auto"].startswith("cpu (no CUDA: "), "auto takes what runs"
     for said in (text, f"{problem}; {command}"):
         assert reason in said
         assert fix in said
         assert "onnxruntime_src" not in said, "a page of C++ is no reason"
+
+
+COMMANDS = (
+    SCENE
+    + """
+from typer.testing import CliRunner
+from export.app import command_line
+for line in ("doctor --json", "verify linear --device cuda", "verify linear --device cuda:1",
+             "verify linear --device cuda:7", "verify linear --device gpu"):
+    done = CliRunner().invoke(command_line.app, line.split())
+    found[line] = [done.exit_code, done.output, type(done.exception).__name__]
+print(json.dumps(found))
+"""
+)
+
+
+@needs_standin
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("doctor --json", 0, "computes nothing"),
+        ("verify linear --device cuda", 1, "which places nodes and computes nothing"),
+        ("verify linear --device cuda:1", 1, "on cuda:1"),
+        ("verify linear --device cuda:7", 2, "finds 2 GPUs"),
+        ("verify linear --device gpu", 2, "device must be one of auto, cpu, cuda, got 'gpu'"),
+    ],
+)
+def test_the_command_line_goes_as_far_as_the_first_run(line: str, status: int, said: str) -> None:
+    code, output, kind = scene(COMMANDS, 2)[line]
+    assert (code, kind in ("NoneType", "SystemExit")) == (status, True)
+    assert said in output
+    assert "pass" not in output.lower().split()
 
 
 @needs_standin

@@ -16,7 +16,7 @@ import onnxruntime
 
 from export.runtime.onnxruntime_errors import ERRORS
 
-__all__ = ["MODEL", "explained", "logged"]
+__all__ = ["MODEL", "explained", "logged", "problem"]
 
 MODEL = (
     b'\x08\x08:2\n\x0b\n\x01x\x12\x01y"\x03Neg\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
@@ -29,6 +29,7 @@ _FAILURE = re.compile(
 )
 _LOG = re.compile(r"\S+ \S+ \[\w:onnxruntime:[^\]]*\] (?P<text>.*)")
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_CUDA = "CUDAExecutionProvider"
 _ERROR_SEVERITY = 3
 _MAX_REASON_CHARACTERS = 400
 
@@ -56,6 +57,19 @@ def explained(text: str) -> str | None:
     return f"{said}: {fix}" if fix else said
 
 
+def problem() -> str | None:
+    """Start a session of one node on the first GPU, and say why it does not start; None if it does."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # as `sessions` sets it
+    try:
+        session = onnxruntime.InferenceSession(MODEL, options, providers=[_CUDA], enable_fallback=0)
+    except ERRORS as error:
+        return explained(str(error)) or str(error).splitlines()[0]
+    if _CUDA in session.get_providers():
+        return None
+    return f"ONNX Runtime went to the CPU instead: {logged() or 'it gave no reason'}"
+
+
 def logged(index: int = 0) -> str | None:
     """Return what ONNX Runtime writes to its log while it fails to start CUDA; None if it starts or says nothing."""
     options = onnxruntime.SessionOptions()
@@ -64,7 +78,7 @@ def logged(index: int = 0) -> str | None:
     with _captured() as read:
         onnxruntime.set_default_logger_severity(_ERROR_SEVERITY)
         try:
-            providers = [("CUDAExecutionProvider", {"device_id": str(index)})]
+            providers = [(_CUDA, {"device_id": str(index)})]
             onnxruntime.InferenceSession(MODEL, options, providers=providers, enable_fallback=0)
         except ERRORS as error:
             raised = str(error)

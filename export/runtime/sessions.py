@@ -147,7 +147,8 @@ def cuda_problem() -> str | None:
             f"{missing} cannot be loaded; pip install 'onnxruntime-gpu[cuda,cudnn]', "
             "or the torch build for the same CUDA version"
         )
-    return None
+    with on_gpu(Choice("cuda", "a trial")):
+        return cuda_start.problem()
 
 
 def gpus() -> int:
