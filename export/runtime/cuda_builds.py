@@ -13,6 +13,7 @@ import io
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import onnxruntime
 
@@ -91,10 +92,9 @@ def cudnn_problem() -> str | None:
     torch = sys.modules.get("torch")
     if torch is None or torch.version.cuda is None:
         return None
-    try:
-        torch.backends.cudnn.version()
-    except RuntimeError as error:
-        found = re.search(r"compiled\s+against \(([\d, ]+)\) but found runtime version \(([\d, ]+)\)", str(error))
+    _, refusal = _cudnn(torch)
+    if refusal:
+        found = re.search(r"compiled\s+against \(([\d, ]+)\) but found runtime version \(([\d, ]+)\)", refusal)
         wanted, loaded = (part.replace(", ", ".") for part in found.groups()) if found else ("another", "this one")
         own = torch.version.cuda.partition(".")[0]
         return (
@@ -102,6 +102,21 @@ def cudnn_problem() -> str | None:
             f"of LD_LIBRARY_PATH, or pip install --force-reinstall nvidia-cudnn-cu{own}"
         )
     return None
+
+
+_refusals: dict[int, str] = {}
+"""What a PyTorch said of its cuDNN, by its identity: it says so at the first question alone."""
+
+
+def _cudnn(torch: ModuleType) -> tuple[int | None, str]:
+    """Return the number of PyTorch's cuDNN, and why it does not use the one it finds."""
+    try:
+        number = torch.backends.cudnn.version()
+    except RuntimeError as error:
+        number = None
+        _refusals[id(torch)] = str(error)
+    refusal = _refusals.get(id(torch), "")
+    return (None if refusal else number), refusal
 
 
 def _folder() -> Path:
@@ -123,10 +138,7 @@ def _torch() -> tuple[str | None, str | None]:
     torch = sys.modules.get("torch")
     if torch is None or torch.version.cuda is None:
         return None, None
-    try:
-        number = torch.backends.cudnn.version()
-    except RuntimeError:  # see `cudnn_problem`
-        number = None
+    number, _ = _cudnn(torch)
     if number is None:
         return torch.version.cuda, None
     divisor = 10000 if number >= 90000 else 1000  # cuDNN 9.1.0 calls itself 90100, cuDNN 8.9.7 8907
