@@ -89,15 +89,15 @@ def run(chosen: Sequence[Subject], lines: Path, workers: int = 1, seconds: float
             tasks.flush()
             code = f"{PRELUDE}import {MODULE} as m; m.worker({tasks.name!r})"
             command = [sys.executable, "-c", code]
-            process = subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-            assert process.stdout is not None
-            for line in process.stdout:
-                if line.startswith("["):
-                    with lock, lines.open("a", encoding="utf-8") as file:
-                        file.write(line)
-                if end is not None and time.monotonic() > end:
-                    process.terminate()
-            if process.wait() and end is None:
+            started = {"env": environment(), "cwd": ROOT, "stdout": subprocess.PIPE, "text": True}
+            with subprocess.Popen(command, **started) as process:  # type: ignore[call-overload]
+                for line in process.stdout:
+                    if line.startswith("["):
+                        with lock, lines.open("a", encoding="utf-8") as file:
+                            file.write(line)
+                    if end is not None and time.monotonic() > end:
+                        process.terminate()
+            if process.returncode and end is None:
                 raise RuntimeError(f"a worker ended with status {process.returncode}")
 
     threads = [threading.Thread(target=one_worker, args=(i,)) for i in range(workers)]
