@@ -94,6 +94,19 @@ def test_the_forms_for_cuda_compute_the_derivative(name: str, dynamic: bool, tmp
     assert verdict.passed, verdict.table()
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int8, torch.uint8])
+def test_comparisons_without_a_kernel_are_made_in_a_wider_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    x = torch.arange(12).to(dtype)
+    exported = export.to_onnx(lambda x: x.flip(0) > x, (x,), tmp_path / "f.onnx", target="cuda")
+    assert torch.equal(exported.load(device="cpu")(x), x.flip(0) > x)
+
+
+def test_the_derivative_of_relu_in_bfloat16_is_for_cuda(tmp_path: Path) -> None:
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    slope = torch.func.grad(lambda x: torch.relu(x).sum())
+    assert export.to_onnx(slope, (x,), tmp_path / "f.onnx", target="cuda", opset=22).nodes
+
+
 def flow_of(*nodes: onnx.NodeProto, constants: tuple[onnx.TensorProto, ...] = ()) -> dict[str, str]:
     """What the nodes of a graph with the input x depend on."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])

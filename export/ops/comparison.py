@@ -19,6 +19,14 @@ __all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
+COMPARED_ON_CUDA = {
+    torch.bfloat16: torch.float32,
+    torch.int16: torch.int32,
+    torch.int8: torch.int32,
+    torch.uint8: torch.int32,
+}
+"""Dtypes that CUDA has no comparisons for (`export.devices.cuda_kernels`), and one that holds the same values."""
+
 
 def common(g: Builder, *args: Any) -> torch.dtype:
     """Return PyTorch's result type of the arguments."""
@@ -34,7 +42,10 @@ def compare(kind: str, negate: bool = False) -> Lowering:
         dtype = common(g, x, y)
         if dtype == torch.bool and kind != "Equal":
             dtype = torch.int32
-        result = g.op(kind, g.tensor(x, dtype), g.tensor(y, dtype), dtype=torch.bool)
+        sides = [g.tensor(x, dtype), g.tensor(y, dtype)]
+        if g.target == "cuda":
+            sides = [g.cast(side, COMPARED_ON_CUDA.get(dtype, dtype)) for side in sides]
+        result = g.op(kind, *sides, dtype=torch.bool)
         return g.op("Not", result) if negate else result
 
     return rule
