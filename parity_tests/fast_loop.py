@@ -27,6 +27,8 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_cuda_machine.py::test_a_check_that_fails_or_hangs_is_in_the_file",
         "test_cuda_machine.py::test_one_run_fills_one_file_and_the_next_goes_on",
         "test_cuda_machine.py::test_the_benchmark_runs_on_the_cpu",
+        "test_cuda_path.py",
+        "test_cuda_standin.py",
         "test_examples.py::test_example_runs",
         "test_export_atomic.py::test_a_kill_at_each_step_leaves_a_whole_file_or_none",
         "test_export_atomic.py::test_kills_at_random_moments_leave_a_whole_file_or_none",
