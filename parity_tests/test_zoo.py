@@ -82,9 +82,10 @@ def test_an_error_without_a_type_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_page_counts_and_lists_what_is_not_right() -> None:
     right = {name: vars(checks.Stage(name, "right", 1.0, 10)) for name in STAGES}
     wrong = {**right, "gradient file": vars(checks.Stage("gradient file", "told", 2.0, 20, "ratio | 9"))}
-    about = {"library": "timm", "architecture": "a", "held_out": False}
+    about = {"library": "timm", "architecture": "a", "held_out": False, "verdicts": ["forward file"]}
     records = [{**about, "name": "one", "stages": right}, {**about, "name": "two", "stages": wrong}]
     assert "gradient file: 1 of 2 (50.0%) right, 1 told" in page.summary(records)
+    assert "forward file: 2 got a verdict" in page.summary(records)
     text = page.markdown(records)
     assert "| timm:two | a | ✓ | ✓ | ✓ | ✓ | told | ✓ |" in text
     assert "- timm:two, gradient file: told. ratio \\| 9" in text

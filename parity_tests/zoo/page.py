@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from parity_tests.zoo.checks import FIXED_LENGTH, STAGES
+from parity_tests.zoo.checks import FILES, FIXED_LENGTH, STAGES
 
 __all__ = ["UNTOLD", "line", "markdown", "summary"]
 
 UNTOLD = ("wrong", "untyped", "crashed", "hanging")
 """What no stage of ours may come to: a wrong value that nothing tells, an error without a type, no end."""
-SHORT = {"right": "✓", "typed": "typed", "told": "told", "none": "–"}
+SHORT = {"right": "✓", "typed": "typed", "told": "told", "open": "open", "none": "–"}
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "timm", "torchvision", "transformers")
 MORE_PACKAGES = ("pytorchcv", "x-transformers")
 
@@ -79,6 +79,8 @@ def summary(records: Sequence[Record]) -> str:
         others += f", {fixed} of the right ones at a fixed length of texts" if fixed else ""
         each = "; ".join(f"{name} {rate(_of(records, name), stage)}" for name in libraries)
         lines.append(f"{stage}: {rate(records, stage)} right{f', {others}' if others else ''} [{each}]")
+    for stage in FILES:
+        lines.append(f"{stage}: {sum(stage in record['verdicts'] for record in records)} got a verdict")
     lines.append(f"CPU time of an export, ours / torch.onnx's: {ratio(records, 'seconds')}")
     lines.append(f"nodes, ours / torch.onnx's: {ratio(records, 'nodes')}")
     return "\n".join(lines)

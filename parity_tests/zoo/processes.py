@@ -44,7 +44,7 @@ class Worker:
 
     def __init__(self, libraries: Sequence[str], chosen: tuple[str, ...], verdicts: tuple[str, ...]) -> None:
         context = multiprocessing.get_context("spawn")
-        self.chosen = chosen
+        self.chosen, self.verdicts = chosen, verdicts
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, libraries, chosen, verdicts), daemon=True)
         self.process.start()
@@ -76,7 +76,7 @@ class Worker:
             self.found.append(asdict(Stage(self.chosen[len(self.found)], status, seconds, 0, why)))
         about = {name: value for name, value in vars(self.entry).items() if name not in ("options", "takes")}
         self.entry, self.done = None, self.done + 1
-        return {**about, "stages": {stage.pop("name"): stage for stage in self.found}}
+        return {**about, "verdicts": list(self.verdicts), "stages": {stage.pop("name"): stage for stage in self.found}}
 
     def stop(self) -> None:
         """End the process."""
