@@ -273,3 +273,25 @@ def test_dropout_keeps_the_rate_and_the_mean() -> None:
     y, _ = block.apply(params, x, {}, {}, True, block.noise(tuple(x.shape), seeded()))
     assert abs(float((y == 0).float().mean()) - 0.3) < 0.003
     torch.testing.assert_close(y.max(), torch.tensor(1 / 0.7))
+
+
+class DrawsThenWrites(nn.Module):
+    """Draws before the first write to its parameters, at which the first call starts again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.rand_like(x)
+        with torch.no_grad():
+            self.weight.mul_(2.0)
+        return x * self.weight * torch.rand_like(x)
+
+
+def test_the_first_call_of_a_module_that_writes_draws_what_later_ones_draw() -> None:
+    block, params, state = interop.from_module(DrawsThenWrites())
+    x, noise = torch.ones(4, 3), {"seed": torch.arange(4)}
+    first, second = (block.apply(params, x, state, {}, True, noise)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(params["weight"], torch.ones(3))

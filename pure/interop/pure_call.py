@@ -239,6 +239,8 @@ class PureCall:
         try:
             with SEEN_THROUGH, draws:
                 result = self._written_to(params, buffers, args, kwargs)
+        except ParameterWrite:  # which is known from now on: again, from the first draw
+            return self._drawing(params, buffers, args, kwargs, seed)
         finally:
             self.may_draw = self.may_draw or draws.drew
             self._makes_parameters = self._makes_parameters or draws.has_initial
@@ -276,6 +278,7 @@ class PureCall:
                 return result
             except ParameterWrite:
                 self._writes = True
+                raise
         if self._writes:
             args, kwargs = tree.tree_map(_copy, (args, kwargs))
             return self._from_start(_copies(params), buffers, args, kwargs)
