@@ -17,13 +17,27 @@ from torch import Tensor
 from pure.layers.one_sample import batch_norm as fused_batch_norm
 from pure.layers.transform_levels import is_nested
 
-__all__ = ["batch_norm", "layer_norm", "normalised"]
+__all__ = ["batch_norm", "composed_layer_norm", "composed_norm", "layer_norm"]
 
 
-def normalised(x: Tensor, axes: Any, eps: float) -> Tensor:
-    """Return (x − mean) / √(var + eps) over axes, from plain operations."""
+def _normalised(x: Tensor, axes: Any, eps: float) -> Tensor:
     centred = x - x.mean(axes, keepdim=True)
     return centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
+
+
+def composed_norm(x: Tensor, axes: Any, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Return (x − mean) / √(var + eps) over axes, with a weight and a bias a channel, from plain operations."""
+    place = (1, -1, *(1,) * (x.dim() - 2))
+    y = _normalised(x, axes, eps)
+    y = y if weight is None else y * weight.reshape(place)
+    return y if bias is None else y + bias.reshape(place)
+
+
+def composed_layer_norm(x: Tensor, shape: Any, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Return the same over the last axes, with a weight and a bias of their shape."""
+    y = _normalised(x, tuple(range(-len(shape), 0)), eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
 
 
 def batch_norm(
@@ -39,10 +53,7 @@ def batch_norm(
     """Return what `F.batch_norm` does; in training `mean` and `var` are None, and the statistics the batch's own."""
     if not training or not is_nested(x, weight, bias):
         return fused_batch_norm(x, mean, var, weight, bias, training, momentum, eps)
-    place = (1, -1, *(1,) * (x.dim() - 2))
-    y = normalised(x, (0, *range(2, x.dim())), eps)
-    y = y if weight is None else y * weight.reshape(place)
-    return y if bias is None else y + bias.reshape(place)
+    return composed_norm(x, (0, *range(2, x.dim())), weight, bias, eps)
 
 
 def layer_norm(
@@ -51,6 +62,4 @@ def layer_norm(
     """Return what `F.layer_norm` does."""
     if not is_nested(x, weight, bias):
         return F.layer_norm(x, shape, weight, bias, eps)
-    y = normalised(x, tuple(range(-len(shape), 0)), eps)
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
+    return composed_layer_norm(x, shape, weight, bias, eps)

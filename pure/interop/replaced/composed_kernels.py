@@ -14,7 +14,8 @@ from torch.autograd import forward_ad
 from pure.errors import UnsupportedError
 from pure.interop.one_path import SeesThrough
 from pure.interop.replaced.recurrence import CELLS, recurrence
-from pure.layers.norm_kernels import normalised
+from pure.layers.alignment import widen
+from pure.layers.norm_kernels import composed_layer_norm, composed_norm
 from pure.layers.transform_levels import is_nested
 
 __all__ = ["ComposedKernels", "TransformType", "active", "transformed"]
@@ -78,7 +79,7 @@ def _batch_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
         batch_variance, batch_mean = torch.var_mean(x.detach(), axes)
         mean.copy_(momentum * batch_mean.to(mean.dtype) + (1 - momentum) * mean)
         variance.copy_(momentum * batch_variance.to(variance.dtype) + (1 - momentum) * variance)
-    return _scaled(normalised(_wide(x), axes, eps), weight, bias).to(x.dtype)
+    return composed_norm(widen(x), axes, weight, bias, eps).to(x.dtype)
 
 
 def _instance_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -91,7 +92,7 @@ def _instance_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
         each_variance, each_mean = torch.var_mean(x.detach(), axes)
         mean.copy_(momentum * each_mean.mean(0).to(mean.dtype) + (1 - momentum) * mean)
         variance.copy_(momentum * each_variance.mean(0).to(variance.dtype) + (1 - momentum) * variance)
-    return _scaled(normalised(_wide(x), axes, eps), weight, bias).to(x.dtype)
+    return composed_norm(widen(x), axes, weight, bias, eps).to(x.dtype)
 
 
 def _layer_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -110,20 +111,7 @@ def _over_last(
 ) -> Tensor:
     if not is_nested(input, weight, bias):
         return func(input, normalized_shape, weight, bias, eps, cudnn_enable)
-    y = normalised(_wide(input), tuple(range(-len(normalized_shape), 0)), eps)
-    y = y if weight is None else y * weight
-    return (y if bias is None else y + bias).to(input.dtype)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _scaled(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """Return y · weight + bias, one of each a channel."""
-    place = [1, -1, *[1] * (y.dim() - 2)]
-    y = y if weight is None else y * weight.reshape(place)
-    return y if bias is None else y + bias.reshape(place)
+    return composed_layer_norm(widen(input), normalized_shape, weight, bias, eps).to(input.dtype)
 
 
 _COMPOSED: dict[str, Callable[..., Any]] = {
