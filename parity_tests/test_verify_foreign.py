@@ -19,6 +19,8 @@ from torch import Tensor, nn
 import export
 import pure
 from export import errors
+from export.verdict.influence import unused
+from pure.interop import from_module
 
 FLOAT = onnx.TensorProto.FLOAT
 X = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
@@ -372,6 +374,21 @@ def test_branches_and_indices_without_influence_are_named() -> None:
     assert [name for name in verdict.unused if name != "index"] == ["the choice of cond"]
     assert "index" in verdict.unused
     assert "control" not in verdict.unused
+
+
+@pytest.mark.parametrize("transform", [lambda fn: fn, pure.grad], ids=["forward", "gradient"])
+def test_one_gradient_tells_of_all_weights_around_a_normalisation(
+    monkeypatch: pytest.MonkeyPatch, transform: Callable[..., Any]
+) -> None:
+    """PyTorch has no derivative of a batch norm by its statistics, nor of hardsigmoid's: only these go in parts."""
+    block, params, state = from_module(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Hardsigmoid()))
+
+    def loss(params: Any, x: Tensor, state: Any) -> Tensor:
+        return block(params, x, state).square().sum()
+
+    monkeypatch.setattr(unused, "_influences", lambda *given: pytest.fail("a run for one leaf alone"))
+    image = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert export.verify(transform(loss), (params, image, state)).unused == ()
 
 
 def test_a_size_that_two_inputs_share_must_be_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,6 @@ from export.verdict.reference_runs import Replay
 
 __all__ = ["exact_values"]
 
-aten: Any = torch.ops.aten
-
 
 class _Exact(Replay):
     """Interprets a recorded graph in float64.
@@ -25,7 +24,8 @@ class _Exact(Replay):
     Args:
         graph: the graph.
         forced: which branches conditions take, by their keys.
-        in_parts: whether operators are run as the ones that PyTorch makes them of.
+        in_parts: whether all operators are run as the ones that PyTorch makes them of, not only those without a
+            derivative of their own.
         gaps: gathers how far the operands of each comparison lie apart.
         prefix: what the keys of its nodes begin with.
     """
@@ -50,15 +50,22 @@ class _Exact(Replay):
         args, kwargs = tuple(map(widened, args)), {name: widened(a) for name, a in kwargs.items()}
         if name_of(target) in COMPARISONS and any(map(is_float, args[:2])):
             self.gaps.append(torch.as_tensor(args[0] - args[1]).detach())
-        if target == aten._native_batch_norm_legit_no_training.default:
-            x, weight, bias, mean, variance, momentum, eps = args
-            whole = decomposition_table[aten._native_batch_norm_legit.default]
-            return tuple(whole(x, weight, bias, mean, variance, False, momentum, eps))
         parts = decomposition_table.get(target)
-        if parts is None or not self.in_parts or is_exact(name_of(target), args, kwargs):
+        if parts is None or is_exact(name_of(target), args, kwargs):
             return target(*args, **kwargs)
+        if not self.in_parts:
+            with contextlib.suppress(RuntimeError):  # as of a normalisation with respect to its running statistics
+                result = target(*args, **kwargs)
+                if not _lacks_derivative(result):
+                    return result
         found = parts(*args, **kwargs)
         return tuple(found) if isinstance(found, list) else found
+
+
+def _lacks_derivative(result: Any) -> bool:
+    """Tell whether autograd has no formula for what computed a result."""
+    functions = (getattr(leaf, "grad_fn", None) for leaf in (result if isinstance(result, tuple | list) else (result,)))
+    return any(type(function).__name__ == "NotImplemented" for function in functions)
 
 
 def exact_values(
@@ -76,7 +83,8 @@ def exact_values(
         leaves: its inputs.
         forced: which branches conditions take, by their keys.
         compared: whether to return too how far the operands of each comparison lie apart.
-        in_parts: whether operators are run as the ones that PyTorch makes them of, more of which have derivatives.
+        in_parts: whether all operators are run as the ones that PyTorch makes them of, more of which have second
+            derivatives; else only those without a derivative are.
     """
     gaps: list[Tensor] = []
     outputs = list(_Exact(graph, forced, in_parts, gaps).run(*map(widened, leaves)))
