@@ -62,7 +62,11 @@ def save(chosen: list[Entry]) -> None:
 
 
 def make(entry: Entry) -> nn.Module:
-    """Return the model in evaluation mode with random weights; normalisations hold statistics that are not 0 and 1."""
+    """Return the model in evaluation mode with random weights.
+
+    Normalisations hold statistics that are not 0 and 1, and no matrix is constant: a router of zeros, as some start
+    with, gives every expert the same score, and PyTorch and ONNX Runtime each pick others of equal scores.
+    """
     torch.manual_seed(0)
     module = _made(entry).eval()
     generator = torch.Generator().manual_seed(1)
@@ -71,6 +75,10 @@ def make(entry: Entry) -> nn.Module:
             buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
         elif name.endswith("running_var"):
             buffer.copy_(1 + 0.1 * torch.rand(buffer.shape, generator=generator))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim >= 2 and parameter.numel() > 1 and parameter.min() == parameter.max():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return module
 
 
