@@ -58,6 +58,16 @@ def written_views(x: Tensor) -> Tensor:
     return y * 2
 
 
+def written_products(x: Tensor) -> Tensor:
+    """Write to a shifted view of an einsum's result, as Funnel transformers do with their relative positions."""
+    positions = torch.linspace(-1, 1, 12, dtype=x.dtype).reshape(6, 2, 1).expand(6, 2, x.shape[3])
+    y = torch.einsum("binh,tnh->bnit", x, positions)
+    batch, heads, rows, columns = y.shape
+    y = y.reshape(batch, heads, columns, rows)[:, :, 1:].reshape(batch, heads, rows, columns - 1)[..., :2]
+    y *= torch.tensor([2.0, -3.0], dtype=x.dtype)
+    return y
+
+
 def halves(x: Tensor) -> Tensor:
     """Multiply the halves of an axis."""
     left, right = x.chunk(2, 1)
@@ -75,6 +85,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], dict[int, str], list[Tens
     "released, batch": (released, {0: "b"}, [images(2, 3), images(5, 3)]),
     "written views, batch": (written_views, {0: "b"}, [images(4, 6), images(9, 6)]),
     "written views, two sizes": (written_views, ROWS, [images(4, 6), images(9, 5)]),
+    "written products, batch": (written_products, {0: "b"}, [images(2, 3, 2, 4), images(5, 3, 2, 4)]),
     "halves of a dynamic axis": (halves, ROWS, [images(4, 6), images(3, 9), images(1, 2)]),
     "a batch of one": (window_products, {0: "b"}, [images(1, 7, 7, 6), images(4, 7, 7, 6)]),
 }

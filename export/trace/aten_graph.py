@@ -45,7 +45,7 @@ from export.trace.signature import closed_over, function_name
 from export.trace.size_branches import check_branches, outside_modes
 from export.trace.source_lines import is_installed, line_of, user_line
 from export.trace.symbolic_sizes import Sizes, sizes_of, watched
-from pure.interop.one_path import GRAPH_CODE
+from pure.interop.one_path import GRAPH_CODE, Switched
 
 __all__ = ["Traced", "record", "trace"]
 
@@ -124,10 +124,27 @@ def trace(
 
 def record(fn: Callable[..., Any], arguments: Arguments, whole: Collection[Any] = ()) -> Traced:
     """Record a function whose arguments are taken apart already; see `trace`."""
+    try:
+        return _record(fn, arguments, whole, GRAPH_CODE)
+    except TracingError as error:
+        # The code that a library has for a compiler alone may be wrong: transformers' LongT5 makes no mask there.
+        if isinstance(error.__cause__, _FAILURES) and _data_dependent_cause(error) is None:
+            with contextlib.suppress(ExportError, *_FAILURES):
+                return _record(fn, arguments, whole, contextlib.nullcontext())
+        raise
+
+
+def _record(
+    fn: Callable[..., Any],
+    arguments: Arguments,
+    whole: Collection[Any],
+    code: contextlib.AbstractContextManager[None] | Switched,
+) -> Traced:
+    """Record a function, at other sizes where PyTorch took those of the example for granted."""
     example = sizes_of(arguments.axes, arguments.leaves)
     hints = {name: size if size > 1 else 3 for name, size in example.items()}
     try:
-        return _trace(fn, arguments, hints, whole)
+        return _trace(fn, arguments, hints, whole, code)
     except SpecialisedSizeError as error:
         # The example's size may equal an unrelated fixed size by chance, or another dynamic size (h == w); or PyTorch
         # itself, at no line of the function's, took an axis of size 1 for granted (one window of a Swin transformer).
@@ -135,7 +152,7 @@ def record(fn: Callable[..., Any], arguments: Arguments, whole: Collection[Any] 
         others = [_unusual(arguments, len(hints)), *([_multiples(hints)] if patches else [])]
         for sizes in others:
             with contextlib.suppress(ExportError, *_FAILURES):
-                return _trace(fn, arguments, dict(zip(hints, sizes, strict=True)), whole)
+                return _trace(fn, arguments, dict(zip(hints, sizes, strict=True)), whole, code)
         raise
 
 
@@ -155,6 +172,7 @@ def _trace(
     arguments: Arguments,
     hints: Mapping[str, int],
     whole: Collection[Any],
+    code: contextlib.AbstractContextManager[None] | Switched,
 ) -> Traced:
     result: dict[str, Any] = {}
 
@@ -181,13 +199,14 @@ def _trace(
         with mode, dispatcher, einsum, noted, watched(sizes), numpy_calls.watched(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
             with _typed_failures(fn, arguments):
-                with control_flow(tuple(sizes.named.values())), GRAPH_CODE:
+                with control_flow(tuple(sizes.named.values())), code:
                     graph = make_fx(flat, decomposition_table=without_views(table))(*fakes)
                 check_purity(graph, fakes)
                 drop_releases(graph)
                 if mutates(graph):
                     replay = dispatch_functionalize(recording.FunctionalReplay(graph).run)
-                    graph = make_fx(replay, decomposition_table=table)(*fakes)
+                    views = {torch.ops.aten.view.default: recording.view_of_any_strides}
+                    graph = make_fx(replay, decomposition_table={**views, **table})(*fakes)
                 elif uses(graph, table):
                     graph = make_fx(recording.Replay(graph).run, decomposition_table=table)(*fakes)
                 if has_complex(graph):

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 import torch
+from torch._prims_common import is_contiguous_or_false
 from torch._subclasses.functional_tensor import FunctionalTensor, disable_functional_mode
 from torch.fx.experimental import proxy_tensor
 
 from export.trace.source_lines import caller_of, user_line
 from pure import tags
 
-__all__ = ["NOTES", "FunctionalReplay", "RecordingTracer", "Replay", "current_source", "recording", "zero_tangent"]
+__all__ = [
+    "NOTES",
+    "FunctionalReplay",
+    "RecordingTracer",
+    "Replay",
+    "current_source",
+    "recording",
+    "view_of_any_strides",
+    "zero_tangent",
+]
 
 _replaying: list[torch.fx.Node] = []
 """The node of the first trace that is being replayed, innermost last."""
@@ -109,3 +119,14 @@ class FunctionalReplay(Replay):
         with disable_functional_mode():  # PyTorch before 2.15 functionalises only what the tracer knows
             known = torch.ops.aten.lift_fresh_copy.default(value)
         return FunctionalTensor.to_functional(known)
+
+
+def view_of_any_strides(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Rule for `aten.view` in a pass without aliases: view a copy, unless the tensor is contiguous.
+
+    PyTorch carries a write to a view back through the operations that made the view, and there views what has other
+    strides than the tensor had, as after an einsum and a slice.
+    """
+    if is_contiguous_or_false(x):
+        return NotImplemented
+    return x.clone(memory_format=torch.contiguous_format).view(size)
