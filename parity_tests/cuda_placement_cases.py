@@ -48,10 +48,10 @@ class Subject:
 def subjects(dtypes: tuple[str, ...] = tuple(DTYPES)) -> Iterator[Subject]:
     """Yield every combination that a row has; a row whose samples depend on each other has no per-sample gradient."""
     for dtype in dtypes:
-        for case in CASES:
-            for transform in TRANSFORMS:
-                if case.per_sample or transform != "per-sample gradient":
-                    for sizes in SIZES:
+        for sizes in SIZES:
+            for case in CASES:
+                for transform in TRANSFORMS:
+                    if case.per_sample or transform != "per-sample gradient":
                         yield Subject(case.name, transform, dtype, sizes)
 
 
