@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-__all__ = ["RULES", "VERSION", "Rule", "decisive_input", "why_not"]
+__all__ = ["RULES", "VERSION", "Rule", "decisive_input", "only_in_float32", "why_not"]
 
 _TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 _KERNELS: dict[str, dict[str, Any]] = _TABLE["kernels"]
@@ -98,6 +98,19 @@ def decisive_input(kind: str) -> int | None:
     return None if row is None else int(row["input"])
 
 
+def only_in_float32(kind: str, dtype: str, opset: int) -> bool:
+    """Tell whether there is an operator in float32 and none in the dtype."""
+    dtypes = _dtypes(kind, opset)
+    return "float32" in dtypes and dtype not in dtypes
+
+
+def _dtypes(kind: str, opset: int) -> list[str]:
+    """Return the dtypes that an operator of the table has kernels for."""
+    row = _KERNELS[kind]
+    held = [found for found in row if found != "input" and int(found) <= opset]
+    return str(row[max(held, key=int)]).split() if held else []
+
+
 def why_not(node: onnx.NodeProto, dtype: str | None, opset: int) -> tuple[str, str] | None:
     """Return why the provider does not take a node and what to do instead; None if it does.
 
@@ -110,8 +123,7 @@ def why_not(node: onnx.NodeProto, dtype: str | None, opset: int) -> tuple[str, s
         return None
     row = _KERNELS.get(node.op_type)
     if row is not None and dtype is not None:
-        held = [found for found in row if found != "input" and int(found) <= opset]
-        dtypes = str(row[max(held, key=int)]).split() if held else []
+        dtypes = _dtypes(node.op_type, opset)
         if dtype not in dtypes:
             return _missing(node.op_type, dtype, dtypes, row, opset)
     attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}

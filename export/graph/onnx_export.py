@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import onnx_ir as ir
 
+from export.devices.cuda_builder import CudaBuilder
 from export.devices.cuda_check import raise_unless_on_cuda
 from export.errors import ArgumentError, UnsupportedOpError, WriteError
 from export.files import data_file, digest, saving, splicing
@@ -229,7 +230,7 @@ def translate(
     Where `aside` is given, large tensors go there by their names, and the model holds their descriptions alone.
     """
     arguments = traced.arguments
-    g = Builder(traced.sizes, opset, lowering, target)
+    g = (CudaBuilder if target == "cuda" else Builder)(traced.sizes, opset, lowering, target)
     g.reserve([*arguments.leaf_names, *traced.out_names])
     g.captured_names = traced.constants
     placeholders = traced.graph.graph.find_nodes(op="placeholder")

@@ -13,8 +13,8 @@ from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
 from export.ops.arithmetic import unary
+from export.ops.shared.elementary import expm1_of
 from export.ops.shared.kernels import fake_like, pointwise
-from export.ops.transcendental import expm1_of
 
 __all__ = ["BATCHING", "DECOMPOSITIONS", "FAKES", "LOWERINGS"]
 

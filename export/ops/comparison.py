@@ -19,13 +19,8 @@ __all__ = ["BATCHING", "DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
-COMPARED_ON_CUDA = {
-    torch.bfloat16: torch.float32,
-    torch.int16: torch.int32,
-    torch.int8: torch.int32,
-    torch.uint8: torch.int32,
-}
-"""Dtypes that CUDA has no comparisons for (`export.devices.cuda_kernels`), and one that holds the same values."""
+COMPARED_ON_CUDA = {torch.int16: torch.int32, torch.int8: torch.int32, torch.uint8: torch.int32}
+"""Integers that CUDA has no comparisons for (`export.devices.cuda_kernels`), and one that holds the same values."""
 
 
 def common(g: Builder, *args: Any) -> torch.dtype:

@@ -14,10 +14,13 @@ from export.graph.builder import Builder, Lowering
 from export.ops.convolution import per_axis
 from export.ops.shared.axis_maps import axis_matrices, fixed_sizes, times_matrices
 from export.ops.shared.kernels import folded, pytorch_rules
+from export.ops.shared.window_maxima import NO_MAX_POOL, PoolWindows, maxima, maxima_with_positions
 
 __all__ = ["BATCHING", "COMPOSITES", "DECOMPOSITIONS", "LOWERINGS", "adaptive_mean"]
 
 aten: Any = torch.ops.aten
+
+FIXED_PLANE = "the positions of the largest values need fixed spatial sizes"
 
 
 def _batched(g: Builder, x: Any, rank: int) -> tuple[ir.Value, bool]:
@@ -90,6 +93,9 @@ def max_pool(rank: int) -> Lowering:
         steps, gap = per_axis(stride, rank) if stride else sizes, per_axis(dilation, rank)
         behind = _pads_of_ceil(g, g.shape_of(x)[-rank:], sizes, steps, pads, gap) if ceil_mode else None
         placed = any(user.args[1] == 1 for user in node.users if user.op == "call_function" and len(user.args) == 2)
+        if g.target == "cuda" and g.opset >= NO_MAX_POOL and not (ceil_mode and behind is None):
+            windows = PoolWindows(sizes, steps, gap, pads, behind or pads)
+            return _by_slices(g, node, x, windows, placed)
         if behind is not None and any(b >= k for b, k in zip(behind, sizes, strict=True)):  # more than a kernel takes
             value = value if placed else _lowest_behind(g, value, [b - p for b, p in zip(behind, pads, strict=True)])
             behind = None if placed else pads
@@ -102,7 +108,7 @@ def max_pool(rank: int) -> Lowering:
         }
         positions = None
         if placed:
-            area = g.fixed(g.shape_of(x)[-rank:], "the positions of the largest values need fixed spatial sizes")
+            area = g.fixed(g.shape_of(x)[-rank:], FIXED_PLANE)
             result, flat = g.ops("MaxPool", value, count=2, dtypes=[None, torch.int64], **attributes)
             positions = g.op("Mod", flat, g.constant(math.prod(area)))
             positions = g.op("Squeeze", positions, g.constant([0])) if lone else positions
@@ -111,6 +117,24 @@ def max_pool(rank: int) -> Lowering:
         return (g.op("Squeeze", result, g.constant([0])) if lone else result), positions
 
     return rule
+
+
+def _by_slices(g: Builder, node: Node, x: Any, windows: PoolWindows, placed: bool) -> tuple[ir.Value, ir.Value | None]:
+    """Compute a max pool without MaxPool."""
+    rank = len(windows.kernel)
+    value, lone = _batched(g, x, rank)
+    if not placed:
+        result = maxima(g, value, windows)
+        return (g.op("Squeeze", result, g.constant([0])) if lone else result), None
+    found = maxima_with_positions(
+        g,
+        value,
+        windows,
+        g.fixed(g.shape_of(x)[-rank:], FIXED_PLANE),
+        g.fixed(node.meta["val"][0].shape[-rank:], FIXED_PLANE),
+    )
+    result, positions = (g.op("Squeeze", one, g.constant([0])) if lone else one for one in found)
+    return result, positions
 
 
 def avg_pool(rank: int) -> Lowering:

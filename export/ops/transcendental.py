@@ -12,10 +12,20 @@ from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
 from export.ops.arithmetic import unary
+from export.ops.shared.elementary import FORMS, elementary, expm1_of, log1p_of
 
-__all__ = ["DECOMPOSITIONS", "LOWERINGS", "expm1_of"]
+__all__ = ["DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
+
+
+def elementary_function(kind: str) -> Lowering:
+    """Lower to the ONNX operator `kind`, or for CUDA to other operators."""
+
+    def rule(g: Builder, node: Node, x: Any) -> ir.Value:
+        return elementary(g, kind, g.tensor(x, node_dtype(node)))
+
+    return rule
 
 
 def expm1(g: Builder, node: Node, x: Any) -> ir.Value:
@@ -23,27 +33,9 @@ def expm1(g: Builder, node: Node, x: Any) -> ir.Value:
     return expm1_of(g, g.tensor(x, node_dtype(node)), node_dtype(node))
 
 
-def expm1_of(g: Builder, value: ir.Value, dtype: torch.dtype) -> ir.Value:
-    """eˣ-1 without cancellation: 2·tanh(x/2)/(1-tanh(x/2)) for |x| < 0.5."""
-    half = g.op("Tanh", g.op("Mul", value, g.constant(0.5, dtype)))
-    near = g.op("Div", g.op("Mul", half, g.constant(2.0, dtype)), g.op("Sub", g.constant(1.0, dtype), half))
-    far = g.op("Sub", g.op("Exp", value), g.constant(1.0, dtype))
-    small = g.op("Less", g.op("Abs", value), g.constant(0.5, dtype), dtype=torch.bool)
-    return g.op("Where", small, near, far, dtype=dtype)
-
-
 def log1p(g: Builder, node: Node, x: Any) -> ir.Value:
-    """log(1+x) without cancellation: x·log(u)/(u-1) with u = 1+x (Kahan)."""
-    dtype = node_dtype(node)
-    value, one = g.tensor(x, dtype), g.constant(1.0, dtype)
-    u = g.op("Add", value, one)
-    gap = g.op("Sub", u, one)
-    plain = g.op("Log", u)
-    tiny = g.op("Equal", gap, g.constant(0.0, dtype), dtype=torch.bool)
-    infinite = g.op("IsInf", u, dtype=torch.bool)
-    safe = g.op("Where", g.op("Or", tiny, infinite), one, gap, dtype=dtype)
-    corrected = g.op("Where", infinite, plain, g.op("Mul", value, g.op("Div", plain, safe)), dtype=dtype)
-    return g.op("Where", tiny, value, corrected, dtype=dtype)
+    """log(1+x)."""
+    return log1p_of(g, g.tensor(x, node_dtype(node)), node_dtype(node))
 
 
 def log_base(base: float) -> Lowering:
@@ -70,7 +62,7 @@ def atan2(g: Builder, node: Node, y: Any, x: Any) -> ir.Value:
     nil = [g.op("Equal", value, zero, dtype=torch.bool) for value in (up, right)]
     quotient = g.op("Div", up, right)
     signs = g.op("Div", g.op("Sign", up), g.op("Sign", right))
-    angle = g.op("Atan", g.op("Where", g.op("And", *far), signs, quotient, dtype=dtype))
+    angle = elementary(g, "Atan", g.op("Where", g.op("And", *far), signs, quotient, dtype=dtype))
     angle = g.op("Where", g.op("And", *nil), up, angle, dtype=dtype)
     turn = g.op("Where", _minus(g, up), g.constant(-math.pi, dtype), g.constant(math.pi, dtype), dtype=dtype)
     return g.op("Where", _minus(g, right), g.op("Add", angle, turn), angle, dtype=dtype)
@@ -112,10 +104,8 @@ LOWERINGS: dict[Any, Lowering] = {
     aten.exp.default: unary("Exp"), aten.exp2.default: exp2, aten.expm1.default: expm1,
     aten.log.default: unary("Log"), aten.log2.default: log_base(2), aten.log10.default: log_base(10),
     aten.log1p.default: log1p, aten.erf.default: unary("Erf"),
-    aten.sin.default: unary("Sin"), aten.cos.default: unary("Cos"), aten.tan.default: unary("Tan"),
-    aten.asin.default: unary("Asin"), aten.acos.default: unary("Acos"), aten.atan.default: unary("Atan"),
-    aten.sinh.default: unary("Sinh"), aten.cosh.default: unary("Cosh"), aten.asinh.default: unary("Asinh"),
-    aten.acosh.default: unary("Acosh"), aten.atanh.default: unary("Atanh"), aten.atan2.default: atan2,
+    aten.sin.default: unary("Sin"), aten.cos.default: unary("Cos"), aten.atan2.default: atan2,
+    **{getattr(aten, kind.lower()).default: elementary_function(kind) for kind in FORMS},
 }  # fmt: skip
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {aten.erfc.default: _erfc, aten.special_erfc.default: _erfc}
