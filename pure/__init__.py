@@ -4,9 +4,20 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from pure import catalogue, errors, initializers, interop, layers, nets, optim, pruning, skips, tags, tree
+from pure import catalogue, errors, initializers, interop, layers, nets, optim, pruning, skips, spmd, tags, tree
 from pure.block import Block, check_params
-from pure.compose import Function, Initialize, MixedPrecision, Parallel, Rename, Repeat, Sequential, Tag, TiedHead
+from pure.compose import (
+    Function,
+    Initialize,
+    MixedPrecision,
+    Parallel,
+    Rename,
+    Repeat,
+    Sequential,
+    Sharded,
+    Tag,
+    TiedHead,
+)
 from pure.composite import Composite
 from pure.layers import (
     Activation,
@@ -93,6 +104,7 @@ __all__ = [
     "Residual",
     "Scale",
     "Sequential",
+    "Sharded",
     "Shortcut",
     "Tag",
     "TiedHead",
@@ -118,6 +130,7 @@ __all__ = [
     "save",
     "scan",
     "skips",
+    "spmd",
     "stack",
     "summary",
     "tag",

@@ -25,6 +25,7 @@ from pure.children import Blocks, Runner, as_child, check_blocks, frozen, raise_
 from pure.errors import ArgumentError, PureError, TreeError
 from pure.initializers import Device
 from pure.leaf import LEAF_ERRORS, Leaf, given_keys, wrong_keys
+from pure.spmd.process_group import is_mapped
 from pure.tags import WATCHERS
 from pure.tree import Tree
 
@@ -152,7 +153,8 @@ class Composite(Block):
 
     def __call__(self, params: Params, x: Any, state: State = EMPTY, extras: Extras = EMPTY) -> Any:
         """Return the output in evaluation; empty `state` and `extras` may be left out."""
-        if WATCHERS or not (extras is EMPTY or extras == EMPTY) or torch.compiler.is_dynamo_compiling():
+        plain = extras is EMPTY or extras == EMPTY
+        if WATCHERS or not plain or torch.compiler.is_dynamo_compiling() or is_mapped():
             return super().__call__(params, x, state, extras)
         try:
             return self._evaluate(params, x, state, None)

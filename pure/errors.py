@@ -11,10 +11,13 @@ __all__ = [
     "DeviceError",
     "DtypeError",
     "ForwardError",
+    "GroupError",
     "NoiseError",
+    "PeerFailedError",
     "PureError",
     "PureExportError",
     "RankError",
+    "RanksDifferError",
     "SaveError",
     "ShapeError",
     "TreeError",
@@ -97,4 +100,28 @@ class SaveError(PureError, OSError):
     """A file that could not be written or read; nothing is left half written.
 
     Fails: `save(params, "/no/such/folder/p.safetensors")`. Fix: create the folder, or give a writable path.
+    """
+
+
+class GroupError(PureError, RuntimeError):
+    """A collective without a process group, of a group that this process is not in, or outside of `spmd.shard_map`.
+
+    Fails: `spmd.shard_map(loss, sharded=1)(params, x)` before `torch.distributed.init_process_group`.
+    Fix: initialise it, and start the processes by `torchrun --nproc-per-node 2 script.py`.
+    """
+
+
+class RanksDifferError(PureError, ValueError):
+    """Ranks that are not at the same call, or whose shapes, dtypes or values differ where they must agree.
+
+    Fails: `spmd.psum(x)` of shape (3,) on one rank and (4,) on another. Fix: give every rank the same program;
+    `spmd.gather` takes parts of different length.
+    """
+
+
+class PeerFailedError(PureError, RuntimeError):
+    """Another rank failed, ended, or did not come to a collective within the process group's timeout.
+
+    Fails: a loss that raises on rank 1; the other ranks raise this, with rank 1's message. Fix: the
+    error that it names.
     """

@@ -6,6 +6,18 @@ from pure.compose.initialize import Initialize
 from pure.compose.parallel import Parallel
 from pure.compose.precision import MixedPrecision
 from pure.compose.repeat import Repeat
+from pure.compose.sharded import Sharded
 from pure.compose.tied import TiedHead
 
-__all__ = ["Function", "Initialize", "MixedPrecision", "Parallel", "Rename", "Repeat", "Sequential", "Tag", "TiedHead"]
+__all__ = [
+    "Function",
+    "Initialize",
+    "MixedPrecision",
+    "Parallel",
+    "Rename",
+    "Repeat",
+    "Sequential",
+    "Sharded",
+    "Tag",
+    "TiedHead",
+]

@@ -11,11 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pure.block import EMPTY, Applied, Block, Params, Shape, State, check_params
-from pure.errors import ArgumentError, RankError, ShapeError
+from pure.errors import ArgumentError, PureError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, check_generator
 from pure.layers.alignment import widen
 from pure.layers.norm_kernels import batch_norm, layer_norm
 from pure.leaf import Leaf, describe, explain
+from pure.spmd.process_group import Group
+from pure.spmd.reductions import count_over_ranks, psum
 from pure.tree import Tree
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "RMSNorm"]
@@ -198,8 +200,11 @@ class BatchNorm(Block):
         momentum: weight of the new batch; None keeps the average over all batches.
         affine: whether there are a weight and a bias.
         weight_init: rule for the weight; `Constant(0.0)` makes a residual block start as its shortcut.
+        group: in training, take the statistics over the batches of all ranks of this group, on any device: a process
+            group or "world". The block must run inside of `spmd.shard_map` over it.
 
     Raises:
+        GroupError: training with a group outside of `spmd.shard_map` over it.
         RankError: the input has no channel axis.
         ShapeError: training with one value a channel, which has no variance.
 
@@ -218,6 +223,7 @@ class BatchNorm(Block):
     momentum: float | None = 0.1
     affine: bool = True
     weight_init: Initializer = ONES
+    group: Group = None
 
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
@@ -246,7 +252,7 @@ class BatchNorm(Block):
             raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
         if len(params) != 2 * self.affine:
             check_params(self, params)
-        if training and x.shape[0] * math.prod(x.shape[2:]) == 1:
+        if training and self.group is None and x.shape[0] * math.prod(x.shape[2:]) == 1:
             raise ShapeError(
                 f"BatchNorm in training: input {describe(x)} has one value a channel, which has no variance: "
                 "use a larger batch, evaluation, or LayerNorm or GroupNorm"
@@ -258,12 +264,33 @@ class BatchNorm(Block):
                 mean, var = state["running_mean"].to(wide.dtype), state["running_var"].to(wide.dtype)
                 y = batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps)
                 return y.to(x.dtype), state
+            if self.group is not None:
+                y, mean, var = self._over_ranks(wide, weight, bias)
+                return y.to(x.dtype), self._updated(state, mean, var)
             y = batch_norm(wide, None, None, weight, bias, True, 0.0, self.eps).to(x.dtype)
             var, mean = torch.var_mean(wide.detach(), dim=(0, *range(2, x.ndim)), correction=1)
             return y, self._updated(state, mean, var)
         except (KeyError, RuntimeError, TypeError) as error:
+            if isinstance(error, PureError):
+                raise
             check_params(self, params, state)
             raise explain(self, params, x, error) from error
+
+    def _over_ranks(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the output, and the mean and unbiased variance of all ranks' batches together."""
+        axes, place = (0, *range(2, x.ndim)), (1, -1, *(1,) * (x.ndim - 2))
+        count = count_over_ranks(x.shape[0] * math.prod(x.shape[2:]), self.group, "BatchNorm")
+        if count <= 1:
+            raise ShapeError(
+                "BatchNorm in training: all ranks together have one value a channel, which has no variance"
+            )
+        mean = psum(x.sum(axes), self.group) / count
+        centred = x - mean.reshape(place)
+        var = psum(centred.square().sum(axes), self.group) / count
+        y = centred * (var + self.eps).rsqrt().reshape(place)
+        y = y if weight is None else y * weight.reshape(place)
+        y = y if bias is None else y + bias.reshape(place)
+        return y, mean.detach(), var.detach() * (count / (count - 1))
 
     def _updated(self, state: State, mean: Tensor, var: Tensor) -> State:
         seen = state["num_batches_tracked"] + 1
