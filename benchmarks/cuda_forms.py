@@ -3,7 +3,9 @@
 No time is measured. A node that computes is one launch; views (Reshape and the like) and what ONNX Runtime folds are
 none. Each launch reads its inputs and writes its outputs. The best known form of a convolution's derivative, that of
 cuDNN, is one launch for each of input, weight and bias; the floor below counts those for every convolution, and for
-everything else what PyTorch's recorded gradient does, operator by operator.
+everything else what PyTorch's recorded gradient does, operator by operator. ONNX has no operator for the derivative
+w.r.t. a weight: a Conv for it needs batch and channels of both maps exchanged, and of its result, which is most of what
+is above the floor. Transposes that ONNX Runtime joins with a product are counted, so the form's numbers are upper ones.
 """
 
 from __future__ import annotations

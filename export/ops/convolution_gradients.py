@@ -95,7 +95,8 @@ def _input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: window
         sums = g.reshape(windows.swap_batch_and_channels(g, g.tensor(grad), found.rank), [out_channels, -1])
         product = g.op("Gemm", flat, sums, transA=1)
         return windows.fold_windows(g, product, in_channels, g.shape_of(x)[0], found)
-    if geometry.groups == 1 and {*kernel, *stride} == {1} and not any(padding):  # a product: nothing overlaps
+    product = geometry.groups == 1 and {*kernel, *stride} == {1} and not any(padding)  # nothing overlaps
+    if product and g.target != "cuda":  # a GPU needs no exchanged weight for a transposed convolution
         swapped = g.transpose(g.tensor(weight), [1, 0, *range(2, 2 + len(kernel))])
         return g.op("Conv", g.tensor(grad), swapped)
     extra = [0] * len(kernel)
@@ -131,11 +132,7 @@ def _weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: 
     if found is not None and in_channels >= MIN_CHANNELS_FOR_ONE_PRODUCT and g.target != "cuda":
         return _weight_gradient_product(g, fine, coarse, int(g.shape_of(weight)[0]), in_channels, groups, found)
     if g.target == "cuda" and found is not None and _is_pointwise(geometry, found):
-        places, out_channels = math.prod(found.coarse), int(g.shape_of(weight)[0])
-        if (
-            places * (in_channels + out_channels) >= in_channels * out_channels
-        ):  # products no larger than what they read
-            return _pointwise_weight_gradient(g, fine, coarse, weight, places)
+        return _pointwise_weight_gradient(g, fine, coarse, weight, found)
     image, filters = g.tensor(fine), g.transpose(g.tensor(coarse), [1, 0, *spatial])
     if groups == 1:
         image = g.transpose(image, [1, 0, *spatial])
@@ -161,15 +158,27 @@ def _weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: 
 
 
 def _is_pointwise(geometry: windows.Geometry, found: windows.Windows) -> bool:
-    return geometry.groups == 1 and {*found.kernel, *found.stride} == {1} and not any(found.padding)
+    return geometry.groups == 1 and set(found.kernel) == {1} and not any(found.padding)
 
 
-def _pointwise_weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, places: int) -> ir.Value:
-    """Sum one product an image: a convolution would first move both maps, to exchange batch and channels."""
-    batch, out_channels, in_channels = g.shape_of(coarse)[0], *g.shape_of(weight)[:2]
-    rows = g.reshape(g.tensor(coarse), [batch, out_channels, places])
-    columns = g.transpose(g.reshape(g.tensor(fine), [batch, in_channels, places]), [0, 2, 1])
-    products = g.op("MatMul", rows, columns)
+def _pointwise_weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, found: windows.Windows) -> ir.Value:
+    """Return the sum over batch and positions of products of the channels.
+
+    A product an image leaves both maps as they are (ONNX Runtime reads one of them transposed), and writes a weight an
+    image; where that is larger than the maps, batch and channels are exchanged for one product.
+    """
+    batch, (out_channels, in_channels), places = g.shape_of(coarse)[0], g.shape_of(weight)[:2], math.prod(found.coarse)
+    image = g.tensor(fine)
+    if set(found.stride) != {1}:
+        axes = [axis + 2 for axis in range(found.rank)]
+        parts = ([0] * found.rank, list(found.fine), axes, list(found.stride))
+        image = g.op("Slice", image, *map(g.constant, parts))
+    sides = [(image, in_channels), (g.tensor(coarse), out_channels)]
+    if places * (in_channels + out_channels) < in_channels * out_channels:
+        columns, rows = (g.reshape(windows.swap_batch_and_channels(g, side, found.rank), [n, -1]) for side, n in sides)
+        return g.reshape(g.op("Gemm", rows, columns, transB=1), list(g.shape_of(weight)))
+    columns, rows = (g.reshape(side, [batch, channels, places]) for side, channels in sides)
+    products = g.op("MatMul", rows, g.transpose(columns, [0, 2, 1]))
     narrow = g.dtypes[products]
     sizes = [batch, out_channels, in_channels]
     total = sum_of(g, g.cast(products, accumulation_dtype(narrow)), sizes, [0], False)
