@@ -95,8 +95,8 @@ def _input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: window
         sums = g.reshape(windows.swap_batch_and_channels(g, g.tensor(grad), found.rank), [out_channels, -1])
         product = g.op("Gemm", flat, sums, transA=1)
         return windows.fold_windows(g, product, in_channels, g.shape_of(x)[0], found)
-    product = geometry.groups == 1 and {*kernel, *stride} == {1} and not any(padding)  # nothing overlaps
-    if product and g.target != "cuda":  # a GPU needs no exchanged weight for a transposed convolution
+    apart = geometry.groups == 1 and {*kernel, *stride} == {1} and not any(padding)  # nothing overlaps
+    if apart and g.target != "cuda":  # a GPU needs no exchanged weight for a transposed convolution
         swapped = g.transpose(g.tensor(weight), [1, 0, *range(2, 2 + len(kernel))])
         return g.op("Conv", g.tensor(grad), swapped)
     extra = [0] * len(kernel)
