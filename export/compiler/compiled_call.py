@@ -51,6 +51,8 @@ class Compilation:
         session_seconds: time for ONNX Runtime's optimisation.
         device: "cpu", "cuda" or "cuda:1".
         replayed: whether a call replays one CUDA graph.
+        peak_bytes: bytes alive at once in a call, results included, arguments and weights not; None where that is not
+            known, as on a GPU.
     """
 
     arguments: dict[str, str]
@@ -60,6 +62,7 @@ class Compilation:
     session_seconds: float
     device: str
     replayed: bool = False
+    peak_bytes: int | None = None
 
 
 class Program:

@@ -24,7 +24,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from export.compiler.call_kinds import ambient, walk
 from export.compiler.compiled_call import Compilation, Program, Watched
 from export.compiler.cuda_graph import CudaGraphProgram, check_is_fixed
+from export.compiler.ordered_session import open_ordered
 from export.errors import ArgumentError
+from export.footprint.graph_values import in_mib
 from export.graph.onnx_export import DEFAULT_OPSET, baked_positions, count_nodes, translate
 from export.graph.onnx_types import dtype_name
 from export.ops.registry import LOWERINGS
@@ -241,7 +243,7 @@ class Jitted:
         traced_at = time.perf_counter()
         stream = torch.cuda.Stream(self._place) if self._place.type == "cuda" else None
         choice = self._choice if stream is None else dataclasses.replace(self._choice, stream=stream.cuda_stream)
-        session = sessions.open_session(proto.SerializeToString(), choice, cuda_graph=self._replayed)
+        session, needed = open_ordered(proto, choice, cuda_graph=self._replayed)
         done = time.perf_counter()
         given = {value.name for value in session.get_inputs()}
         leaves = arguments.leaves
@@ -249,7 +251,7 @@ class Jitted:
         outputs = [(name, example.dtype) for name, example in zip(traced.out_names, traced.outputs, strict=True)]
         kinds = {name: f"{dtype_name(leaves[i].dtype)}{list(leaves[i].shape)}" for i, name in inputs}
         spent = traced_at - start, done - traced_at
-        report = Compilation(kinds, inside, count_nodes(proto.graph), *spent, self.device, self._replayed)
+        report = Compilation(kinds, inside, count_nodes(proto.graph), *spent, self.device, self._replayed, needed)
         known = session, inputs, leaves, outputs, traced.out_structure, captured, identities, report, stream
         return CudaGraphProgram(*known, examples=traced.outputs) if self._replayed else Program(*known)
 
@@ -290,6 +292,8 @@ class Jitted:
                 f"  {one.nodes} nodes, {len(one.baked)} tensors inside, traced in {one.trace_seconds:.2f} s, "
                 f"compiled in {one.session_seconds:.2f} s" + ", as one CUDA graph" * one.replayed
             )
+            if one.peak_bytes is not None:
+                lines.append(f"    memory: {in_mib(one.peak_bytes)} in a call, its results included")
             lines += [f"    {name}: {kind}" for name, kind in one.arguments.items()]
         return "\n".join(lines)
 

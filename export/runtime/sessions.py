@@ -8,7 +8,6 @@ import functools
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from export.graph.function_calls import read_calls
 from export.runtime import cuda_builds, cuda_start
 from export.runtime.onnxruntime_errors import ERRORS, translated
 from export.runtime.placement import CPU, CUDA, placement, raise_unless_on_cuda
+from export.runtime.saved_graph import save_to, saved_graph
 
 if TYPE_CHECKING:
     from export.devices.size_flow import Flow
@@ -40,6 +40,7 @@ __all__ = [
     "on_gpu",
     "open_session",
     "placement",
+    "session_options",
     "translated",
 ]
 
@@ -49,9 +50,6 @@ _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 SILENT = 4
 """Severity above which ONNX Runtime prints: fatal errors only, as every other reason is in the exception."""
-
-_MIN_WEIGHT_BYTES = 1024
-"""Bytes from which a tensor is no list of sizes."""
 
 onnxruntime.set_default_logger_severity(SILENT)
 
@@ -219,6 +217,8 @@ def open_session(
     path: str | os.PathLike[str] | None = None,
     weights: Mapping[str, Any] | None = None,
     cuda_graph: bool = False,
+    in_file_order: bool = False,
+    saved: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Create a session.
 
@@ -229,6 +229,8 @@ def open_session(
         path: the file that a serialised model comes from, with its data file beside it.
         weights: values, which have to live as long as the session, for tensors that the model says are in a data file.
         cuda_graph: whether a GPU records the first run and replays it; inputs and outputs must lie at fixed addresses.
+        in_file_order: whether a graph that ONNX Runtime has optimised runs as it is, its nodes in the model's order.
+        saved: a file to write the optimised graph to.
 
     Raises:
         UnsupportedOpError: if the provider lacks an operator in the dtype that the file uses.
@@ -236,7 +238,12 @@ def open_session(
         LoadError: if ONNX Runtime refuses the file for another reason.
     """
     source, file = (model, path) if isinstance(model, bytes) else (os.fspath(model), model)
-    options = _options(source, path, spinning, weights)
+    options = session_options(choice, source, path, spinning, weights)
+    if in_file_order:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    if saved is not None:
+        save_to(options, saved)
     providers: list[Any] = [CPU]
     if choice.device == "cuda":
         providers.insert(0, (CUDA, choice.provider_options(cuda_graph=cuda_graph)))
@@ -256,15 +263,26 @@ def open_session(
         plain = choice.provider_options(cuda_graph=False)
         with on_gpu(choice):
             raise_unless_on_cuda(
-                session, source, lambda: _optimised(source, _options(source, path, spinning, weights), plain)
+                session,
+                source,
+                lambda: _optimised(source, session_options(choice, source, path, spinning, weights), plain),
             )
     return session
 
 
-def _options(
-    source: str | bytes, path: str | os.PathLike[str] | None, spinning: bool, weights: Mapping[str, Any] | None
+def session_options(
+    choice: Choice,
+    source: str | bytes,
+    path: str | os.PathLike[str] | None = None,
+    spinning: bool = True,
+    weights: Mapping[str, Any] | None = None,
 ) -> onnxruntime.SessionOptions:
+    """Return the options that a session has here; the arguments are those of `open_session`."""
     options = onnxruntime.SessionOptions()
+    if choice.device == "cpu":
+        # A pattern, planned in the first run, is one block beside what that run took; a dead buffer that waits for a
+        # later value of its shape is lost to all others. The arena finds the same memory without either.
+        options.enable_mem_pattern = options.enable_mem_reuse = False
     options.log_severity_level = SILENT
     options.use_deterministic_compute = True
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -283,14 +301,10 @@ def _optimised(source: str | bytes, options: onnxruntime.SessionOptions, provide
     """Return the nodes of the graph that ONNX Runtime makes, which it only writes to a file, weights aside."""
     from export.devices import size_flow  # brings the onnx package, which sessions do without
 
-    with tempfile.TemporaryDirectory(prefix="pure-export-") as folder:
-        options.optimized_model_filepath = f"{folder}/optimised.onnx"
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_min_size_in_bytes", str(_MIN_WEIGHT_BYTES)
-        )
+    with saved_graph() as path:
+        save_to(options, path)
         onnxruntime.InferenceSession(source, options, providers=[(CUDA, provider_options), CPU], enable_fallback=0)
-        return size_flow.data_sources(size_flow.skeleton(options.optimized_model_filepath))
+        return size_flow.data_sources(size_flow.skeleton(path))
 
 
 def interface(session: onnxruntime.InferenceSession, path: str | os.PathLike[str]) -> tuple[list[Leaf], list[Leaf]]:
