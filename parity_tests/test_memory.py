@@ -87,7 +87,7 @@ def test_binary_operators_never_write_over_an_input(kind: str, tmp_path: Path) -
     assert int(found["mem_requested_in_use_delta"]) == int(found["output_size"])
 
 
-WORKSPACES = {
+WORKSPACES: dict[str, Any] = {
     "many positions": ("Conv", (2, 16, 32, 32), (16, 16, 3, 3), {"pads": [1] * 4}),
     "few positions": ("Conv", (2, 16, 4, 4), (64, 16, 3, 3), {"pads": [1] * 4}),
     "a product": ("Conv", (2, 16, 32, 32), (16, 16, 1, 1), {}),
