@@ -19,7 +19,7 @@ from export.files import data_file, digest, saving, splicing
 from export.files.data_file import DataFile
 from export.files.protobuf_wire import CALL_KEY
 from export.graph.builder import Builder
-from export.graph.call_metadata import describe_call
+from export.graph.call_metadata import decided_branches, describe_call
 from export.graph.checking import check as check_model
 from export.graph.function_calls import DOMAIN
 from export.graph.function_inlining import is_constant
@@ -60,6 +60,8 @@ class Exported:
         size: bytes of the file, and of the data file if there is one.
         data: the data file beside it that holds its large tensors, None if there is none.
         functions: names of the ONNX functions that stand for repeated blocks.
+        decided: Python branches on tensors' values that an installed package takes, each with its line and what the
+            file does there: it computes both outcomes, or takes one after whose opposite the package raises an error.
     """
 
     path: Path
@@ -71,6 +73,7 @@ class Exported:
     size: int
     data: Path | None = None
     functions: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
 
     def load(self, device: str = "auto") -> Loaded:
         """Load the file; see `export.load`."""
@@ -79,9 +82,10 @@ class Exported:
         return load(self.path, device=device)
 
     def __str__(self) -> str:
+        branches = "".join(f"\n  branch on a value: {line}" for line in self.decided)
         return (
             f"{self.path} ({self.size / 1024:.1f} KiB): {self.nodes} nodes, opset {self.opset}, "
-            f"{len(self.inputs)} inputs, {len(self.outputs)} outputs, {len(self.fixed)} tensors inside"
+            f"{len(self.inputs)} inputs, {len(self.outputs)} outputs, {len(self.fixed)} tensors inside{branches}"
         )
 
 
@@ -170,6 +174,7 @@ def to_onnx(
         opset=proto.opset_import[0].version,
         size=splicing.total(pieces) + data.size,
         data=data.path,
+        decided=decided_branches(proto),
     )
 
 

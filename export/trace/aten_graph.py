@@ -39,10 +39,11 @@ from export.ops.registry import control_flow
 from export.trace import active_rules, isolation, numpy_calls, recording, zero_tangents
 from export.trace.active_rules import decompositions, without_views
 from export.trace.arguments import Arguments, is_tensor, take_apart
+from export.trace.branches.size_branches import check_branches, outside_modes
+from export.trace.branches.value_branches import ValueBranches, drop_unused_values
 from export.trace.fake_tensors import fake_leaves
 from export.trace.purity import check_purity, drop_releases, graphs, mutates, random_message, uses
 from export.trace.signature import closed_over, function_name
-from export.trace.size_branches import check_branches, outside_modes
 from export.trace.source_lines import is_installed, line_of, user_line
 from export.trace.symbolic_sizes import Sizes, sizes_of, watched
 from pure.interop.one_path import GRAPH_CODE, Switched
@@ -62,6 +63,7 @@ class Traced:
         out_structure: the structure of the result.
         out_names: the dotted names of its tensor leaves.
         constants: {id of a captured tensor: dotted name}; the graph module keeps the tensors alive.
+        decided: branches in Python on tensors' values in installed packages, and what was recorded of each.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Traced:
     out_structure: Structure
     out_names: tuple[str, ...]
     constants: dict[int, str]
+    decided: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> list[Any]:
@@ -177,11 +180,15 @@ def _trace(
     result: dict[str, Any] = {}
 
     def flat(*leaves: torch.Tensor) -> list[torch.Tensor]:
-        out = fn(*arguments.rebuild(leaves))
-        try:
-            result["structure"], found, result["names"] = describe(out, is_tensor, arguments.out_root)
-        except ArgumentError as error:
-            raise TracingError(f"{function_name(fn)} must return a pytree of tensors; {error}") from error
+        def once() -> tuple[list[torch.Tensor], Any]:
+            out = fn(*arguments.rebuild(leaves))
+            try:
+                structure, found, names = describe(out, is_tensor, arguments.out_root)
+            except ArgumentError as error:
+                raise TracingError(f"{function_name(fn)} must return a pytree of tensors; {error}") from error
+            return found, (structure, names)
+
+        found, (result["structure"], result["names"]) = branches.run(once)
         return found
 
     # Autograd then differentiates a written view through the view itself, not through memory strides. Made after
@@ -190,6 +197,7 @@ def _trace(
     followed = torch.inference_mode(False)  # PyTorch 2.11 differentiates to zero in inference mode, without a word
     with isolation.tracing_lock, isolation.restored(), followed, torch.no_grad(), replayed(True):
         mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
+        branches = ValueBranches(sizes)
         table = decompositions(frozenset(whole))
         # PyTorch's composite operators in C++ ask for sizes as numbers, for values (one_hot) or for strides
         # (adaptive_avg_pool2d); their Python versions do not.
@@ -201,6 +209,7 @@ def _trace(
             with _typed_failures(fn, arguments):
                 with control_flow(tuple(sizes.named.values())), code:
                     graph = make_fx(flat, decomposition_table=without_views(table))(*fakes)
+                drop_unused_values(graph)
                 check_purity(graph, fakes)
                 drop_releases(graph)
                 if mutates(graph):
@@ -225,6 +234,7 @@ def _trace(
         out_structure=result["structure"],
         out_names=tuple(result["names"]),
         constants=_constant_names(fn, graph),
+        decided=tuple(branches.decided),
     )
 
 

@@ -11,12 +11,16 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import py_sym_types
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from export.ops.registry import FAKES
 from export.trace.symbolic_sizes import Axes, Sizes
 
 __all__ = ["fake_leaves", "fake_mode"]
+
+_READS = (torch.ops.aten._local_scalar_dense.default,)
+"""Operators by which Python reads a tensor's only element."""
 
 
 def fake_mode(shape_env: ShapeEnv | None = None) -> FakeTensorMode:
@@ -30,7 +34,10 @@ def fake_mode(shape_env: ShapeEnv | None = None) -> FakeTensorMode:
             x = args[0]
             if type(x) is FakeTensor and x.fake_mode is mode and x.constant is None and x.is_contiguous():
                 return shortcut(mode, *args)
-        return found_out(func, types, args, kwargs)
+        found = found_out(func, types, args, kwargs)
+        if func in _READS and isinstance(shape_env, Sizes) and isinstance(found, py_sym_types):
+            shape_env.read.update(dict.fromkeys(found.node.expr.free_symbols, (args[0], args[0]._version)))
+        return found
 
     # On this one mode; higher-order operators know PyTorch's class only, so that a class of its own would not do.
     mode._dispatch_impl = dispatch  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ import torch
 
 import pure
 
-__all__ = ["caller_of", "is_installed", "is_user_file", "line_of", "relative", "user_line"]
+__all__ = ["caller_of", "installed_line", "is_installed", "is_user_file", "line_of", "relative", "user_line"]
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _REPORT = os.path.join(_PACKAGE, "app", "report", "")
@@ -61,6 +61,14 @@ def user_line(frame: FrameType | None = None) -> str:
 def is_installed(filename: str) -> bool:
     """Tell whether a file belongs to an installed package or to `pure`, whose lines the user did not write."""
     return filename.startswith(_PURE) or f"{os.sep}site-packages{os.sep}" in filename
+
+
+def installed_line() -> str:
+    """Return `file:line in function` of the innermost user frame if it is an installed package's, else nothing."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_user_file(frame.f_code.co_filename):
+        frame = frame.f_back
+    return line_of(frame, frame.f_lineno) if frame is not None and is_installed(frame.f_code.co_filename) else ""
 
 
 def caller_of(frame: FrameType | None) -> str:

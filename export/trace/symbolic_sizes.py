@@ -131,6 +131,20 @@ class Sizes(ShapeEnv):
         self.symbols: dict[sympy.Symbol, str] = {}
         self.pins: dict[sympy.Symbol, str] = {}
         self.branches: list[Branch] = []
+        self.read: dict[sympy.Basic, tuple[torch.Tensor, int]] = {}
+        self.decide: Callable[[sympy.Basic], bool | None] | None = None
+
+    def evaluate_expr(self, orig_expr: sympy.Basic, *args: Any, **kwargs: Any) -> sympy.Basic:
+        """Evaluate an expression; conditions on tensors' values, which PyTorch refuses, by `decide` if there is one.
+
+        `read` holds, for the symbol of each number read from a tensor, that tensor and its version then.
+        """
+        if self.decide is not None and not self.read.keys().isdisjoint(orig_expr.free_symbols):
+            fallback = args[3] if len(args) > 3 else kwargs.get("fallback_value")
+            decided = self.decide(orig_expr) if fallback is None else None
+            if decided is not None:
+                return sympy.true if decided else sympy.false
+        return super().evaluate_expr(orig_expr, *args, **kwargs)
 
     def size(self, name: str, hint: int) -> torch.SymInt:
         """Return the symbolic size of that name, made with `hint` at its first use."""
@@ -221,7 +235,8 @@ def watched(sizes: Sizes) -> Iterator[None]:
         if frame.f_code.co_name == "__bool__" and frame.f_back is not None:
             frame = frame.f_back
         condition = self.node.expr
-        if is_user_file(frame.f_code.co_filename) and condition.free_symbols:
+        on_sizes = condition.free_symbols and sizes.read.keys().isdisjoint(condition.free_symbols)
+        if on_sizes and is_user_file(frame.f_code.co_filename):
             sizes.branches.append(Branch(condition, taken, user_line(frame)))
         return taken
 
