@@ -67,6 +67,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_export_training.py::test_five_steps_of_a_smooth_resnet_track_eager_within_its_rounding",
         "test_export_training.py::test_steps_of_a_convolutional_network_are_one_file",
         "test_export_training.py::test_the_fifth_step_of_a_resnet_is_right_from_where_eager_stands",
+        "test_gpu_tensors.py",
         "test_jit.py::test_a_baked_tensor_that_changes_or_is_replaced_is_seen",
         "test_jit.py::test_what_was_compiled_with_a_tensor_goes_with_it",
         "test_quantization.py::test_every_convolution_runs_on_integers_and_the_file_shrinks",

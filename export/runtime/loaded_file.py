@@ -14,8 +14,8 @@ from export.errors import ArgumentError, UnsupportedOpError, listed, nearest
 from export.files import pytree_structure
 from export.files.element_types import BITS
 from export.files.signature_leaves import Leaf, check_leaves
-from export.files.tensor_values import Kind, as_array, from_array, to_ortvalue
-from export.runtime import sessions
+from export.files.tensor_values import Kind, as_array, from_array, is_torch, to_ortvalue
+from export.runtime import gpu_tensors, sessions
 
 __all__ = ["Loaded"]
 
@@ -171,6 +171,10 @@ class Loaded:
 
     def _resident(self, position: int, value: Any) -> Any:
         leaf = self._leaves[position]
+        if is_torch(value) and self._is_shared(leaf) and gpu_tensors.lies_on(value.device, self.device):
+            own = value.detach().clone()
+            gpu_tensors.finished([own])
+            return gpu_tensors.shared(own, self.device)
         array = np.array(as_array(value, leaf.dtype), copy=True)
         return array if self._plain else to_ortvalue(array, leaf.dtype, self.device)
 
@@ -218,30 +222,42 @@ class Loaded:
         return kind
 
     def _run(self, found: dict[int, Any], kind: Kind) -> list[Any]:
-        given = {i: _content(value, self._leaves[i]) for i, value in found.items()}
         try:
             with sessions.on_gpu(self._choice):
-                results = self._run_plain(given) if self._plain else self._run_bound(given)
+                return self._run_plain(found, kind) if self._plain else self._run_bound(found, kind)
         except sessions.ERRORS as error:
             raise sessions.translated(error, self.path) from error
+
+    def _run_plain(self, found: dict[int, Any], kind: Kind) -> list[Any]:
+        feed = {self._names[i]: _content(value, self._leaves[i]) for i, value in found.items()}
+        feed.update((self._names[i], value) for i, value in self._bound.items())
+        results = self._session.run(self._out_names, feed)
         return [_result(result, kind, leaf) for result, leaf in zip(results, self.outputs, strict=True)]
 
-    def _run_plain(self, given: dict[int, Any]) -> list[Any]:
-        feed = {self._names[i]: value for i, value in (*given.items(), *self._bound.items())}
-        results: list[Any] = self._session.run(self._out_names, feed)
-        return results
-
-    def _run_bound(self, given: dict[int, Any]) -> list[Any]:
-        values = {self._names[i]: to_ortvalue(array, self._leaves[i].dtype, self.device) for i, array in given.items()}
-        values.update((self._names[i], value) for i, value in self._bound.items())
+    def _run_bound(self, found: dict[int, Any], kind: Kind) -> list[Any]:
+        """Run on bound memory; tensors that lie on the session's GPU are not copied, nor are results for them."""
         binding = self._session.io_binding()
-        for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in self._out_names:
-            binding.bind_output(name, "cpu")
+        for i, value in (*found.items(), *self._bound.items()):
+            binding.bind_ortvalue_input(self._names[i], value if i in self._bound else self._placed(i, value))
+        stays = [self._is_shared(leaf) and gpu_tensors.lies_on(kind.device, self.device) for leaf in self.outputs]
+        for name, on_device in zip(self._out_names, stays, strict=True):
+            binding.bind_output(name, *((self._choice.device, self._choice.index) if on_device else ("cpu",)))
+        gpu_tensors.finished(found.values())
         self._session.run_with_iobinding(binding)
-        results: list[Any] = binding.get_outputs()
-        return results
+        return [
+            gpu_tensors.as_torch(result, leaf.dtype) if on_device else _result(result, kind, leaf)
+            for result, leaf, on_device in zip(binding.get_outputs(), self.outputs, stays, strict=True)
+        ]
+
+    def _is_shared(self, leaf: Leaf) -> bool:
+        """Tell whether PyTorch and ONNX Runtime can have a tensor in one piece of a GPU's memory."""
+        return self._choice.device != "cpu" and (leaf.dtype not in BITS or leaf.dtype == "bfloat16")
+
+    def _placed(self, position: int, value: Any) -> Any:
+        """Return a value where the session reads it."""
+        leaf = self._leaves[position]
+        known = gpu_tensors.shared(value, self.device) if self._is_shared(leaf) else None
+        return to_ortvalue(as_array(value, leaf.dtype), leaf.dtype, self.device) if known is None else known
 
     @property
     def placement(self) -> dict[str, str]:
