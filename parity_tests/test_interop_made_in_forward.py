@@ -227,3 +227,31 @@ def test_a_block_can_be_copied_and_called_beside_the_original() -> None:
     block, params, state = from_module(nn.Linear(3, 2))
     x = torch.randn(4, 3)
     assert torch.equal(copy.deepcopy(block)(params, x, state), block(params, x, state))
+
+
+class OwnLeaf(nn.Module):
+    """Makes a tensor that requires a gradient, as transformers' MRA does without its kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        return y.sin() + torch.full_like(y, 0.5).requires_grad_() * y + y.requires_grad_(True)
+
+
+def test_a_tensor_that_requires_a_gradient_is_made_under_transforms_and_in_files(tmp_path: Path) -> None:
+    module = OwnLeaf()
+    block, params, state = from_module(module)
+    x = torch.randn(4, 3)
+    expected = torch.autograd.grad(module(x).cos().sum(), module.linear.weight)[0]
+
+    def loss(params: Any, x: Tensor) -> Tensor:
+        return block(params, x, state).cos().sum()
+
+    torch.testing.assert_close(grad(loss)(params, x)["linear"]["weight"], expected)
+    each = vmap(grad(loss), (None, 0))(params, x[:, None])
+    torch.testing.assert_close(each["linear"]["weight"].sum(0), expected)
+    file = export.to_onnx(grad(loss), (params, x), tmp_path / "f.onnx", dynamic=(None, {0: "batch"}))
+    torch.testing.assert_close(file.load("cpu")(params, x)["linear"]["weight"], expected)

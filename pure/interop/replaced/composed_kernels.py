@@ -114,6 +114,14 @@ def _over_last(
     return composed_layer_norm(widen(input), normalized_shape, weight, bias, eps).to(input.dtype)
 
 
+def _requires_grad(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Leave a tensor as it is: one made in forward has no gradient that anyone asks a transform for."""
+    x, wanted = (*args, kwargs.get("requires_grad", True))[:2]
+    if wanted and torch._C._functorch.peek_interpreter_stack() is not None:
+        return x
+    return func(*args, **kwargs)
+
+
 _COMPOSED: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(CELLS, _recurrent),
     **dict.fromkeys(("_pack_padded_sequence", "pack_padded_sequence"), _pack),
@@ -122,6 +130,7 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,
     "layer_norm": _layer_norm,
+    "requires_grad_": _requires_grad,
 }
 
 
