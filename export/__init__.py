@@ -13,6 +13,8 @@ if TYPE_CHECKING:  # fetched at the first use, by `__getattr__`
     from export import errors, runtime
     from export.compiler.jitted import Jitted, jit
     from export.files.checkpoint import replace_weights, weights
+    from export.footprint.measuring import memory
+    from export.footprint.memory_use import MemoryUse
     from export.graph.onnx_export import Exported, to_onnx
     from export.quantization.quantization_verdict import QuantizationVerdict
     from export.quantization.quantized_verification import verify_quantized
@@ -33,6 +35,8 @@ _HOMES = {
     "Quantized": "export.quantization.quantizing",
     "verify_quantized": "export.quantization.quantized_verification",
     "QuantizationVerdict": "export.quantization.quantization_verdict",
+    "memory": "export.footprint.measuring",
+    "MemoryUse": "export.footprint.memory_use",
     "jit": "export.compiler.jitted",
     "Jitted": "export.compiler.jitted",
     "weights": "export.files.checkpoint",
@@ -44,12 +48,14 @@ __all__ = [
     "Exported",
     "Jitted",
     "Loaded",
+    "MemoryUse",
     "QuantizationVerdict",
     "Quantized",
     "Verdict",
     "errors",
     "jit",
     "load",
+    "memory",
     "quantize",
     "replace_weights",
     "runtime",

@@ -1,6 +1,8 @@
 """The bytes that a file keeps alive are those of ONNX Runtime's own counters, node by node, and few."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,19 @@ from onnx import TensorProto, helper
 from torch.func import grad
 
 import export
+import pure
 from export.compiler import ordered_session
+from export.errors import ArgumentError, LoadError
+from export.footprint.byte_text import in_mib
 from export.footprint.graph_values import graph_values
 from export.footprint.kernel_memory import IN_PLACE, VIEWS, workspace
 from export.footprint.lifetimes import alive_at, lifetimes, peak
 from export.footprint.node_order import recorded_order
 from export.runtime import sessions
 from pure import nets
+from pure.block import Block
+from pure.nets.convolutional.unet import unet
+from pure.skips import pre_norm
 
 CPU = sessions.Choice("cpu", "asked for")
 ROUNDING = 256
@@ -199,3 +207,119 @@ def test_a_new_node_comes_right_before_its_reader() -> None:
     make = helper.make_node
     nodes = [make("Neg", ["x"], ["new"]), make("Abs", ["x"], ["a"]), make("Add", ["a", "new"], ["b"])]
     assert [node.output[0] for node in recorded_order(nodes, {"a": 0, "b": 1})] == ["a", "new", "b"]
+
+
+def small_networks() -> dict[str, Any]:
+    """Gradients of small networks, by name, with their example arguments."""
+    generator = torch.Generator().manual_seed(0)
+    attention = pre_norm(pure.Attention(64, 4, fused=True), pure.LayerNorm(64))
+    mlp = pure.Sequential(fc1=pure.Linear(64, 128), act=pure.Activation("gelu"), fc2=pure.Linear(128, 64))
+    layer = pure.Sequential(attention=attention, mlp=pre_norm(mlp, pure.LayerNorm(64)))
+    blocks: dict[str, tuple[Block, tuple[int, ...]]] = {
+        "resnet": (nets.resnet20(), (2, 3, 32, 32)),
+        "densenet": (nets.densenet(12, (3, 3), 24, num_classes=10), (2, 3, 64, 64)),
+        "transformer": (pure.Sequential(*[layer] * 3), (2, 64, 64)),
+        "unet": (unet(3, 2, (16, 32, 64)), (2, 3, 64, 64)),
+    }
+    found = {}
+    for name, (block, shape) in blocks.items():
+        params, state = block.init(generator)
+
+        def loss(params: Any, x: torch.Tensor, block: Any = block, state: Any = state) -> torch.Tensor:
+            y: torch.Tensor = block(params, x, state)
+            return y.square().mean()
+
+        found[name] = grad(loss), (params, torch.randn(shape, generator=generator))
+    return found
+
+
+BATCHES = {"resnet": 64, "densenet": 64, "transformer": 192, "unet": 8}
+"""Batches that take hundreds of MiB, beside which a process's own few do not count."""
+
+MEASURE = """
+import sys, numpy as np
+import onnxruntime
+from export.runtime import sessions
+path, *sizes = sys.argv[1:]
+sizes = dict(pair.split("=") for pair in sizes)
+session = sessions.open_session(path, sessions.Choice("cpu", "asked for"), spinning=False)
+def status(key):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
+shapes = {v.name: [int(sizes.get(d, d)) for d in v.shape] for v in session.get_inputs()}
+feed = {name: onnxruntime.OrtValue.ortvalue_from_numpy(np.full(s, 0.1, np.float32)) for name, s in shapes.items()}
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")
+for _ in range(2):
+    session.run_with_ort_values([v.name for v in session.get_outputs()], feed)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux says what a process's peak was")
+@pytest.mark.parametrize("name", ["resnet", "densenet", "transformer", "unet"])
+def test_the_bytes_of_a_file_are_those_of_a_process(name: str, tmp_path: Path) -> None:
+    fn, args = small_networks()[name]
+    path = tmp_path / "file.onnx"
+    export.to_onnx(fn, args, path, dynamic=(None, {0: "batch"}))
+    batch = BATCHES[name]
+    used = export.memory(path, sizes={"batch": batch})
+    assert not used.unknown
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path), f"batch={batch}"], capture_output=True, text=True, check=True
+    )
+    measured = int(done.stdout)
+    assert used.held_bytes == pytest.approx(measured, rel=0.1), used.summary()
+
+
+def test_a_file_runs_in_the_order_that_is_followed(tmp_path: Path) -> None:
+    fn, args = small_networks()["resnet"]
+    path = tmp_path / "file.onnx"
+    export.to_onnx(fn, args, path, functions=False)
+    counted = profile(onnx.load(path), tmp_path, as_it_is=False)
+    used = export.memory(path)
+    assert [node["name"] for node in counted] == [node.name for node in used.nodes]
+    before = int(counted[0]["mem_bytes_requested_in_use"]) - int(counted[0]["mem_requested_in_use_delta"])
+    for node, ours in zip(counted, used.nodes, strict=True):
+        live = int(node["mem_bytes_requested_in_use"]) - before
+        assert abs(ours.live_bytes - ours.workspace_bytes - live) <= ROUNDING * 64, ours.name
+
+
+def test_sizes_are_named_as_the_file_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "file.onnx"
+    export.to_onnx(lambda x: x.exp().sum(), (torch.ones(4, 3),), path, dynamic=({0: "batch"},))
+    assert export.memory(path, sizes={"batch": 100}).peak_bytes == pytest.approx(100 * 3 * 4, abs=ROUNDING)
+    with pytest.raises(ArgumentError, match=r"dynamic sizes are batch:\n  - batch: not given .*'batches'"):
+        export.memory(path, sizes={"batches": 100})
+    with pytest.raises(ArgumentError, match="must be a whole number from 0 on, got '8'"):
+        export.memory(path, sizes={"batch": "8"})  # type: ignore[dict-item]
+    with pytest.raises(LoadError):
+        export.memory(tmp_path / "none.onnx")
+
+
+def test_what_is_alive_at_the_peak_adds_up_and_reads_well(tmp_path: Path) -> None:
+    path = tmp_path / "file.onnx"
+    export.to_onnx(lambda x: (x.exp() * x.sin()).sum(1), (torch.ones(64, 64),), path)
+    used = export.memory(path)
+    top = next(node for node in used.nodes if node.name == used.peak_node)
+    assert sum(value.bytes for value in used.alive) + top.workspace_bytes == used.peak_bytes
+    assert used.held_bytes >= used.peak_bytes
+    assert "alive there:" in used.table(1)
+    assert "64×64" in used.table()
+    assert used.to_dict()["peak_bytes"] == used.peak_bytes
+
+
+def test_a_verdict_says_what_a_call_takes() -> None:
+    verdict = export.verify(lambda x: (x.exp() * x.sin()).sum(1), (torch.ones(64, 64),), device="cpu")
+    assert verdict.peak_bytes is not None
+    assert verdict.peak_bytes >= 3 * 64 * 64 * 4
+    assert f"memory: {in_mib(verdict.peak_bytes)} at once" in verdict.table()
+
+
+def test_a_loop_takes_its_body_once(tmp_path: Path) -> None:
+    path = tmp_path / "file.onnx"
+    rows = torch.ones(1000, 64, 64)
+    export.to_onnx(lambda x: pure.scan(lambda c, row: (c + row.exp(), c.sum()), x[0], x)[0], (rows,), path)
+    used = export.memory(path)
+    assert used.peak_bytes < 100 * 64 * 64 * 4, used.table()
+    assert any(node.op == "Scan" and node.workspace_bytes >= 64 * 64 * 4 for node in used.nodes)

@@ -36,6 +36,8 @@ def onnx(
     # Imported here, so that the other commands and --help do not wait for it.
     import export
     from export.app import targets
+    from export.trace.arguments import take_apart
+    from export.trace.symbolic_sizes import sizes_of
 
     target = targets.resolve(name, seed=seed)
     call = targets.ready(target, seed=seed, given=targets.read(inputs) if inputs else None, weights=checkpoint)
@@ -45,11 +47,15 @@ def onnx(
         exported = export.to_onnx(
             call.fn, call.args, path, bake=fixed, dynamic=free, opset=opset, external=external or None
         )
+        taken = take_apart(call.fn, call.args, free)
+        used = export.memory(path, sizes=sizes_of(taken.axes, taken.leaves))
     if as_json:
-        emit({**vars(exported), "path": str(exported.path), "data": exported.data and str(exported.data)})
+        data = exported.data and str(exported.data)
+        emit({**vars(exported), "path": str(exported.path), "data": data, "peak_bytes": used.peak_bytes})
         return
     left = ", ".join(word for i, word in enumerate(call.names) if i not in fixed)
     stdout().print(str(exported), soft_wrap=True)
+    stdout().print(f"memory: {used.summary()}", soft_wrap=True)
     stdout().print(f"call it: export.load({str(path)!r})({left})", soft_wrap=True)
 
 

@@ -26,7 +26,7 @@ from export.compiler.compiled_call import Compilation, Program, Watched
 from export.compiler.cuda_graph import CudaGraphProgram, check_is_fixed
 from export.compiler.ordered_session import open_ordered
 from export.errors import ArgumentError
-from export.footprint.graph_values import in_mib
+from export.footprint.byte_text import in_mib
 from export.graph.onnx_export import DEFAULT_OPSET, baked_positions, count_nodes, translate
 from export.graph.onnx_types import dtype_name
 from export.ops.registry import LOWERINGS

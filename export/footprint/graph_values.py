@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
 
-__all__ = ["GraphValues", "graph_values", "in_mib", "inner_graphs"]
+from export.footprint.size_formulas import evaluated
+
+__all__ = ["GraphValues", "graph_values", "inner_graphs"]
+
+
+Dim = int | str | None
+"""A size as a graph declares it: a number, a name or a formula of names, None if it says nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,13 +23,15 @@ class GraphValues:
     """The values of one graph.
 
     Attributes:
-        shapes: {value: its shape}, for those of known shape.
+        declared: {value: its shape as the graph declares it}.
+        shapes: {value: its shape in numbers}, for those of known shape.
         bytes: {value: its bytes}, for the same ones.
         inputs: names of the inputs.
         stored: names of the initializers.
         outputs: names of the outputs.
     """
 
+    declared: dict[str, tuple[Dim, ...]]
     shapes: dict[str, tuple[int, ...]]
     bytes: dict[str, int]
     inputs: frozenset[str]
@@ -39,33 +47,39 @@ class GraphValues:
         """Return the bytes of some values together."""
         return sum(self.bytes.get(name, 0) for name in names)
 
+    def filled(self, other: GraphValues) -> GraphValues:
+        """Return the same with the numbers of another form of the graph where this one has none."""
+        return dataclasses.replace(self, shapes=other.shapes | self.shapes, bytes=other.bytes | self.bytes)
+
 
 def graph_values(graph: onnx.GraphProto, sizes: Mapping[str, int] | None = None) -> GraphValues:
     """Read the shapes that a graph declares.
 
     Args:
         graph: the graph.
-        sizes: numbers for the names of sizes; a shape with another name in it counts as unknown.
+        sizes: numbers for the names of sizes.
     """
+    declared: dict[str, tuple[Dim, ...]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     bytes_: dict[str, int] = {}
 
-    def note(name: str, dims: list[int], element: int) -> None:
-        shapes[name] = tuple(dims)
-        bytes_[name] = math.ceil(math.prod(dims) * _element_bytes(element))
+    def note(name: str, dims: Sequence[Dim], element: int) -> None:
+        declared[name] = tuple(dims)
+        numbers = [evaluated(dim, sizes or {}) if isinstance(dim, str) else dim for dim in dims]
+        known = tuple(number for number in numbers if number is not None)
+        if len(known) == len(dims):
+            shapes[name], bytes_[name] = known, math.ceil(math.prod(known) * _element_bytes(element))
 
     for value in (*graph.value_info, *graph.input, *graph.output):
         tensor = value.type.tensor_type
-        if not tensor.HasField("shape"):
-            continue
-        dims = [(sizes or {}).get(d.dim_param) if d.dim_param else d.dim_value for d in tensor.shape.dim]
-        known = [size for size in dims if size is not None]
-        if len(known) == len(dims):
-            note(value.name, known, tensor.elem_type)
+        if tensor.HasField("shape"):
+            dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+            note(value.name, dims, tensor.elem_type)
     for tensor in graph.initializer:
         note(tensor.name, list(tensor.dims), tensor.data_type)
     stored = frozenset(tensor.name for tensor in graph.initializer)
     return GraphValues(
+        declared,
         shapes,
         bytes_,
         frozenset(value.name for value in graph.input) - stored,
@@ -82,13 +96,3 @@ def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 def _element_bytes(kind: int) -> float:
     """Return the bytes of one element; of text, whose length no shape says, those of nothing."""
     return 0.0 if kind in (ir.DataType.UNDEFINED, ir.DataType.STRING) else ir.DataType(kind).itemsize
-
-
-def in_mib(count: int) -> str:
-    """Return a number of bytes as text.
-
-    >>> in_mib(3 * 2**20), in_mib(1000)
-    ('3.0 MiB', '0.001 MiB')
-    """
-    size = count / 2**20
-    return f"{size:,.1f} MiB" if size >= 0.1 else f"{size:.1g} MiB"

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 
-__all__ = ["IN_PLACE", "VIEWS", "workspace"]
+__all__ = ["IN_PLACE", "OUTSIDE", "SELECTS", "VIEWS", "workspace"]
 
 VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 """Operators whose result is their first input under another shape."""
@@ -23,6 +23,12 @@ IN_PLACE = frozenset(
     }
 )
 """Operators that write over their first input where nothing else reads it; binary operators do not."""
+
+SELECTS = frozenset({"Where"})
+"""Operators that take their workspace, in two halves, before their result."""
+
+OUTSIDE = frozenset({"ScatterElements"})
+"""Operators whose workspace is not in the arena."""
 
 _WORKSPACE_BYTES_PER_THREAD = 65_536
 """What a thread of a convolution unfolds windows into, where an image has more positions than the result channels."""
@@ -51,6 +57,8 @@ def workspace(node: onnx.NodeProto, shapes: Mapping[str, Shape], threads: int) -
             return 2 * 4 * math.prod(made[0])
         case "Softmax" | "LogSoftmax" if _attribute(node, "axis", -1) not in (-1, len(made[0]) - 1):
             return 2 * 4 * math.prod(made[0])
+        case "ScatterElements":  # copies its indices
+            return 8 * math.prod(shapes[node.input[1]])
         case "BiasGelu":
             return 4 * math.prod(made[0])
     return 0

@@ -123,8 +123,13 @@ def _shared(
     if node.op_type in VIEWS:
         return below
     alone = below and left[source] == users[below] == 1
-    same = values.bytes.get(source) == values.bytes.get(output)
-    return below if alone and same and node.op_type in IN_PLACE else None
+    return below if alone and node.op_type in IN_PLACE and _alike(source, output, values) else None
+
+
+def _alike(source: str, output: str, values: GraphValues) -> bool:
+    """Tell whether ONNX Runtime sees that two values are of one size: names of sizes must agree as they are written."""
+    shapes = values.declared.get(source, (None,)), values.declared.get(output, ())
+    return None not in shapes[0] and shapes[0] == shapes[1] and values.bytes.get(source) == values.bytes.get(output)
 
 
 def _inside(node: onnx.NodeProto, threads: int, sizes: Mapping[str, int] | None) -> int:

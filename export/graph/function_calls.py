@@ -13,7 +13,7 @@ import os
 from export.files import protobuf_wire
 from export.files.protobuf_wire import Node
 
-__all__ = ["DOMAIN", "read_calls"]
+__all__ = ["DOMAIN", "Calls", "read_calls"]
 
 DOMAIN = "pure_export"
 """The domain of the functions in a file."""

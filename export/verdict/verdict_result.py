@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from export.errors import VerificationError
+from export.footprint.byte_text import in_mib
 from pure_export_shared import json_ready
 
 __all__ = [
@@ -246,6 +247,7 @@ class Verdict(Judgement):
         outputs: some of the example's output elements, for comparison with other versions; not in `to_dict`.
         unused: inputs, weights and branches that no output depended on: the verdict says nothing about these.
         notes: how the file was matched with the function, where that is not plain.
+        peak_bytes: bytes alive at once in a call on the example, see `export.memory`; None on a GPU or where unknown.
     """
 
     path: str
@@ -260,6 +262,7 @@ class Verdict(Judgement):
     outputs: tuple[OutputSample, ...] = dataclasses.field(default=(), compare=False)
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    peak_bytes: int | None = None
 
     @property
     def status(self) -> Status:
@@ -299,6 +302,8 @@ class Verdict(Judgement):
             )
         if self.unused:
             lines.append(f"  warning: {unused_text(self.unused)}")
+        if self.peak_bytes is not None:
+            lines.append(f"  memory: {in_mib(self.peak_bytes)} at once in a call on the example")
         lines += [f"  note: {note}" for note in self.notes]
         lines += [f"  open: {decision}" for decision in self.decisions]
         lines += [f"  lifted to float64 for the reference: {line}" for line in self.lifted]

@@ -25,8 +25,10 @@ import torch
 
 from export.errors import ArgumentError, UnusedInputWarning, nearest
 from export.files.opening import open_model
+from export.footprint.measuring import measure
 from export.graph.onnx_export import to_onnx
 from export.runtime import loading
+from export.trace.symbolic_sizes import sizes_of
 from export.verdict.foreign.flat_call import FlatCall
 from export.verdict.foreign.foreign_file import ForeignFile
 from export.verdict.foreign.samples import as_call, read_sample
@@ -38,6 +40,10 @@ from export.verdict.reference_runs import float32_products
 from export.verdict.verdict_result import Divergence, Verdict, unused_text
 
 __all__ = ["verify"]
+
+
+_MAX_STORED_BYTES = 512 * 2**20
+"""Weights inside a file up to which its memory is computed, for which ONNX Runtime writes them out once."""
 
 
 def verify(
@@ -120,7 +126,8 @@ def verify(
             to_onnx(fn, args, file, bake=bake, dynamic=dynamic, opset=opset)
         else:
             file = _existing(path, opset)
-        call_inside = open_model(file, check=check).call
+        opened = open_model(file, check=check)
+        call_inside, stored = opened.call, sum(tensor.nbytes for tensor in opened.tensors.values())
         judged: JudgedFile
         if not isinstance(dynamic, Mapping) and _is_own(fn, args, call_inside, kwargs, inputs, read):
             judged = JudgedFile(fn, args, file, dynamic=dynamic, bake=bake, device=device, tf32=tf32)
@@ -131,6 +138,7 @@ def verify(
         if against is not None:
             rows += judge.against(against, args)
         divergence = _divergence(judge, kept=path is not None)
+        peak_bytes = _peak_bytes(judged) if stored <= _MAX_STORED_BYTES else None
     if judge.unused:
         warnings.warn(unused_text(judge.unused), UnusedInputWarning, stacklevel=2)
     return Verdict(
@@ -146,7 +154,17 @@ def verify(
         outputs=tuple(judge.outputs),
         unused=tuple(judge.unused),
         notes=tuple(judged.notes),
+        peak_bytes=peak_bytes,
     )
+
+
+def _peak_bytes(judged: JudgedFile) -> int | None:
+    """Return the bytes alive at once in a call on the example, None on a GPU, or if a size of the file is not known."""
+    sizes = sizes_of(judged.arguments.axes, judged.arguments.leaves)
+    named = {dim.dim_param for value in judged.model.graph.input for dim in value.type.tensor_type.shape.dim}
+    if judged.loaded.device != "cpu" or not named <= {"", *sizes}:
+        return None
+    return measure(judged.file, sizes).peak_bytes
 
 
 def _existing(path: str | os.PathLike[str], opset: int | None) -> Path:
