@@ -31,33 +31,48 @@ from pure import tree
 
 NAME = "cuda"
 Compiler = Callable[[Callable[..., Any]], Callable[..., Any]]
-LIMIT = 110.0
+LIMIT = 60.0
 """Seconds after which the process of a cell is stopped; a quick one is there to end, on a machine however busy."""
+
+AUTOTUNE_LIMIT = 150.0
+"""The same where torch.compile tries every kernel."""
 
 MINUTES = 12.0
 """What all cells together may take; the rest is left out and named."""
 
 TRANSFORMS = {"forward": forward, "gradient": gradient, "per-sample gradient": per_sample_gradient}
-MEASURED = ("transformer", "resnet50", "mlp", "densenet121")
+MEASURED = ("resnet50", "transformer", "mlp", "densenet121")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to measure: a transform of a network, with or without TF32."""
+    """One thing to measure: a transform of a network, with or without TF32; `autotune` for the slowest compiler."""
 
     network: str
     transform: str
     tf32: bool = False
+    autotune: bool = False
 
     @property
     def name(self) -> str:
         rounding = "TF32" if self.tf32 else "float32"
-        return f"{self.transform}: {NETWORKS[self.network].name}, {rounding}"
+        return f"{self.transform}: {NETWORKS[self.network].name}, {rounding}" + ", max-autotune" * self.autotune
+
+    @property
+    def limit(self) -> float:
+        """Seconds that it may take."""
+        return AUTOTUNE_LIMIT if self.autotune else LIMIT
 
 
-CELLS = tuple(
-    Cell(network, transform, tf32) for tf32 in (False, True) for network in MEASURED for transform in TRANSFORMS
+CELLS = (
+    *(Cell(network, transform) for transform in ("gradient", "forward") for network in MEASURED),
+    *(Cell(network, "per-sample gradient") for network in MEASURED),
+    *(Cell(network, transform, tf32=True) for transform in ("gradient", "forward") for network in MEASURED),
+    *(Cell(network, "per-sample gradient", tf32=True) for network in MEASURED),
+    *(Cell(network, "gradient", tf32=True, autotune=True) for network in MEASURED),
 )
+"""What says most comes first: a machine may be lent for a few minutes."""
+
 QUICK_CELLS = (Cell("tiny", "gradient"),)
 QUICK_BACKEND = "aot_eager"
 """What stands in for inductor, which takes minutes to start on a busy CPU, where it is only shown that all runs."""
@@ -123,7 +138,7 @@ def run_cell(cell: Cell, device: str, budget: Budget, quick: bool = False) -> It
         notes["nn.Module fails"] = said(failure)
     if quick:
         notes["backend of torch.compile"] = QUICK_BACKEND
-    for label, compiler in compilers(device, cell.tf32, quick).items():
+    for label, compiler in compilers(device, cell.tf32, quick, cell.autotune).items():
         torch.compiler.reset()
         compiled = compiler(fn)
         start = time.perf_counter()
@@ -158,18 +173,16 @@ def said(failure: Exception) -> str:
     return f"{type(failure).__name__}: {lines[0][:200]}"
 
 
-def compilers(device: str, tf32: bool, quick: bool = False) -> dict[str, Compiler]:
+def compilers(device: str, tf32: bool, quick: bool = False, autotune: bool = False) -> dict[str, Compiler]:
     """Ours first, then the slower ones to compile; CUDA graphs are for GPUs alone, max-autotune takes them as well."""
-    found: dict[str, Compiler] = {
-        "export.jit": lambda fn: export.jit(fn, device=device, tf32=tf32),
-        "export.jit, CUDA graph": lambda fn: export.jit(fn, device=device, tf32=tf32, cuda_graph=True),
-        "torch.compile": lambda fn: torch.compile(fn, fullgraph=True, backend=QUICK_BACKEND if quick else "inductor"),
-    }
-    if device != "cuda":
-        del found["export.jit, CUDA graph"]
-    if device == "cuda" and not quick:
+    found: dict[str, Compiler] = {"export.jit": lambda fn: export.jit(fn, device=device, tf32=tf32)}
+    if device == "cuda":
+        found["export.jit, CUDA graph"] = lambda fn: export.jit(fn, device=device, tf32=tf32, cuda_graph=True)
+    if autotune:
         found["torch.compile, max-autotune"] = lambda fn: torch.compile(fn, fullgraph=True, mode="max-autotune")
-    return found
+        return found
+    backend = QUICK_BACKEND if quick else "inductor"
+    return found | {"torch.compile": lambda fn: torch.compile(fn, fullgraph=True, backend=backend)}
 
 
 def isolated(cell: Cell, device: str, quick: bool, limit: float) -> Measurement:
@@ -178,7 +191,7 @@ def isolated(cell: Cell, device: str, quick: bool, limit: float) -> Measurement:
         path = Path(folder, "cell.json")
         variables = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "TORCHINDUCTOR_CACHE_DIR": folder}
         command = [sys.executable, "-m", "benchmarks.cuda", cell.network, cell.transform, device, str(path)]
-        command += ["--tf32"] * cell.tf32 + ["--quick"] * quick
+        command += ["--tf32"] * cell.tf32 + ["--quick"] * quick + ["--autotune"] * cell.autotune
         stopped = ""
         try:
             done = subprocess.run(
@@ -206,7 +219,7 @@ def measurements(
         if left < 20:
             yield Measurement(cell.name, {"left out": f"{minutes:g} minutes were over"}, ())
             continue
-        yield isolated(cell, device, quick, left if quick else min(LIMIT, left))
+        yield isolated(cell, device, quick, left if quick else min(cell.limit, left))
 
 
 def write(measurement: Measurement, path: Path) -> None:
@@ -225,10 +238,11 @@ def main() -> None:
     parser.add_argument("path", type=Path)
     parser.add_argument("--tf32", action="store_true", help="round products to TF32, on every side")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--autotune", action="store_true", help="beside torch.compile's max-autotune alone")
     options = parser.parse_args()
     budget = QUICK if options.quick else Budget(rounds=15, sample_seconds=0.02, warm_up_seconds=0.2)
     with float32_products(options.tf32):
-        cell = Cell(options.network, options.transform, options.tf32)
+        cell = Cell(options.network, options.transform, options.tf32, options.autotune)
         for found in run_cell(cell, options.device, budget, options.quick):
             write(found, options.path)
 

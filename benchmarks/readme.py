@@ -159,7 +159,7 @@ def cuda(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-ON_GPU = ("eager", "nn.Module", "torch.compile", "torch.compile, max-autotune", "export.jit")
+ON_GPU = ("eager", "nn.Module", "torch.compile", "export.jit, CUDA graph", "export.jit")
 
 
 def gpu_results(root: Path = ROOT) -> list[Path]:

@@ -13,6 +13,9 @@ from benchmarks import cuda, cuda_machine, floor, readme
 from benchmarks.__main__ import main
 from benchmarks.cuda_networks import NETWORKS, both
 from benchmarks.harness import Measurement
+from parity_tests import cuda_predicted, cuda_standin
+from parity_tests.cuda_checks import CHECKS
+from parity_tests.cuda_placement_cases import Subject
 
 
 @pytest.mark.slow
@@ -67,6 +70,37 @@ def test_a_check_that_fails_or_hangs_is_in_the_file(tmp_path: Path, monkeypatch:
     assert again.data["checks"] == {"wrong": found, "slow": slow}
     assert again.has("checks", "wrong")
     assert not again.has("checks", "slow")  # it is tried again
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(cuda_standin.why_not()), reason=f"no stand-in for CUDA: {cuda_standin.why_not()}")
+def test_on_the_stand_in_each_step_goes_as_far_as_its_first_run(tmp_path: Path) -> None:
+    code = "import sys; from benchmarks import cuda_machine; print(cuda_machine.main(sys.argv[1:]))"
+    only = ("--only", "predicted placement", "rounding scale", "linear", "--steps", "checks", "catalogue")
+    done = cuda_standin.python(code, "--out", str(tmp_path), "--minutes", "8", *only, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (path,) = tmp_path.iterdir()
+    data = json.loads(path.read_text(encoding="utf-8"))
+    assert "computes-nothing" in path.name
+    assert data["checks"]["predicted placement"]["passed"], "which runs nothing"
+    assert data["checks"]["predicted placement"]["facts"]["nodes elsewhere than predicted"] == 0
+    assert not data["checks"]["rounding scale"]["passed"]
+    assert [row["status"] for row in data["catalogue"]["rows"]["verdicts"].values()] in ([], ["failed"])
+
+
+def test_what_says_most_comes_first() -> None:
+    assert next(iter(CHECKS)) == "predicted placement"
+    assert [cell.transform for cell in cuda.CELLS[:4]] == ["gradient"] * 4
+    assert [cell.autotune for cell in cuda.CELLS] == sorted(cell.autotune for cell in cuda.CELLS), "the slowest last"
+    assert cuda_machine.MINUTES < 9
+    assert list(cuda_machine.UNTIL.values()) == sorted(cuda_machine.UNTIL.values())
+
+
+def test_every_row_is_placed_once_before_one_is_a_second_time() -> None:
+    known = [(Subject(row, transform, "float32", "static"), 0) for row in "abc" for transform in ("forward", "jvp")]
+    order = [one for one, _ in cuda_predicted.each_row_first(known)]
+    assert [one.row for one in order] == [*"abc", *"abc"]
+    assert [one.transform for one in order[:3]] == ["forward", "jvp", "forward"]
 
 
 def test_cells_for_which_there_is_no_time_are_named() -> None:

@@ -4,11 +4,11 @@ Where there is no gcc, or ONNX Runtime was built without CUDA, these tests are l
 """
 
 import subprocess
-import sys
 
 import pytest
 
 from parity_tests import cuda_standin
+from parity_tests.cuda_standin import guard
 
 pytestmark = pytest.mark.skipif(
     bool(cuda_standin.why_not()), reason=f"the stand-in for CUDA cannot be built: {cuda_standin.why_not()}"
@@ -71,6 +71,11 @@ def test_it_has_as_many_devices_as_asked_for(devices: int) -> None:
 
 
 def test_without_it_the_guard_refuses_to_be_installed() -> None:
-    code = "from parity_tests.cuda_standin import guard; guard.install()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "StandInError: start the process by parity_tests.cuda_standin.python" in done.stderr
+    with pytest.raises(guard.StandInError, match=r"start the process by parity_tests\.cuda_standin\.python"):
+        guard.install()
+
+
+def test_a_process_that_takes_too_long_ends_by_itself() -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        cuda_standin.python("import time; time.sleep(600)", timeout=1)
+    assert said("import sys; print(len(sys.argv))").strip() == "1"

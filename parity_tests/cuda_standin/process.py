@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +23,9 @@ EXIT_COMPUTED = 97
 ROOT = Path(__file__).parents[2]
 
 PRELUDE = "import torch, export; import parity_tests.cuda_standin.guard as guard; guard.install(); "
+
+WARM = "import export.compiler.jitted, export.graph.onnx_export, export.runtime.doctor, export.runtime.loading; "
+"""What most pieces of code import."""
 
 
 def environment(devices: int = 1, **more: str) -> dict[str, str]:
@@ -46,6 +54,29 @@ def python(
         timeout: seconds.
         more: further variables of the environment.
     """
-    command = [sys.executable, "-c", PRELUDE + code, *arguments]
-    known = environment(devices, **(more or {}))
-    return subprocess.run(command, env=known, cwd=ROOT, capture_output=True, text=True, check=False, timeout=timeout)
+    known = {"CUDA_STANDIN_DEVICES": str(devices), "CUDA_STANDIN_FAULT": "", **(more or {})}
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    asked = {"code": code, "arguments": arguments, "environment": known, "seconds": math.ceil(timeout)}
+    server.stdin.write(json.dumps(asked) + "\n")
+    server.stdin.flush()
+    done = subprocess.CompletedProcess([code, *arguments], **json.loads(server.stdout.readline()))
+    if done.returncode == -signal.SIGALRM:
+        raise subprocess.TimeoutExpired(code, timeout, done.stdout, done.stderr)
+    return done
+
+
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """Start the process that the others are forked from."""
+    command = [sys.executable, "-c", f"{PRELUDE}{WARM}import parity_tests.cuda_standin.server as server; server.main()"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    started = subprocess.Popen(command, env=environment(), cwd=ROOT, text=True, **pipes)
+    atexit.register(_ended, started)
+    return started
+
+
+def _ended(started: subprocess.Popen[str]) -> None:
+    """End the server."""
+    started.communicate()
