@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,35 +24,28 @@ def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     for line in sys.stdin:
         asked = json.loads(line)
-        with tempfile.TemporaryDirectory(prefix="cuda-standin-") as folder:
-            said = [Path(folder, name) for name in ("stdout", "stderr")]
-            child = os.fork()
-            if child == 0:
-                signal.alarm(asked["seconds"])  # ends the process
-                _run(asked["code"], asked["arguments"], asked["environment"], said)
-            _, status = os.waitpid(child, 0)
-            stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in said)
+        folder = Path(tempfile.mkdtemp(prefix="cuda-standin-"))
+        said = [folder / name for name in ("stdout", "stderr")]
+        child = os.fork()
+        if child == 0:
+            signal.alarm(asked["seconds"])  # ends the process
+            _run(asked["code"], asked["arguments"], asked["environment"], said)
+        _, status = os.waitpid(child, 0)
+        stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in said)
+        shutil.rmtree(folder)
         code = os.waitstatus_to_exitcode(status)
         answers.write(json.dumps({"returncode": code, "stdout": stdout, "stderr": stderr}) + "\n")
         answers.flush()
 
 
 def _run(code: str, arguments: Sequence[str], environment: Mapping[str, str], said: Sequence[Path]) -> NoReturn:
-    """Run a piece as `python -c` would, and end the process."""
+    """Run a piece as `python -c` would, and end the process; what it raises ends it too."""
     for number, path in enumerate(said, 1):
-        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), number)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), number)
     os.environ.update(environment)
     sys.argv = ["-c", *arguments]
     known: dict[str, Any] = {"__name__": "__main__"}
-    status = 0
-    try:
-        exec("import torch, export\n" + code, known)
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
+    exec("import torch, export\n" + code, known)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    os._exit(0)
