@@ -103,7 +103,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_flow_theory_limits.py::test_correlations_follow_the_arc_cosine_angles_and_not_two_to_the_minus_depth",
         "test_pruning.py::test_a_part_can_be_asked_of_some_groups",
         "test_published_inits_placement.py::test_an_update_stays_small_with_deep_norm_and_grows_with_post_norm",
-        "test_reference.py::test_the_kept_page_is_what_the_command_makes_now",
+        "test_documentation.py::test_the_code_of_a_page_runs",
         "test_verify_decisions.py::test_a_pool_picks_either_of_two_values_that_tie_within_rounding",
         "test_verify_decisions.py::test_a_relu_whose_result_is_rearranged_before_it_is_compared_may_take_either_side",
         "test_verify_decisions.py::test_the_backward_pass_of_a_highway_stack_is_right",

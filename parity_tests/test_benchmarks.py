@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import compilers, readme
+from benchmarks import compilers, page
 from benchmarks.__main__ import main
 from benchmarks.agreement import same_leaves
 from benchmarks.environment import environment
@@ -117,11 +117,11 @@ def test_the_command_runs_and_writes_its_file(tmp_path: Path, capsys: pytest.Cap
     assert [name.partition(":")[0] for name in names] == ["call", "gradient", "floor of func.grad"]
 
 
-@pytest.mark.parametrize("name", readme.TABLES)
-def test_the_readme_shows_the_committed_results(name: str, root: Path) -> None:
-    text = (root / "README.md").read_text(encoding="utf-8")
-    data = json.loads((root / readme.RESULTS / readme.FILES[name]).read_text(encoding="utf-8"))
-    assert readme.drawn(text, name, data) == text, "draw it again: python -m benchmarks.readme"
+@pytest.mark.parametrize("name", page.TABLES)
+def test_the_page_shows_the_committed_results(name: str, root: Path) -> None:
+    text = (root / page.PAGE).read_text(encoding="utf-8")
+    data = json.loads((root / page.RESULTS / page.FILES[name]).read_text(encoding="utf-8"))
+    assert page.drawn(text, name, data) == text, "draw it again: python -m benchmarks.page"
 
 
 def timed(name: str, *seconds: float) -> Timing:

@@ -52,7 +52,19 @@ def test_help_imports_nothing_heavy() -> None:
     assert not [name for name in loaded if name.startswith(("export.app.report", "export.app.reference"))]
     shown = run("--help")
     assert shown.exit_code == 0
-    for command in ("list", "reference", "flow", "audit", "onnx", "verify", "weights", "quantize", "report", "doctor"):
+    for command in (
+        "list",
+        "reference",
+        "docs",
+        "flow",
+        "audit",
+        "onnx",
+        "verify",
+        "weights",
+        "quantize",
+        "report",
+        "doctor",
+    ):
         assert f"\n  {command} " in shown.stdout
         assert "--json" in run(command, "--help").stdout
 

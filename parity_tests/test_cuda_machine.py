@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cuda, cuda_machine, floor, readme
+from benchmarks import cuda, cuda_machine, floor, page
 from benchmarks.__main__ import main
 from benchmarks.cuda_networks import NETWORKS, both
 from benchmarks.harness import Measurement
@@ -151,14 +151,14 @@ def test_the_table_shows_medians_floor_and_checks() -> None:
         "checks": {"placement": {"passed": True}, "TF32": {"passed": False}},
         "speed": {"a": {"name": "a cell", "notes": {"floor, seconds": 0.001}, "timings": [timing]}},
     }
-    text = readme.cuda(data)
+    text = page.cuda(data)
     assert "1 of 2 checks pass; not: TF32" in text
     assert "| a cell | – | – | – | – | 12.3 | 1 |" in text
 
 
-def test_the_readme_shows_the_gpu_results_that_are_committed(root: Path) -> None:
-    text = (root / "README.md").read_text(encoding="utf-8")
-    found = readme.gpu_results(root)
-    assert bool(found) == ("<!-- cuda table:" in text), "results and table come together: python -m benchmarks.readme"
+def test_the_page_shows_the_gpu_results_that_are_committed(root: Path) -> None:
+    text = (root / page.PAGE).read_text(encoding="utf-8")
+    found = page.gpu_results(root)
+    assert bool(found) == ("<!-- cuda table:" in text), "results and table come together: python -m benchmarks.page"
     for path in found[-1:]:
-        assert readme.drawn(text, "cuda", json.loads(path.read_text(encoding="utf-8"))) == text
+        assert page.drawn(text, "cuda", json.loads(path.read_text(encoding="utf-8"))) == text

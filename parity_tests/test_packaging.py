@@ -51,7 +51,9 @@ def test_the_wheel_holds_the_two_packages_the_module_they_share_and_the_plugin(w
     (info,) = (name for name in tops if name.endswith(".dist-info"))
     assert tops == {"pure", "export", "pure_export_shared.py", "pure_export_pytest.py", info}
     suffixes = {Path(name).suffix for name in wheel.namelist() if not name.startswith(info)}
-    assert suffixes <= {".py", ".typed", ".json"}, f"files that the wheel need not carry: {suffixes}"
+    assert suffixes <= {".py", ".typed", ".json", ".md", ".yml", ".css", ".js", ".svg"}, (
+        f"files that the wheel need not carry: {suffixes}"
+    )
 
 
 def test_the_wheel_holds_every_source_file(wheel: zipfile.ZipFile, root: Path) -> None:
@@ -71,7 +73,7 @@ def test_the_wheel_holds_command_and_licence(wheel: zipfile.ZipFile, root: Path)
 def test_metadata(metadata: Message) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("pure-export", "0.1.0")
     assert metadata["Requires-Python"] == ">=3.11"
-    assert {"report", "models", "test", "dev", "peers"} == set(metadata.get_all("Provides-Extra"))
+    assert {"report", "models", "docs", "test", "dev", "peers"} == set(metadata.get_all("Provides-Extra"))
 
 
 @pytest.mark.parametrize(("platform", "machine"), ENVIRONMENTS)
@@ -102,7 +104,7 @@ def test_constraints_are_exact_pins_that_fit_the_metadata(root: Path) -> None:
         pins[normal(match[1])] = Version(match[2])
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for text in [*project["dependencies"], *extras["report"], *extras["models"], *extras["test"]]:
+    for text in [*project["dependencies"], *extras["report"], *extras["models"], *extras["docs"], *extras["test"]]:
         requirement = Requirement(text)
         if normal(requirement.name) in {"pure-export", "onnxruntime"}:
             continue  # itself, and the flavour that the pinned platform does not use

@@ -1,6 +1,6 @@
 """The parity table of the tutorials' networks: against their modules in float64, and in ONNX Runtime by verdict.
 
-`python -m parity_tests.tutorial_parity` measures it and writes it into README.md.
+`python -m parity_tests.tutorial_parity` measures it and writes it into docs/explanations/verdicts.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from parity_tests import modules
 from pure import nets, tree
 from pure.block import Block
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "explanations" / "verdicts.md"
 START, END = "<!-- parity table: python -m parity_tests.tutorial_parity -->", "<!-- end of parity table -->"
 BATCH = 64
 
@@ -144,11 +144,11 @@ def table() -> str:
 
 
 def main() -> None:
-    """Write the table between its markers in the README."""
-    text = README.read_text()
+    """Write the table between its markers in the page."""
+    text = PAGE.read_text()
     head, _, rest = text.partition(START)
     _, _, tail = rest.partition(END)
-    README.write_text(f"{head}{START}\n\n{table()}\n\n{END}{tail}")
+    PAGE.write_text(f"{head}{START}\n\n{table()}\n\n{END}{tail}")
 
 
 if __name__ == "__main__":

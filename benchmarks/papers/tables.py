@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.readme import ROOT, surroundings
+from benchmarks.page import ROOT, surroundings
 
 RESULTS = Path("benchmarks/results/papers")
 PAGE = Path("benchmarks/papers/README.md")

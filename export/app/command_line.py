@@ -1,4 +1,4 @@
-"""The command `pure-export`: list, flow, audit, onnx, verify, weights, quantize, report, reference, doctor.
+"""The command `pure-export`: list, flow, audit, onnx, verify, weights, quantize, report, reference, docs, doctor.
 
 Nothing heavy is imported before a command needs it, so that `--help` is quick.
 """
@@ -49,6 +49,7 @@ app.command("weights", short_help="List the tensors inside a file, or replace th
 app.command("quantize", short_help="Make a file 8-bit, and judge what that lost.")(file_commands.quantize)
 app.command("report", short_help="Write the report on real digits and photographs.")(page_commands.report)
 app.command("reference", short_help="Write the catalogue as one page.")(page_commands.reference)
+app.command("docs", short_help="Show the documentation, or build its site.")(page_commands.docs)
 
 
 @app.callback()

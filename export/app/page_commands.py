@@ -1,17 +1,20 @@
-"""Commands that write a page: report, reference."""
+"""Commands that write or show a page: report, reference, docs."""
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markdown import Markdown
 from rich.text import Text
 
-from export.app.console import FAILED, emit, progress, status, stdout
+from export.app.console import FAILED, emit, progress, status, stdout, table
 from export.app.options import Debug, Device, Json
+from export.errors import ArgumentError
 
-__all__ = ["reference", "report"]
+__all__ = ["docs", "reference", "report"]
 
 
 def report(
@@ -62,3 +65,42 @@ def reference(
         emit({"page": str(out.absolute()), "rows": count})
     else:
         stdout().print(f"{count} rows  {out.absolute()}", soft_wrap=True)
+
+
+def docs(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[PAGE[#SECTION]]", help="What to print; without it the pages are listed.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Build the site into this folder; needs the extra docs.")] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open the site that was built.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the documentation's pages, print one, or build the site.
+
+    For example: pure-export docs errors#shapeerror, or pure-export docs --html site --open
+    """
+    # Imported here, so that the other commands and --help do not wait for it.
+    from export.app import documentation
+
+    if html is not None:
+        if name is not None:
+            raise ArgumentError("--html builds the whole site; leave the page out")
+        first = documentation.build(html).absolute()
+        if browse:
+            webbrowser.open(first.as_uri())
+        emit({"page": str(first)}) if as_json else stdout().print(str(first), soft_wrap=True)
+    elif browse:
+        raise ArgumentError("--open goes with --html FOLDER")
+    elif name is None:
+        pages = documentation.pages()
+        if as_json:
+            emit(pages)
+        else:
+            table(["page", "title"], [[page, title] for page, title in pages.items()])
+    else:
+        text = documentation.page(name)
+        if as_json:
+            emit({"page": name, "text": text})
+        else:
+            stdout().print(Markdown(text) if stdout().is_terminal else text.rstrip("\n"), soft_wrap=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["CATALOGUE", "REPORT", "SCRIPT", "SHARED"]
+__all__ = ["CATALOGUE", "CHART", "COLOURS", "DRAWING", "DRAWING_COLOURS", "REPORT", "SCRIPT", "SHARED"]
 
-SHARED = """
+COLOURS = """
 :root {
   color-scheme: light dark;
   --page: #f9f9f7; --card: #ffffff; --ink: #0b0b0b; --soft: #52514e; --rule: #e1e0d9; --axis: #a3a198;
@@ -18,7 +18,12 @@ SHARED = """
     --good: #5fd35f; --good-bg: #12301a; --bad: #ff8f8f; --bad-bg: #3a1717; --warn: #f3c46b; --warn-bg: #37290d;
   }
 }
-* { box-sizing: border-box; }
+"""
+"""Light and dark."""
+
+SHARED = (
+    COLOURS
+    + """* { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
 main { max-width: 1120px; margin: 0 auto; padding: 32px 20px 64px; }
@@ -57,18 +62,10 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
 }
 """
+)
 """What every page begins with."""
 
-REPORT = """
-.found { margin: 20px 0 0; padding: 8px 20px; }
-.found ul { padding-left: 1.1em; margin: 8px 0; }
-.found li { margin: 8px 0; max-width: 88ch; }
-.grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px; }
-.grid4 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 220px), 1fr)); gap: 16px; }
-.grid2, .grid4 { margin-top: 16px; } .grid2 > .card, .grid4 > .card { margin: 0; }
-figure { margin: 0; min-width: 0; }
-figcaption { font-size: .9rem; margin-top: 6px; }
-img { display: block; width: 100%; height: auto; }
+CHART = """
 .tick { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
 .label { font-size: 13px; fill: var(--soft); }
 .name { font-size: 13px; fill: var(--ink); }
@@ -84,6 +81,23 @@ img { display: block; width: 100%; height: auto; }
 .line.s-gated { stroke-dasharray: 9 4; } .line.s-dense { stroke-dasharray: 2 5; }
 .line.s-plain_default { stroke-dasharray: 5 5; } .line.trained { stroke-dasharray: 7 5; }
 .line.start { stroke-dasharray: none; }
+"""
+"""Line charts."""
+
+REPORT = (
+    """
+.found { margin: 20px 0 0; padding: 8px 20px; }
+.found ul { padding-left: 1.1em; margin: 8px 0; }
+.found li { margin: 8px 0; max-width: 88ch; }
+.grid2 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px; }
+.grid4 { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 220px), 1fr)); gap: 16px; }
+.grid2, .grid4 { margin-top: 16px; } .grid2 > .card, .grid4 > .card { margin: 0; }
+figure { margin: 0; min-width: 0; }
+figcaption { font-size: .9rem; margin-top: 6px; }
+img { display: block; width: 100%; height: auto; }
+"""
+    + CHART
+    + """
 .heat img { image-rendering: pixelated; height: 132px; border-radius: 3px; }
 .heat .pair { display: grid; gap: 6px; }
 .ramp { height: 12px; border-radius: 3px; }
@@ -94,19 +108,44 @@ img { display: block; width: 100%; height: auto; }
 .shots span { font-size: .85rem; color: var(--soft); }
 @media (max-width: 560px) { .tick, .label, .name { font-size: 15.5px; } }
 """
+)
 """Charts, heat maps and photographs."""
 
-CATALOGUE = """
-:root {
-  --weights: #dcebfb; --weights-line: #2a6fc0; --plain-box: #f1f0ea; --plain-line: #8a887f; --block: #f6e9cf;
-  --block-line: #a06a00; --past: #b4430f; --frame: #b9b7ae;
+DRAWING_COLOURS = {
+    "light": """
+--weights: #dcebfb; --weights-line: #2a6fc0; --plain-box: #f1f0ea; --plain-line: #8a887f; --block: #f6e9cf;
+--block-line: #a06a00; --past: #b4430f; --frame: #b9b7ae;
+""",
+    "dark": """
+--weights: #14304f; --weights-line: #6aaef5; --plain-box: #262624; --plain-line: #8f8d85; --block: #3a2d10;
+--block-line: #e0a93f; --past: #f28a55; --frame: #55534c;
+""",
 }
-@media (prefers-color-scheme: dark) {
-  :root {
-    --weights: #14304f; --weights-line: #6aaef5; --plain-box: #262624; --plain-line: #8f8d85; --block: #3a2d10;
-    --block-line: #e0a93f; --past: #f28a55; --frame: #55534c;
-  }
-}
+"""The colours of diagrams by scheme."""
+
+DRAWING = """
+svg.d { width: auto; max-width: none; height: auto; margin: 0 auto; }
+svg.d text { font-size: 12px; fill: var(--ink); text-anchor: middle; }
+svg.d text.n { font-size: 11px; fill: var(--soft); } svg.d text.io { font-style: italic; }
+svg.d text.ft { text-anchor: start; font-size: 11.5px; fill: var(--soft); font-weight: 600; }
+.d .b { stroke-width: 1.2; fill: var(--plain-box); stroke: var(--plain-line); }
+.d .weights { fill: var(--weights); stroke: var(--weights-line); }
+.d .block { fill: var(--block); stroke: var(--block-line); stroke-dasharray: 5 3; }
+.d .node { fill: var(--card); stroke: var(--ink); }
+.d .f { fill: none; stroke: var(--frame); stroke-dasharray: 2 3; }
+.d .w { fill: none; stroke: var(--ink); stroke-width: 1.3; } .d .h { fill: var(--ink); stroke: none; }
+.d .a { fill: none; stroke: var(--past); stroke-width: 2.2; } .d .h.a { fill: var(--past); stroke: none; }
+.d .j { fill: var(--card); stroke: var(--ink); stroke-width: 1.4; } .d .s { stroke: var(--ink); stroke-width: 1.6; }
+.d .k { fill: var(--ink); }
+"""
+"""Diagrams of blocks."""
+
+CATALOGUE = (
+    f"""
+:root {{ {DRAWING_COLOURS["light"]} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DRAWING_COLOURS["dark"]} }} }}
+"""
+    + """
 html { scroll-padding-top: 12px; }
 body { overflow-wrap: break-word; }
 main { max-width: 1240px; }
@@ -138,19 +177,9 @@ h2 .count { font-weight: 400; color: var(--soft); font-size: 1rem; }
 .leaves li { padding-left: 1em; text-indent: -1em; }
 .leaves .k { color: var(--soft); } .leaves .badge { text-indent: 0; }
 .row details { margin: 0; } .row summary { font-size: .92rem; }
-svg.d { width: auto; max-width: none; height: auto; margin: 0 auto; }
-svg.d text { font-size: 12px; fill: var(--ink); text-anchor: middle; }
-svg.d text.n { font-size: 11px; fill: var(--soft); } svg.d text.io { font-style: italic; }
-svg.d text.ft { text-anchor: start; font-size: 11.5px; fill: var(--soft); font-weight: 600; }
-.d .b { stroke-width: 1.2; fill: var(--plain-box); stroke: var(--plain-line); }
-.d .weights { fill: var(--weights); stroke: var(--weights-line); }
-.d .block { fill: var(--block); stroke: var(--block-line); stroke-dasharray: 5 3; }
-.d .node { fill: var(--card); stroke: var(--ink); }
-.d .f { fill: none; stroke: var(--frame); stroke-dasharray: 2 3; }
-.d .w { fill: none; stroke: var(--ink); stroke-width: 1.3; } .d .h { fill: var(--ink); stroke: none; }
-.d .a { fill: none; stroke: var(--past); stroke-width: 2.2; } .d .h.a { fill: var(--past); stroke: none; }
-.d .j { fill: var(--card); stroke: var(--ink); stroke-width: 1.4; } .d .s { stroke: var(--ink); stroke-width: 1.6; }
-.d .k { fill: var(--ink); }
+"""
+    + DRAWING
+    + """
 [hidden] { display: none !important; }
 @media (min-width: 860px) {
   .row { grid-template-columns: minmax(0, 1fr) minmax(180px, auto); }
@@ -168,6 +197,7 @@ svg.d text.ft { text-anchor: start; font-size: 11.5px; fill: var(--soft); font-w
   .drawing, .code { overflow: visible; white-space: pre-wrap; max-height: none; }
 }
 """
+)
 """Contents, search, cards and diagrams."""
 
 SCRIPT = """

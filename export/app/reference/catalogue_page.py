@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from export.app.pages.markup import badge, definitions, details, key, page, text
@@ -20,10 +21,8 @@ from export.errors import WriteError
 from pure.catalogue import CASES, FAMILIES, Case
 from pure_export_shared import replacing
 
-__all__ = ["linked", "render", "write"]
+__all__ = ["ABOUT", "RowParts", "drawing_key", "linked", "render", "row_parts", "write"]
 
-COMMAND = "pure-export reference --out docs/catalogue.html"
-"""Makes the page that is kept with the sources."""
 MAX_OPEN_LINES = 10
 """A list of more lines than this is folded."""
 ARXIV = re.compile(r"(?<![\d./])(\d{4}\.\d{4,5})(?!\d)")
@@ -42,6 +41,7 @@ ABOUT: dict[str, str] = {
     "composition": "Blocks put together.",
     "network": "Whole networks.",
 }
+"""What the rows of a family have in common."""
 
 
 def write(path: str | os.PathLike[str]) -> int:
@@ -82,11 +82,12 @@ def _header(count: int) -> str:
         '<p class="soft">Every row is a pure function over a tree of parameters: '
         "<code>params, state = block.init(generator)</code>, then <code>y = block(params, x, state, extras)</code>. "
         "Shapes have the batch first. The tests hold each row against its oracle in float64: outputs, gradients, new "
-        f"state.</p>{_key()}</header>"
+        f"state.</p>{drawing_key()}</header>"
     )
 
 
-def _key() -> str:
+def drawing_key() -> str:
+    """Return the key of the diagrams, as HTML."""
     samples = (
         ('<rect class="b weights" x="1" y="1" width="32" height="16" rx="4"/>', "has parameters"),
         ('<rect class="b plain" x="1" y="1" width="32" height="16" rx="4"/>', "has none"),
@@ -119,7 +120,7 @@ def _contents(families: Iterable[tuple[str, Sequence[Case]]]) -> str:
 
 
 def _section(family: str, rows: Sequence[Case], known: Mapping[str, Any]) -> str:
-    body = "".join(_row(case, _measured(case, known)) for case in rows)
+    body = "".join(_row(case, known) for case in rows)
     return (
         f'<section data-family="{family}"><h2 id="family-{family}">{family.capitalize()} '
         f'<span class="count">{len(rows)}</span></h2><p class="soft">{text(ABOUT[family])}</p>{body}</section>\n'
@@ -132,17 +133,42 @@ def _measured(case: Case, known: Mapping[str, Any]) -> Any:
     return found if found and found.get("fingerprint", "") in ("", checked.fingerprint(case)) else None
 
 
-def _row(case: Case, measured: Any) -> str:
-    """Return the card of one row."""
+@dataclass(frozen=True)
+class RowParts:
+    """What the page of a row is made of.
+
+    Attributes:
+        definitions: source, initial values, shapes, leaves, oracle, checks, as HTML.
+        code: a program that makes the block and calls it, as text.
+        drawing: the diagram, as SVG.
+    """
+
+    definitions: str
+    code: str
+    drawing: str
+
+
+def row_parts(case: Case, known: Mapping[str, Any]) -> RowParts:
+    """Return what is shown of a row.
+
+    Args:
+        case: the row.
+        known: what was measured, by row.
+    """
     found = facts(case)
-    name = text(case.name)
     flow = flow_of(case) if has_unknown(found.block) else None
     drawing = drawn(drawing_of(found.block, flow), f"Diagram of {case.name}")
+    return RowParts(_definitions(case, found, _measured(case, known)), snippet(case), drawing)
+
+
+def _row(case: Case, known: Mapping[str, Any]) -> str:
+    """Return the card of one row."""
+    parts, name = row_parts(case, known), text(case.name)
     return (
         f'<article class="card row" id="{name}"><div><h3><a href="#{name}">{name}</a></h3>'
-        f'<p class="formula">{text(case.formula)}</p>{_definitions(case, found, measured)}'
-        f'<pre class="code" tabindex="0" aria-label="how to call {name}"><code>{text(snippet(case))}</code></pre></div>'
-        f'<div class="drawing">{drawing}</div></article>\n'
+        f'<p class="formula">{text(case.formula)}</p>{parts.definitions}'
+        f'<pre class="code" tabindex="0" aria-label="how to call {name}"><code>{text(parts.code)}</code></pre></div>'
+        f'<div class="drawing">{parts.drawing}</div></article>\n'
     )
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.readme` draws the README's tables from the committed results files."""
+"""`python -m benchmarks.page` draws the tables of docs/benchmarks.md from the committed results files."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+PAGE = Path("docs/benchmarks.md")
 RESULTS = Path("benchmarks/results")
 
 
@@ -167,23 +168,23 @@ def gpu_results(root: Path = ROOT) -> list[Path]:
     return sorted(path for path in (root / RESULTS).glob("cuda-*.json") if not path.name.startswith("cuda-cpu"))
 
 
-def drawn(readme: str, name: str, data: dict[str, Any]) -> str:
-    """The README's text with one table between its markers."""
-    start, end = f"<!-- {name} table: python -m benchmarks.readme -->", f"<!-- end of {name} table -->"
-    head, _, rest = readme.partition(start)
+def drawn(page: str, name: str, data: dict[str, Any]) -> str:
+    """The page's text with one table between its markers."""
+    start, end = f"<!-- {name} table: python -m benchmarks.page -->", f"<!-- end of {name} table -->"
+    head, _, rest = page.partition(start)
     _, _, tail = rest.partition(end)
     return f"{head}{start}\n\n{(cuda if name == 'cuda' else TABLES[name])(data)}\n\n{end}{tail}"
 
 
 def main() -> None:
-    """Write the tables into README.md."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    """Write the tables into the page."""
+    path = ROOT / PAGE
+    text = path.read_text(encoding="utf-8")
     for name, file in FILES.items():
         text = drawn(text, name, json.loads((ROOT / RESULTS / file).read_text(encoding="utf-8")))
     if gpu_results() and "<!-- cuda table:" in text:
         text = drawn(text, "cuda", json.loads(gpu_results()[-1].read_text(encoding="utf-8")))
-    readme.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""Hooks of mkdocs: the pages that are made when the site is built, the catalogue's and the API reference's."""
+
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the sources beside this file, where this is a checkout
+
+import export
+from export.app.reference import site_pages
+
+ROOT = Path(export.__file__).parents[1]
+"""Where the packages lie."""
+
+API: dict[str, str] = {
+    "pure": "Blocks, containers, the most used layers and skips, trees, transforms.",
+    "pure.layers": "Single operations, with PyTorch's names and initial values.",
+    "pure.compose": "How blocks become a larger block.",
+    "pure.skips": "What is carried past a branch, and how the two meet again.",
+    "pure.initializers": "Initial values, frozen and comparable.",
+    "pure.optim": "Optimisers as pairs of pure functions.",
+    "pure.tree": "Parameter trees: dotted names, stacking, freezing.",
+    "pure.tags": "Intermediate values of a pure function.",
+    "pure.nets": "Whole networks by name.",
+    "pure.interop": "`torch.nn.Module`s and the checkpoints of other libraries.",
+    "pure.pruning": "Weights, channels and blocks that can go.",
+    "pure.spmd": "Functions over several processes.",
+    "pure.flow": "How gradients flow through a function.",
+    "pure.flow.theory": "Closed forms at random initialisation.",
+    "pure.flow.plot": "Pictures of results.",
+    "pure.flow.kernel.infinite_width": "Tangent kernels of infinitely wide networks.",
+    "pure.errors": "The errors of `pure`.",
+    "export": "From a function to a judged file.",
+    "export.errors": "The errors of `export`.",
+    "pure_export_pytest": "The pytest plugin.",
+}
+"""The public modules, each a page of the reference, with what it is for."""
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the generated pages into the navigation."""
+    assert config.nav is not None
+    config.nav.insert(5, {"Catalogue": site_pages.navigation()})
+    config.nav.insert(6, {"API": ["api/index.md", *(f"api/{module}.md" for module in API)]})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages and the style sheet of the diagrams."""
+    made = {**site_pages.pages(), "assets/drawings.css": site_pages.style_sheet(), "api/index.md": api_index()}
+    made |= {f"api/{module}.md": api_page(module) for module in API}
+    for path, content in made.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def api_index() -> str:
+    """Return the page that lists the modules."""
+    rows = "\n".join(f"| [{module}]({module}.md) | {what} |" for module, what in API.items())
+    return (
+        "# API reference\n\nEvery public name, by the module that you import it from. "
+        "[Every file](../FILES.md) lists the rest of the sources.\n\n"
+        f"| module | what is in it |\n|---|---|\n{rows}\n"
+    )
+
+
+def api_page(module: str) -> str:
+    """Return the page of a module: its docstring, then every public name that is no module."""
+    source = file_of(module)
+    names = sorted(name for name in public_names(source) if file_of(f"{module}.{name}") is None)
+    shown = "\n\n".join(f"::: {module}.{name}" for name in names)
+    return f"# {module}\n\n{API[module]}\n\n{shown}\n"
+
+
+def file_of(module: str) -> Path | None:
+    """Return the file of a module of this project, or None if that is none."""
+    stem = ROOT.joinpath(*module.split("."))
+    return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
+
+
+def public_names(source: Path | None) -> list[str]:
+    """Return `__all__` of a file, read without running it."""
+    assert source is not None
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(ast.unparse(target) == "__all__" for target in node.targets):
+            names: list[Any] = ast.literal_eval(node.value)
+            return names
+    return []

@@ -1,0 +1,204 @@
+"""Every page of docs/ is in the navigation, its code runs, its links lead somewhere; the site builds strictly."""
+
+import importlib
+import json
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import export
+import pure
+from export.app import command_line, documentation
+from export.errors import UnusedInputWarning
+from parity_tests.markdown_pages import DOCS, anchors, broken_links, code_blocks, documents, examples, run_python_blocks
+from parity_tests.sources import ROOT
+from pure.errors import PureExportError
+
+pytest_plugins = "pytester"
+
+PAGES = documents()
+WITH_CODE = [page for page in PAGES if "\n```python\n" in (DOCS / page).read_text(encoding="utf-8")]
+JUDGE = DOCS / "tutorials" / "judge-a-file.md"
+NET = """
+from torch import nn
+
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Linear(4, 3), nn.Tanh())
+"""
+MADE = """
+import torch
+
+import pure
+
+block = pure.nets.residual_mlp(4, 8, depth=2)
+params, _ = block.init(torch.Generator().manual_seed(0))
+x = torch.linspace(-1, 1, 12).reshape(3, 4)
+
+
+"""
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that a page starts
+    assert run_python_blocks(DOCS / page)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{page}" for page in PAGES)])
+def test_links_into_the_repository_lead_somewhere(page: str) -> None:
+    assert not broken_links(ROOT / page)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    named = re.findall(r"- (\S+\.md)", text)
+    assert sorted(named) == PAGES
+
+
+def test_blocks_are_found_with_their_lines() -> None:
+    text = "# T\n\n```python\nx = 1\n```\n\n<!-- command: test -->\n```bash\necho hi && \\\n  true\n```\n"
+    first, second = code_blocks(text)
+    assert (first.language, first.text, first.line) == ("python", "x = 1\n", 4)
+    assert (second.language, second.line) == ("bash", 9)
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A b\n\n[1](page.md#a-b) [2](#c) [3](other.md) [4](api/pure.md)\n\n```sh\n# c\n[5](no.md)\n```\n")
+    assert broken_links(page) == ["#c", "other.md"]
+
+
+def test_the_verdict_on_a_file_is_one_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+    np.savez("samples.npz", input=np.linspace(-1, 1, 20, dtype=np.float32).reshape(5, 4))
+    lines = examples(JUDGE)["verify"].splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        name, *words = shlex.split(line)
+        assert name == "pure-export"
+        result = CliRunner().invoke(command_line.app, words)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "verdict.xml").is_file()
+
+
+def test_the_pytest_plugin_needs_no_import(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeini("[pytest]\n")
+    pytester.makepyfile(test_page_example=MADE + examples(JUDGE)["test"])
+    pytester.runpytest_subprocess("-p", "pure_export_pytest").assert_outcomes(passed=1)
+
+
+# Errors
+
+
+def error_classes() -> list[type[BaseException]]:
+    """Every public error class of the two packages, and the warning."""
+    for package in (pure, export):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith(("export.app.report", "export.app.reference")):
+                importlib.import_module(module.name)
+
+    def below(kind: type[BaseException]) -> Iterator[type[BaseException]]:
+        yield kind
+        for derived in kind.__subclasses__():
+            yield from below(derived)
+
+    ours = ("pure", "export", "pure_export_shared")
+    found = [kind for kind in below(PureExportError) if kind.__module__.partition(".")[0] in ours]
+    return [kind for kind in dict.fromkeys([*found, UnusedInputWarning]) if not kind.__name__.startswith("_")]
+
+
+def test_every_error_has_a_section_and_every_section_an_error() -> None:
+    named = anchors((DOCS / "errors.md").read_text(encoding="utf-8"))[1:]
+    assert sorted(named) == sorted(kind.__name__.lower() for kind in error_classes())
+
+
+def test_a_section_says_what_happened_why_and_what_to_do() -> None:
+    for kind in error_classes():
+        text = documentation.page(f"errors#{kind.__name__}")
+        assert re.findall(r"^\*\*(.+?)\.\*\*", text, re.MULTILINE) == ["What happened", "Why", "What to do"], kind
+
+
+# The command and the site
+
+
+def command(*words: object) -> str:
+    result = CliRunner().invoke(command_line.app, ["docs", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_command_lists_and_prints_pages() -> None:
+    listed = json.loads(command("--json"))
+    assert [f"{name}.md" for name in sorted(listed)] == PAGES
+    assert "how-to/opsets" in command()
+    assert command("opsets") == command("how-to/opsets.html") == (DOCS / "how-to" / "opsets.md").read_text()
+    assert command("errors#shapeerror").startswith("## ShapeError\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["opsetz"], "did you mean"),
+        (["errors#shapeeror"], "did you mean 'shapeerror'"),
+        (["index", "--html", "site"], "leave the page out"),
+        (["--open"], "--open goes with --html"),
+    ],
+)
+def test_the_command_refuses(words: list[str], said: str) -> None:
+    result = CliRunner().invoke(command_line.app, ["docs", *words])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(export.errors.WriteError, match="holds other files"):
+        documentation.build(tmp_path)
+    assert (tmp_path / "thesis.tex").is_file()
+
+
+class Fetched(HTMLParser):
+    """Gathers what a page loads from elsewhere."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.urls: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        loads = {"script": "src", "img": "src", "iframe": "src", "link": "href"}.get(tag)
+        if loads and (given.get(loads) or "").startswith(("http:", "https:", "//")) and given.get("rel") != "canonical":
+            self.urls.append(f"{tag} {given[loads]}")
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
+    words = ["-m", "export.app.command_line", "docs", "--html", str(tmp_path / "site")]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=900, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    built = sorted((tmp_path / "site").rglob("*.html"))
+    names = {path.relative_to(tmp_path / "site").as_posix() for path in built}
+    assert {page.replace(".md", ".html") for page in PAGES} <= names
+    assert sum(name.startswith("catalogue/") for name in names) > len(pure.catalogue.CASES)
+    for path in built:
+        if path.name != "404.html":
+            assert not Fetched(path.read_text(encoding="utf-8")).urls, path
+    search = (tmp_path / "site" / "search" / "search_index.js").read_text(encoding="utf-8")
+    for said in ("shard_map", "UnsupportedOpError", "opset 17"):
+        assert said.lower() in search.lower(), said
