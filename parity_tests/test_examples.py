@@ -12,6 +12,7 @@ EXPECTED = {
     "finetune.py": ["ONNX verdict: passed"],
     "checkpoint.py": ["held-out accuracy", "the same bits: True; ONNX verdict: pass"],
     "prune.py": ["weights: 75% zeros", "zeroed network, verdict: pass", "whole network, verdict: pass"],
+    "spmd_curvature.py": ["step 20: loss", "processes: 1", "eigenvalues as on one process: True"],
     "quantize.py": ["calibrated with digits: pass", "calibrated with digits times 100: fail"],
 }
 

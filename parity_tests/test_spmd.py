@@ -15,6 +15,7 @@ import pure
 from parity_tests.spmd.__main__ import PAGE, measured, wrong
 from parity_tests.spmd.faults import FAULTS
 from parity_tests.spmd.launch import processes
+from parity_tests.spmd.measurements import MEASUREMENTS
 from parity_tests.spmd.transforms import CONTROLS, TRANSFORMS
 from pure import errors, spmd
 
@@ -45,7 +46,7 @@ def test_the_check_of_the_table_itself() -> None:
 
 def test_the_page_holds_every_transform_and_every_mistake() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert all(f" {name} |" in text for name in TRANSFORMS)
+    assert all(f" {name} |" in text for name in (*TRANSFORMS, *MEASUREMENTS))
     assert all(f"- {name}\n" in text for name in FAULTS)
 
 

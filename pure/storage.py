@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pure.errors import SaveError, TreeError
 from pure.tree import Tree, flatten, unflatten
+from pure.tree.plain import plain_tensor
 from pure_export_shared import replacing
 
 __all__ = ["load", "save"]
@@ -21,12 +22,13 @@ def save(tree: Tree, path: str | os.PathLike[str], *, metadata: Mapping[str, str
     """Write nested dicts of tensors as one safetensors file, atomically.
 
     Args:
-        tree: nested dicts of tensors; the file holds them under their dotted names.
+        tree: nested dicts of tensors; the file holds them under their dotted names, and of a DTensor all of it.
         path: the file to write; an existing one is replaced.
         metadata: text kept in the file's header.
 
     Raises:
         TreeError: a leaf is not a tensor, or a key cannot be part of a dotted name.
+        ArgumentError: a leaf of another tensor class.
         SaveError: the file cannot be written.
     """
     write_tensors(flatten(tree), path, metadata)
@@ -37,6 +39,7 @@ def write_tensors(flat: Mapping[str, Tensor], path: str | os.PathLike[str], meta
     for name, leaf in flat.items():
         if not isinstance(leaf, Tensor):
             raise TreeError(f"save: leaf {name!r} is {type(leaf).__name__}, expected a tensor")
+    flat = {name: plain_tensor(leaf, f"save: leaf {name!r}") for name, leaf in flat.items()}
     owned = {name: leaf.detach().clone(memory_format=torch.contiguous_format) for name, leaf in flat.items()}
     write_whole(safetensors_bytes(owned, metadata=dict(metadata) if metadata else None), path)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pure.tree import tree_flatten
+from pure.tree.plain import is_wrapper
 
 __all__ = ["ambient", "kind", "walk"]
 
@@ -56,6 +57,8 @@ def kind(leaf: Any, baked: bool) -> Hashable:
     """Return what a leaf's compilation depends on."""
     if not isinstance(leaf, Tensor):
         return type(leaf), leaf.hex() if type(leaf) is float else leaf  # −0.0 equals 0.0, and nan not even itself
+    if is_wrapper(leaf):
+        return type(leaf), leaf.dtype, leaf.shape
     wants_grad = leaf.requires_grad and torch.is_grad_enabled()
     if baked:
         return id(leaf), leaf._version, leaf.data_ptr(), wants_grad

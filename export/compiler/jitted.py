@@ -37,6 +37,7 @@ from export.trace.aten_graph import Traced, record
 from export.trace.purity import graphs
 from export.trace.signature import function_name
 from pure.tree import tree_flatten
+from pure.tree.plain import is_wrapper
 
 __all__ = ["Compilation", "Jitted", "jit"]
 
@@ -199,6 +200,11 @@ class Jitted:
                 raise ArgumentError(
                     f"jit({name}) was called inside a torch.func transform, which cannot see into compiled code; "
                     f"put the transform inside: jit(grad({name})), jit(vmap({name}))"
+                )
+            if is_wrapper(leaf):
+                raise ArgumentError(
+                    f"jit({name}) was given a {type(leaf).__name__}, a tensor class that computes by rules of its own, "
+                    "and takes plain tensors: of a DTensor give x.to_local() or x.full_tensor()"
                 )
             if leaf.requires_grad and torch.is_grad_enabled():
                 raise ArgumentError(

@@ -56,6 +56,12 @@ def kind_of(value: Any, name: str, problems: list[str]) -> Kind | None:
                 "export the transformed function instead"
             )
             return None
+        if type(value).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+            problems.append(
+                f"{name}: is a {type(value).__name__}, a tensor class that computes by rules of its own; give a plain "
+                "tensor, such as x.full_tensor() of a DTensor"
+            )
+            return None
         if value.requires_grad and torch.is_grad_enabled():
             problems.append(
                 f"{name}: requires grad, but a file has no gradient; "

@@ -12,6 +12,7 @@ from export.errors import ArgumentError
 from export.files.pytree_structure import Structure, describe, rebuild
 from export.trace.signature import argument_names, function_name
 from export.trace.symbolic_sizes import Axes, dynamic_axes
+from pure.tree.plain import plain_tensor
 
 __all__ = ["Arguments", "is_tensor", "resized", "shifted", "take_apart"]
 
@@ -52,7 +53,7 @@ def is_tensor(value: object) -> bool:
 
 
 def take_apart(fn: Callable[..., Any], args: Sequence[Any], dynamic: Sequence[Any] | None) -> Arguments:
-    """Split example arguments into structures, named leaves and dynamic axes.
+    """Split example arguments into structures, named leaves and dynamic axes; of a DTensor all of it is taken.
 
     Raises:
         ArgumentError: if `args` is not a tuple, holds something that is no pytree of tensors and static values, or
@@ -70,7 +71,7 @@ def take_apart(fn: Callable[..., Any], args: Sequence[Any], dynamic: Sequence[An
     for position, (name, arg) in enumerate(zip(names, args, strict=True)):
         structure, found, found_names = describe(arg, is_tensor, name)
         structures.append(shifted(structure, len(leaves)))
-        leaves += [leaf.detach() for leaf in found]
+        leaves += [plain_tensor(leaf, path).detach() for leaf, path in zip(found, found_names, strict=True)]
         leaf_names += found_names
         owner += [position] * len(found)
     axes = dynamic_axes(dynamic, structures, names, leaves)

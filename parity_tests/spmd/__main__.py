@@ -72,11 +72,11 @@ def page(results: dict[int, list[Row]]) -> str:
         "",
         f"`python -m parity_tests.spmd --write` writes this page: gloo on {counts} processes by torchrun, float64, 7",
         "samples, so that the parts are uneven. A cell is the largest difference from one process relative to the",
-        "largest number of the result, over all counts of processes and all ranks; “–” has no meaning for parameters",
-        "that are held in parts.",
+        "largest number of the result, over all counts of processes and all ranks; “–” has no meaning: for parameters",
+        "that are held in parts, or where one process refuses it as well.",
         f"Anything above {BOUND:.0e} or any error fails the command.",
         "",
-        "| call | transform | " + " | ".join(families) + " |",
+        "| call | transform or measurement | " + " | ".join(families) + " |",
         "|---|---|" + "---|" * len(families),
     ]
     for call, transform in places:

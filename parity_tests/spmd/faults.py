@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import grad, jacfwd, jacrev
 
 import pure
-from pure import errors, spmd
+from pure import errors, flow, spmd
 
 __all__ = ["FAULTS", "outcome"]
 
@@ -105,6 +105,31 @@ def _with_nan(w: Tensor, x: Tensor) -> Tensor:
     return _mapped(lambda w, x: (x @ w).sum() * 0 + (float("nan") if spmd.rank() == 0 else 1.0))(w, x)
 
 
+def _flow_loss(w: Tensor, x: Tensor) -> Tensor:
+    return (x @ w).sin().mean()
+
+
+def _without_samples(w: Tensor, x: Tensor) -> Any:
+    return flow.gradient_norms(_flow_loss, w, x[:0] if spmd.rank() == spmd.size() - 1 else x, group="world")
+
+
+def _nan_in_one_part(w: Tensor, x: Tensor) -> Any:
+    return flow.hvp(lambda w, x: _flow_loss(w, x) + _nan_on_last(w), w, x, group="world")
+
+
+def _nan_on_last(w: Tensor) -> Tensor:
+    return w.sum() * (float("nan") if spmd.rank() == spmd.size() - 1 else 0.0)
+
+
+def _unequal_vector(w: Tensor, x: Tensor) -> Any:
+    return flow.hvp(_flow_loss, w, x, group="world")(w + spmd.rank())
+
+
+def _unequal_probes(w: Tensor, x: Tensor) -> Any:
+    generator = torch.Generator().manual_seed(spmd.rank())
+    return flow.curvature(_flow_loss, w, x, generator=generator, group="world")
+
+
 OWN = (ZeroDivisionError, errors.PeerFailedError)
 """The last rank raises the error, the others hear of it."""
 
@@ -157,6 +182,18 @@ FAULTS: dict[str, tuple[Callable[[Tensor, Tensor], Any], tuple[type[Exception], 
     ),
     "gather without axes": (lambda w, x: _mapped(lambda w, x: spmd.gather(x.sum()))(w, x), (errors.ShapeError,) * 2),
     "recording": (_recorded, (errors.UnsupportedError,) * 2),
+    "a measurement of a rank without samples": (_without_samples, (errors.ArgumentError, errors.PeerFailedError)),
+    "a measurement with NaN on one rank": (_nan_in_one_part, (errors.UnsupportedError, errors.PeerFailedError)),
+    "a measurement of unequal parameters": (
+        lambda w, x: flow.gradient_norms(_flow_loss, w + spmd.rank(), x, group="world"),
+        (errors.RanksDifferError,) * 2,
+    ),
+    "a product with unequal vectors": (_unequal_vector, (errors.RanksDifferError,) * 2),
+    "probes from unequal generators": (_unequal_probes, (errors.RanksDifferError,) * 2),
+    "a measurement without such a reduction": (
+        lambda w, x: flow.hvp(_flow_loss, w, x, group="world", reduction="max"),
+        (errors.ArgumentError,) * 2,
+    ),
     "whole leaves in a Sharded block": (
         lambda w, x: _mapped(lambda p, x: pure.Sharded(pure.Linear(3, 1))(p, x), sharded=(0, 1), out="sharded")(
             {"weight": w[None], "bias": w[:1]}, x
@@ -178,7 +215,7 @@ def outcome(name: str) -> str:
         said = "" if type(error) is expected else f"{type(error).__name__}: {error}"
         if type(error) is errors.PeerFailedError and f"rank {spmd.size() - 1} failed" not in str(error):
             said = f"the failed rank is not named: {error}"
-        if type(error) is errors.PeerFailedError and "ZeroDivisionError" not in str(error):
+        if type(error) is errors.PeerFailedError and of_last.__name__ not in str(error):
             said = f"the first error is not quoted: {error}"
     after = _mapped(_loss)(W, spmd.shard(X))
     if not torch.allclose(after, (X @ W).sin().sum(), rtol=1e-14):

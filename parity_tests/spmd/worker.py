@@ -7,8 +7,10 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from parity_tests.spmd import measurements
 from parity_tests.spmd.families import FAMILIES
 from parity_tests.spmd.faults import FAULTS, outcome
+from parity_tests.spmd.measurements import MEASUREMENTS
 from parity_tests.spmd.transforms import CALLS, CONTROLS, TRANSFORMS, compare
 from pure import spmd
 from pure.errors import PureError
@@ -43,7 +45,15 @@ def main() -> None:
                     found = compare(FAMILIES[family], call, transform)
                 except (PureError, RuntimeError, AssertionError) as error:
                     found = f"{type(error).__name__}: {error}"  # type: ignore[assignment]
-                rows.append({"call": call, "transform": transform, "family": family, "found": _agreed(found)})
+                rows.append(
+                    {"call": f"shard_map, {call}", "transform": transform, "family": family, "found": _agreed(found)}
+                )
+        for name in MEASUREMENTS:
+            try:
+                found = measurements.compare(family, name)
+            except (PureError, RuntimeError, AssertionError) as error:
+                found = f"{type(error).__name__}: {error}"  # type: ignore[assignment]
+            rows.append({"call": "flow", "transform": name, "family": family, "found": _agreed(found)})
     for fault in FAULTS if spmd.size() > 1 else ():
         rows.append({"fault": fault, "found": _agreed(outcome(fault))})
     for control in CONTROLS if spmd.size() in (2, 3) else ():

@@ -5,10 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.distributed as dist
@@ -25,27 +24,38 @@ WORLD = "world"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(eq=False)
 class Ranks:
     """A process group as one of its ranks sees it.
 
+    It keeps no process group alive: one that outlives `destroy_process_group` can abort the interpreter at its end.
+
     Attributes:
-        group: the process group, which carries the data.
-        checks: a gloo group of the same ranks, which carries what they compare; no other code uses it, so that nothing
-            else pairs with a comparison.
         rank: this process in the group.
         size: how many ranks there are.
         calls: how many collectives were begun in forward passes, equal on all ranks.
     """
 
-    group: dist.ProcessGroup
-    checks: dist.ProcessGroup
-    rank: int
-    size: int
-    calls: int = field(default=0)
+    def __init__(self, group: dist.ProcessGroup, checks: dist.ProcessGroup) -> None:
+        self._group, self._checks = ref(group), ref(checks)
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self.calls = 0
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Ranks:
-        return self
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """The process group, which carries the data."""
+        return _alive(self._group)
+
+    @property
+    def checks(self) -> dist.ProcessGroup:
+        """A gloo group of the same ranks, which carries what they compare, and nothing else pairs with it."""
+        return _alive(self._checks)
+
+
+def _alive(group: ref[dist.ProcessGroup]) -> dist.ProcessGroup:
+    found = group()
+    if found is None:
+        raise GroupError("the process group was destroyed: initialise one again, and take the measurement again")
+    return found
 
 
 _KNOWN: WeakKeyDictionary[dist.ProcessGroup, Ranks] = WeakKeyDictionary()
@@ -98,10 +108,9 @@ def resolve(given: Group) -> Ranks:
     group = _process_group(given)
     known = _KNOWN.get(group)
     if known is None:
-        rank = dist.get_rank(group)
-        if rank < 0:
+        if dist.get_rank(group) < 0:
             raise GroupError("this process is not a rank of the group: call it on the group's ranks only")
-        known = _KNOWN[group] = Ranks(group, _made_for_checks(group), rank, dist.get_world_size(group))
+        known = _KNOWN[group] = Ranks(group, _made_for_checks(group))
     return known
 
 

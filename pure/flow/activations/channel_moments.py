@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError
+from pure.flow.shared.over_ranks import ONE_PROCESS, Whole
 
 __all__ = ["Moments", "channel_moments", "log_moments"]
 
@@ -35,12 +36,13 @@ class Moments:
         return self.log10_largest < math.inf  # NaN compares false
 
 
-def channel_moments(value: Tensor, channel_axis: int | None = None) -> tuple[float, float]:
+def channel_moments(value: Tensor, channel_axis: int | None = None, whole: Whole = ONE_PROCESS) -> tuple[float, float]:
     """Return the average channel squared mean and the average channel variance, taken in float64 about the mean.
 
     Args:
         value: (batch, channels, …), or (batch, positions, channels).
         channel_axis: where the channels are; None for the last axis of three, and axis 1 of everything else.
+        whole: the ranks that each hold a part of the batch.
 
     Raises:
         ArgumentError: the value has no such axis.
@@ -54,7 +56,15 @@ def channel_moments(value: Tensor, channel_axis: int | None = None) -> tuple[flo
     if value.ndim < 2 or not -value.ndim <= axis < value.ndim or axis % value.ndim == 0:
         raise ArgumentError(f"signal: channel_axis={axis} of a value of shape {tuple(value.shape)}: batch is on axis 0")
     others = [other for other in range(value.ndim) if other != axis % value.ndim]
-    variance, mean = torch.var_mean(value.detach().double(), others, correction=0)
+    wide = value.detach().double()
+    if whole.ranks is None:
+        variance, mean = torch.var_mean(wide, others, correction=0)
+    else:
+        each = wide.numel() // wide.shape[axis]
+        count = sum(whole.numbers(each, "how many values a channel has"))
+        (total,) = whole.total([wide.sum(others, keepdim=True)], "channel sums")
+        (squares,) = whole.total([(wide - total / count).square().sum(others)], "channel squares")
+        mean, variance = total.flatten() / count, squares / count
     squared_mean, variance = torch.stack([mean.square().mean(), variance.mean()]).tolist()
     return squared_mean, variance
 

@@ -15,9 +15,11 @@ from pure import tree
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow.shared.input_checks import check_outermost, finite, named_leaves, scalar
 from pure.flow.shared.leaf_provenance import Provenance, by_prefix
+from pure.flow.shared.over_ranks import Reduction, Whole, over_ranks
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 from pure.flow.shared.tracked_leaves import tracked
+from pure.spmd.process_group import Group
 from pure.tags import Tagged, observe
 
 __all__ = ["ActivationGradient", "GradientNorms", "ParameterGradient", "gradient_norms"]
@@ -121,6 +123,8 @@ def gradient_norms(
     params: tree.Tree,
     *batch: tree.Tree,
     kinds: str | Sequence[str] = ("stream", "branch"),
+    group: Group = None,
+    reduction: Reduction = "mean",
 ) -> GradientNorms:
     """Return the norms of ∂loss/∂params and of ∂loss/∂h for every tagged value h: one forward and one backward pass.
 
@@ -134,6 +138,11 @@ def gradient_norms(
         batch: what the loss takes after params; batch axis first.
         kinds: of tags to differentiate with respect to; `()` for the parameters alone. Axis 0 of a tagged value counts
             as its batch axis; of a value tagged inside `torch.func.vmap`, the mapped axis does.
+        group: ranks that each hold a part of the batch, and call this together: a process group or "world"; see
+            `pure.spmd`. Every rank gets the result of all samples.
+            Gradients w.r.t. parameters are added over the ranks, the samples' norms are gathered.
+        reduction: with a group, what the loss is of its samples: their "mean" or "sum", or "same" if collectives of
+            its own make it equal on all ranks.
 
     Raises:
         ShapeError: the loss is not a scalar.
@@ -141,6 +150,9 @@ def gradient_norms(
         DtypeError: integer parameters.
         UnsupportedError: the loss is NaN or infinite, or a value was tagged inside an inner derivative.
         CaptureError: an unknown kind.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Note:
         A tagged value that depends on neither parameters nor floating-point batch has no entry.
@@ -158,6 +170,13 @@ def gradient_norms(
         True
     """
     check_outermost("gradient_norms")
+    with over_ranks("gradient_norms", group, params=params, batch=batch, reduction=reduction) as whole:
+        return _norms(loss, params, batch, kinds, whole)
+
+
+def _norms(
+    loss: Callable[..., Any], params: tree.Tree, batch: tuple[Any, ...], kinds: str | Sequence[str], whole: Whole
+) -> GradientNorms:
     leaves = {name: leaf.requires_grad_() for name, leaf in named_leaves(loss, params).items()}
     _, spec = tree.tree_flatten(params)
     inputs = tracked(batch)
@@ -166,13 +185,15 @@ def gradient_norms(
         out, seen = observe(loss, kinds)(tree.tree_unflatten(list(leaves.values()), spec), *inputs)
     value = scalar(out, "the batch's")
     finite(value)
+    value = whole.loss(value)
     values = [part for tagged in seen for part in _tensors(tagged)]
     targets = [*leaves.values(), *(tensor for _, tensor, _ in values)]
     found: Sequence[Tensor | None] = [None] * len(targets)
     if value.requires_grad and targets:
         found = torch.autograd.grad(value, targets, allow_unused=True)
     filled = [torch.zeros_like(t) if g is None else g for t, g in zip(targets, found, strict=True)]
-    gradients = dict(zip(leaves, filled[: len(leaves)], strict=True))
+    gradients = dict(zip(leaves, whole.total(filled[: len(leaves)], "gradients"), strict=True))
+    (value,) = whole.total([value.detach()], "the loss")
     squares = {name: _square(gradient) for name, gradient in gradients.items()}
     parts: dict[str, tuple[float, int]] = {}
     for origin, name in follower.parts.items():
@@ -182,7 +203,7 @@ def gradient_norms(
         loss=value.item(),
         leaves={name: _parameter(square, gradients[name].numel()) for name, square in squares.items()},
         blocks=_blocks({name: (square, gradients[name].numel()) for name, square in squares.items()}, parts),
-        activations=_activations([(tagged, axis) for tagged, _, axis in values], filled[len(leaves) :]),
+        activations=_activations([(tagged, axis) for tagged, _, axis in values], filled[len(leaves) :], whole),
     )
 
 
@@ -223,16 +244,19 @@ def _blocks(
     }
 
 
-def _activations(values: list[tuple[Tagged, int]], gradients: list[Tensor]) -> dict[str, ActivationGradient]:
+def _activations(
+    values: list[tuple[Tagged, int]], gradients: list[Tensor], whole: Whole
+) -> dict[str, ActivationGradient]:
     found: dict[str, ActivationGradient] = {}
     depths: dict[str, int] = {}
     for (tagged, axis), gradient in zip(values, gradients, strict=True):
         depth = depths.get(tagged.kind, 0)
         depths[tagged.kind] = depth + 1
         rows = gradient.movedim(axis, 0).flatten(1) if gradient.ndim > 1 else gradient.reshape(-1, 1)
-        sample_l2 = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).cpu()
+        own_l2 = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+        sample_l2 = whole.rows(own_l2, tagged.path).cpu()
         square = float(sample_l2.square().sum())
-        size = gradient.numel()
+        size = int(sum(whole.numbers(gradient.numel(), f"the size of {tagged.path}")))
         band = torch.quantile(sample_l2, torch.tensor(BAND, dtype=torch.float64)).tolist() if size else [0.0] * 3
         found[tagged.path] = ActivationGradient(
             tagged.path, tagged.kind, depth, math.sqrt(square), math.sqrt(square / max(size, 1)), sample_l2, *band

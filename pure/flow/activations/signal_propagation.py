@@ -15,8 +15,10 @@ from pure.flow.activations.channel_moments import channel_moments
 from pure.flow.activations.residual_steps import Step, missing, steps_of
 from pure.flow.shared.block_call import block_first, of_input
 from pure.flow.shared.input_checks import finite_values, purely
+from pure.flow.shared.over_ranks import Whole, over_ranks
 from pure.flow.shared.result import Readings, finite_or_none
 from pure.flow.shared.text_table import table
+from pure.spmd.process_group import Group
 from pure.tags import observe
 
 __all__ = ["ChannelSignal", "Signal", "signal"]
@@ -107,6 +109,7 @@ def signal(
     training: bool = False,
     noise: Any = None,
     channel_axis: int | None = None,
+    group: Group = None,
 ) -> Signal:
     """Return the average channel squared mean and variance of every tagged stream and branch, from one forward pass.
 
@@ -122,11 +125,17 @@ def signal(
         noise: as `block.noise` draws it, if training needs it.
         channel_axis: where the channels are; by default the last axis of (batch, positions, channels) and axis 1 of
             everything else.
+        group: ranks that each hold a part of the batch, and call this together: a process group or "world"; see
+            `pure.spmd`. Every rank gets the result of all samples.
+            Moments are taken over all samples, from sums over the ranks.
 
     Raises:
         UnsupportedError: no stream is tagged, or the block is not pure.
         ArgumentError: no block, a channel axis that is not there, or parameters or an input that hold NaN. A NaN that
             arises inside the network is no error: it is reported by name.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Source: Brock et al. 2021 (2101.08692), section 3 and appendix B.
 
@@ -140,6 +149,21 @@ def signal(
         >>> result.input_variance, result["0.branch"].ratio, result["1.stream"].variance
         (0.5, 1.0, 8.0)
     """
+    with over_ranks("signal", group, params=params) as whole:
+        return _signal(block, params, x, state, extras, training, noise, channel_axis, whole)
+
+
+def _signal(
+    block: Block,
+    params: Params,
+    x: Any,
+    state: State,
+    extras: Mapping[str, Any],
+    training: bool,
+    noise: Any,
+    channel_axis: int | None,
+    whole: Whole,
+) -> Signal:
     run = of_input("signal", block, params, state, extras, training, noise)
     finite_values(x, "x")
     with torch.no_grad(), purely("signal", params=params, state=state, x=x):
@@ -149,24 +173,28 @@ def signal(
         raise missing("signal", "stream", seen)
     found: dict[str, ChannelSignal] = {}
     for depth, step in enumerate(steps):
-        for value in _step(step, depth, channel_axis):
+        for value in _step(step, depth, channel_axis, whole):
             found[value.path] = value
     is_plain = isinstance(x, Tensor) and x.is_floating_point()
-    squared_mean, variance = channel_moments(x, channel_axis) if is_plain else (math.nan, math.nan)
+    squared_mean, variance = channel_moments(x, channel_axis, whole) if is_plain else (math.nan, math.nan)
     return Signal(found, squared_mean, variance, tuple(v.path for v in found.values() if v.finite_fraction < 1))
 
 
-def _step(step: Step, depth: int, channel_axis: int | None) -> Iterator[ChannelSignal]:
+def _step(step: Step, depth: int, channel_axis: int | None, whole: Whole) -> Iterator[ChannelSignal]:
     for branch in step.branches:
-        before = math.nan if step.x is None else channel_moments(step.x, channel_axis)[1]
-        numbers = channel_moments(branch.value, channel_axis)
+        before = math.nan if step.x is None else channel_moments(step.x, channel_axis, whole)[1]
+        numbers = channel_moments(branch.value, channel_axis, whole)
         ratio = numbers[1] / before if before else math.nan
-        yield ChannelSignal(branch.path, "branch", depth, *numbers, ratio, _finite(branch.value))
-    yield ChannelSignal(step.path, "stream", depth, *channel_moments(step.y, channel_axis), math.nan, _finite(step.y))
+        yield ChannelSignal(branch.path, "branch", depth, *numbers, ratio, _finite(branch.value, whole))
+    numbers = channel_moments(step.y, channel_axis, whole)
+    yield ChannelSignal(step.path, "stream", depth, *numbers, math.nan, _finite(step.y, whole))
 
 
-def _finite(value: Tensor) -> float:
-    return float(torch.isfinite(value).double().mean())
+def _finite(value: Tensor, whole: Whole) -> float:
+    if whole.ranks is None:
+        return float(torch.isfinite(value).double().mean())
+    finite = sum(whole.numbers(int(torch.isfinite(value).sum()), "finite values"))
+    return finite / sum(whole.numbers(value.numel(), "values"))
 
 
 def _shown(ratio: float, kind: str) -> float | str:

@@ -14,6 +14,7 @@ from pure.block import EMPTY, Block, Params, State
 from pure.compose import Repeat, Sequential
 from pure.compose.initialize import Initialize
 from pure.errors import ArgumentError, TreeError
+from pure.tree.plain import is_wrapper, plain_tensor
 
 __all__ = ["Chain", "Link", "is_chain", "unwrapped"]
 
@@ -81,6 +82,7 @@ class Chain:
         self._parts: list[Link | _Stack] = []
         self._starts: list[int] = []
         self._length = 0
+        self._in_parts = any(map(is_wrapper, tree.leaves((params, state))))  # as DTensors are
         self._add("", block, params, state, outermost=True)
 
     def _add(self, name: str, block: Block, params: Params, state: State, outermost: bool = False) -> None:
@@ -106,7 +108,8 @@ class Chain:
             raise IndexError(index)
         at = bisect_right(self._starts, index) - 1
         part = self._parts[at]
-        return part.link(index - self._starts[at]) if isinstance(part, _Stack) else part
+        link = part.link(index - self._starts[at]) if isinstance(part, _Stack) else part
+        return _plain(link) if self._in_parts else link
 
     def __iter__(self) -> Iterator[Link]:
         return (self[index] for index in range(self._length))
@@ -147,6 +150,12 @@ class _Stack:
             return self._whole(at)
         link = self._chain(at)[within]
         return Link(_joined(_joined(self.name, str(at)), link.name), link.block, link.params, link.state)
+
+
+def _plain(link: Link) -> Link:
+    """Return a link whose parameters and state are plain tensors: of DTensors all of each, one link at a time."""
+    params, state = tree.tree_map(lambda leaf: plain_tensor(leaf, f"a leaf of {link.name}"), (link.params, link.state))
+    return Link(link.name, link.block, params, state)
 
 
 def is_chain(block: Block) -> bool:

@@ -23,6 +23,8 @@ from pure.flow.linalg.operator_products import products
 from pure.flow.per_sample.weight_use import Parameters
 from pure.flow.shared.input_checks import check_outermost, finite, finite_values, named_leaves, purely, scalar
 from pure.flow.shared.math_attention import composed_attention
+from pure.flow.shared.over_ranks import Reduction, Whole, over_ranks
+from pure.spmd.process_group import Group
 
 __all__ = ["Product", "ggn_product", "hvp"]
 
@@ -95,7 +97,13 @@ class Product:
         return (rows + rows.T) / 2
 
 
-def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Product:
+def hvp(
+    loss: Callable[..., Any],
+    params: tree.Tree,
+    *batch: tree.Tree,
+    group: Group = None,
+    reduction: Reduction = "mean",
+) -> Product:
     """Return the Hessian of `loss` w.r.t. `params`, as its product with a tree.
 
     The whole graph of the gradient stays in memory as long as the result does. A loss that takes gradients itself, or
@@ -106,12 +114,20 @@ def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Produ
             twice. What it closes over counts as constant.
         params: any tree of floating-point tensors.
         batch: what the loss takes after params.
+        group: ranks that each hold a part of the batch, and call this together: a process group or "world"; see
+            `pure.spmd`. Every rank gets the result of all samples.
+            The products are to be taken on all ranks together, too, and are added over them.
+        reduction: with a group, what the loss is of its samples: their "mean" or "sum", or "same" if collectives of
+            its own make it equal on all ranks.
 
     Raises:
         ShapeError: the loss is not a scalar.
         ArgumentError: the loss is no tensor.
         DtypeError: integer parameters.
         UnsupportedError: a loss that is NaN or infinite, draws random numbers, or works in place.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Source: Pearlmutter 1994, "Fast exact multiplication by the Hessian".
 
@@ -122,6 +138,11 @@ def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Produ
                 [1., 0.]]))
     """
     check_outermost("hvp")
+    with over_ranks("hvp", group, params=params, batch=batch, reduction=reduction) as whole:
+        return _hessian(loss, params, batch, whole)
+
+
+def _hessian(loss: Callable[..., Any], params: tree.Tree, batch: tuple[Any, ...], whole: Whole) -> Product:
     leaves, spec = _leaves(loss, params)
     constants = _constants(batch)
 
@@ -130,7 +151,7 @@ def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Produ
             out = loss(tree.tree_unflatten(list(copies.values()), spec), *constants)
         value = scalar(out, "the batch's")
         finite(value)
-        return value
+        return whole.loss(value)
 
     with torch.enable_grad():
         recorder = GradientRecorder(leaves)
@@ -160,10 +181,17 @@ def hvp(loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Produ
             [b if a is None else a if b is None else a + b for a, b in zip(recorded, rest, strict=True)], inputs
         )
 
-    return _product("hessian", out, leaves, spec, apply)
+    return _product("hessian", out, leaves, spec, apply, whole)
 
 
-def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tree.Tree, *batch: tree.Tree) -> Product:
+def ggn_product(
+    model: Callable[..., Any],
+    loss: Callable[..., Any],
+    params: tree.Tree,
+    *batch: tree.Tree,
+    group: Group = None,
+    reduction: Reduction = "mean",
+) -> Product:
     """Return the generalised Gauss–Newton matrix JᵀHJ, as its product with a tree.
 
     J is the Jacobian of the model's outputs w.r.t. the parameters and H the Hessian of the loss w.r.t. the outputs.
@@ -174,12 +202,19 @@ def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tre
             loss is convex in the outputs.
         params: any tree of floating-point tensors.
         batch: what both take after their first argument.
+        group: ranks that each hold a part of the batch, and call this together: a process group or "world"; see
+            `pure.spmd`. Every rank gets the result of all samples.
+        reduction: with a group, what the loss is of its samples: their "mean" or "sum", or "same" if collectives of
+            its own make it equal on all ranks.
 
     Raises:
         ShapeError: the loss is not a scalar.
         ArgumentError: the model returns no floating-point tensor, or the loss no tensor.
         DtypeError: integer parameters.
         UnsupportedError: a loss that is NaN or infinite; a function that draws random numbers, or works in place.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Source: Schraudolph 2002, "Fast curvature matrix-vector products for second-order gradient descent", section 3.
 
@@ -190,6 +225,13 @@ def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tre
                 [0., 2.]])
     """
     check_outermost("ggn_product")
+    with over_ranks("ggn_product", group, params=params, batch=batch, reduction=reduction) as whole:
+        return _gauss_newton(model, loss, params, batch, whole)
+
+
+def _gauss_newton(
+    model: Callable[..., Any], loss: Callable[..., Any], params: tree.Tree, batch: tuple[Any, ...], whole: Whole
+) -> Product:
     leaves, spec = _leaves(model, params)
     inputs, constants = list(leaves.values()), _constants(batch)
     with torch.enable_grad():
@@ -206,6 +248,7 @@ def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tre
         with _pure_call("ggn_product", {}, batch):
             value = scalar(loss(seen, *constants), "the batch's")
         finite(value)
+        value = whole.loss(value)
         slope = _pulled([value], cut, [torch.ones_like(value)], keep=True)
         dummies = [torch.zeros_like(output, requires_grad=True) for output in outputs]
         pulled = _pulled(outputs, inputs, dummies, keep=True)  # linear in the dummies: its derivative is J itself
@@ -215,7 +258,7 @@ def ggn_product(model: Callable[..., Any], loss: Callable[..., Any], params: tre
         output_products = _filled(_pulled(slope, cut, output_tangents), cut)
         return _filled(_pulled(outputs, inputs, output_products), inputs)
 
-    return _product("ggn", value, leaves, spec, apply)
+    return _product("ggn", value, leaves, spec, apply, whole)
 
 
 @contextmanager
@@ -268,7 +311,12 @@ def _filled(found: Sequence[Tensor | None], like: Sequence[Tensor]) -> list[Tens
 
 
 def _product(
-    kind: str, value: Tensor, leaves: dict[str, Tensor], spec: Any, apply: Callable[[list[Tensor]], list[Tensor]]
+    kind: str,
+    value: Tensor,
+    leaves: dict[str, Tensor],
+    spec: Any,
+    apply: Callable[[list[Tensor]], list[Tensor]],
+    whole: Whole,
 ) -> Product:
     first = next(iter(leaves.values()))
     dtype = first.dtype
@@ -277,4 +325,10 @@ def _product(
     shapes = tuple(leaf.shape for leaf in leaves.values())
     size = sum(leaf.numel() for leaf in leaves.values())
     kept = tuple(leaf.detach() for leaf in leaves.values())
-    return Product(kind, size, value.item(), tuple(leaves), shapes, dtype, first.device, apply, kept, spec)
+    (loss,) = whole.total([value.detach()], "the loss")
+
+    @whole.together
+    def added(vectors: list[Tensor]) -> list[Tensor]:
+        return whole.total(apply(whole.shared(vectors, "the vector")), "a product")
+
+    return Product(kind, size, loss.item(), tuple(leaves), shapes, dtype, first.device, added, kept, spec)

@@ -17,8 +17,10 @@ from pure.flow.linalg.operator_products import products
 from pure.flow.linalg.quadrature import Density, Quadrature
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.leaf_provenance import by_prefix
+from pure.flow.shared.over_ranks import Reduction, over_ranks
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
+from pure.spmd.process_group import Group
 
 __all__ = ["Curvature", "curvature"]
 
@@ -126,6 +128,8 @@ def curvature(
     generator: torch.Generator,
     full: bool | None = None,
     chunk_size: int = 1,
+    group: Group = None,
+    reduction: Reduction = "mean",
 ) -> Curvature:
     """Return eigenvalues, traces and spectral density of the loss's Hessian, or of its Gauss–Newton matrix.
 
@@ -147,6 +151,11 @@ def curvature(
         generator: for the probes.
         full: whether to form the matrix; None does up to 512 parameters.
         chunk_size: how many products run together by `torch.func.vmap`, which pays for small networks.
+        group: ranks that each hold a part of the batch, and call this together: a process group or "world"; see
+            `pure.spmd`. Every rank gets the result of all samples.
+            Each product is added over the ranks; everything else is computed on each alike.
+        reduction: with a group, what the loss is of its samples: their "mean" or "sum", or "same" if collectives of
+            its own make it equal on all ranks.
 
     Raises:
         ShapeError: the loss is not a scalar.
@@ -154,6 +163,9 @@ def curvature(
         DtypeError: integer parameters.
         UnsupportedError: a loss that is NaN or infinite, draws random numbers, works in place, or has infinite second
             derivatives.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Source: Ghorbani, Krishnan and Xiao 2019 (1901.10159) for the density; Meyer et al. 2021 (2010.09649) for the trace;
         Dong et al. 2020 (1911.03852) for the traces of blocks.
@@ -166,7 +178,10 @@ def curvature(
         >>> found.eigenvalues, float(found.trace)
         (tensor([5., 2., 1.], dtype=torch.float64), 8.0)
     """
-    matrix = _matrix(loss, params, batch, kind, model)
+    with over_ranks("curvature", group, generator=generator):
+        pass
+    over = {"group": group, "reduction": reduction}
+    matrix = _matrix(loss, params, batch, kind, model, over)
     if k < 0 or density_steps < 1 or chunk_size < 1:
         raise ArgumentError(f"k={k}, density_steps={density_steps}, chunk_size={chunk_size}: expected at least 0, 1, 1")
     if trace_probes < 2 or (density_probes and density_probes < 2):
@@ -199,12 +214,17 @@ def curvature(
 
 
 def _matrix(
-    loss: Callable[..., Any], params: tree.Tree, batch: tuple[Any, ...], kind: str, model: Callable[..., Any] | None
+    loss: Callable[..., Any],
+    params: tree.Tree,
+    batch: tuple[Any, ...],
+    kind: str,
+    model: Callable[..., Any] | None,
+    over: dict[str, Any],
 ) -> Product:
     if kind == "hessian":
         if model is not None:
             raise ArgumentError("curvature of kind 'hessian' with a model: leave it out, or ask for kind='ggn'")
-        return hvp(loss, params, *batch)
+        return hvp(loss, params, *batch, **over)
     if kind != "ggn":
         raise ArgumentError(f"curvature kind={kind!r}: expected 'hessian' or 'ggn'")
     if model is None:
@@ -212,7 +232,7 @@ def _matrix(
             "curvature of kind 'ggn' without a model: expected model(params, *batch) for the outputs, and "
             "loss(outputs, *batch)"
         )
-    return ggn_product(model, loss, params, *batch)
+    return ggn_product(model, loss, params, *batch, **over)
 
 
 def _dense(matrix: Product, kind: Kind, chunk_size: int) -> Curvature:

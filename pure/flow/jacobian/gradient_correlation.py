@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pure import tree
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow.jacobian.autocorrelation import Autocorrelation, averaged, series
 from pure.flow.jacobian.input_gradients import INPUT, Gradients, input_gradients
 from pure.flow.shared.estimate import Estimate, estimate
 from pure.flow.shared.input_checks import check_outermost, finite_values
+from pure.flow.shared.over_ranks import Whole, over_ranks
 from pure.flow.shared.result import PlainData, Readings, finite_or_none
 from pure.flow.shared.text_table import table
+from pure.spmd.process_group import Group
 
 __all__ = ["Correlation", "GradientCorrelation", "correlation"]
 
@@ -94,6 +97,7 @@ def correlation(
     directions: Tensor | None = None,
     draws: Iterable[Any] | None = None,
     lags: int | None = None,
+    group: Group = None,
 ) -> Correlation:
     """Return the cosines between the gradients of a function at different inputs.
 
@@ -112,11 +116,17 @@ def correlation(
             over whose cosines the mean is taken. Not needed where there is one output value an input.
         draws: parameters of independent draws, any iterable of trees; one draw is held at a time.
         lags: where x lies along a line in equal steps, as far as which lag to give the gradient's autocorrelation.
+        group: ranks that each hold a part of the inputs, and call this together: a process group or "world"; see
+            `pure.spmd`. Every rank gets the result of all inputs.
+            The inputs' gradients are gathered. Draws are to be the same on all ranks.
 
     Raises:
         ShapeError: outputs without the inputs on axis 0, or directions that do not fit.
         ArgumentError: NaN in the inputs, fewer than two, no draws, or lags beyond the inputs.
         UnsupportedError: the function is not pure, gives NaN, or depends on neither input nor streams.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Source: Balduzzi et al. 2017 (1702.08591), section 2, figures 1 to 3.
 
@@ -128,17 +138,32 @@ def correlation(
         0.4667
     """
     check_outermost("correlation")
-    if not isinstance(x, Tensor) or x.ndim < 1 or len(x) < 2:
+    with over_ranks("correlation", group) as whole:
+        return _correlations(fn, x, directions, draws, lags, whole)
+
+
+def _correlations(
+    fn: Callable[..., Any],
+    x: Tensor,
+    directions: Tensor | None,
+    draws: Iterable[Any] | None,
+    lags: int | None,
+    whole: Whole,
+) -> Correlation:
+    inputs = int(sum(whole.numbers(len(x), "inputs"))) if isinstance(x, Tensor) and x.ndim else 0
+    if not isinstance(x, Tensor) or x.ndim < 1 or inputs < 2:
         given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ArgumentError(f"correlation of inputs {given}: expected a tensor of at least two, on axis 0")
     finite_values(x, "x")
-    if lags is not None and not 0 < lags < len(x):
-        raise ArgumentError(f"correlation lags={lags} of {len(x)} inputs: expected 1 to {len(x) - 1}")
+    if lags is not None and not 0 < lags < inputs:
+        raise ArgumentError(f"correlation lags={lags} of {inputs} inputs: expected 1 to {inputs - 1}")
     matrices: dict[str, list[Tensor]] = {}
     widths: dict[str, int] = {}
     along: list[Tensor] = []
     for run in _runs(fn, draws):
+        whole.shared([leaf for leaf in tree.leaves(run[1]) if isinstance(leaf, Tensor)], "a draw of parameters")
         found = input_gradients(run, x, directions)
+        found = {path: whole.rows(gradients, path, 1) for path, gradients in found.items()}
         for path, gradients in found.items():
             widths[path] = gradients.shape[2]
             matrices.setdefault(path, []).append(_cosines(gradients))
@@ -151,8 +176,8 @@ def correlation(
         for depth, (path, cosines) in enumerate(matrices.items(), start=0 if INPUT in matrices else 1)
     }
     count = max(len(cosines) for cosines in matrices.values())
-    line = averaged(torch.stack(along), len(x), widths[INPUT]) if along else None
-    return Correlation(values, len(x), count, line)
+    line = averaged(torch.stack(along), inputs, widths[INPUT]) if along else None
+    return Correlation(values, inputs, count, line)
 
 
 def _runs(fn: Callable[..., Any], draws: Iterable[Any] | None) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:

@@ -13,8 +13,10 @@ from pure import tree
 from pure.errors import ArgumentError, UnsupportedError
 from pure.flow.kernel.jacobian_rows import Rows, Tangents
 from pure.flow.shared.input_checks import batch_size, check_outermost, named_leaves
+from pure.flow.shared.over_ranks import over_ranks
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
+from pure.spmd.process_group import Group
 
 __all__ = ["TangentKernel", "ntk"]
 
@@ -87,6 +89,7 @@ def ntk(
     structured: bool = True,
     chunk_size: int | None = None,
     budget_mib: float = 512.0,
+    group: Group = None,
 ) -> TangentKernel:
     """Return the empirical neural tangent kernel Θ = J(x₁) J(x₂)ᵀ, J the Jacobian of the outputs w.r.t. the parameters.
 
@@ -104,6 +107,9 @@ def ntk(
         structured: False to form every Jacobian, for comparison.
         chunk_size: samples whose sensitivities are held at a time; by default as many as fit the budget.
         budget_mib: memory for sensitivities and Jacobians, in MiB.
+        group: ranks that each hold a part of the batch, and call this together: a process group or "world"; see
+            `pure.spmd`. Every rank gets the result of all samples.
+            The inputs are gathered, each rank computes the kernel's rows of its own part of x1, and they are gathered.
 
     Raises:
         UnsupportedError: normalisation by batch statistics; a function that draws random numbers, branches on values,
@@ -111,6 +117,9 @@ def ntk(
         ShapeError: the function does not return one sample for one sample, or leaves of x that disagree in size.
         ArgumentError: x that is no tensor, a function that returns none, or an unknown `outputs`.
         DtypeError: integer parameters.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Source: Jacot et al. 2018 (1806.07572); Novak, Sohl-Dickstein and Schoenholz 2022 (2206.08720), section 3.4.
 
@@ -124,6 +133,9 @@ def ntk(
                 [ 9.,  6.]], dtype=torch.float64), torch.Size([2, 2, 3, 3]))
     """
     check_outermost("ntk")
+    if group is not None:
+        options = {"outputs": outputs, "structured": structured, "chunk_size": chunk_size, "budget_mib": budget_mib}
+        return _over_ranks(fn, params, x1, x2, group, options)
     if outputs not in ("trace", "full"):
         raise ArgumentError(f"ntk outputs={outputs!r}: expected 'trace' or 'full'")
     if chunk_size is not None and chunk_size < 1:
@@ -160,3 +172,22 @@ def ntk(
     if not torch.isfinite(kernel).all():
         raise UnsupportedError("the kernel holds NaN or infinity: look for NaN in x, or a derivative at a pole")
     return TangentKernel(kernel, shares, rows.methods, rows.outputs, symmetric)
+
+
+def _over_ranks(
+    fn: Callable[..., Any],
+    params: tree.Tree,
+    x1: tree.Tree,
+    x2: tree.Tree | None,
+    group: Group,
+    options: dict[str, Any],
+) -> TangentKernel:
+    """Return the kernel of all ranks' inputs, of which each rank computes the rows of its own."""
+    with over_ranks("ntk", group, params=params) as whole:
+        batch_size((x1,))
+        columns = tree.tree_map(lambda leaf: whole.rows(leaf, "inputs"), x1 if x2 is None else x2)
+        own = ntk(fn, params, x1, columns, **options)
+        names = list(own.leaves)
+        kernel = whole.rows(own.kernel, "rows of the kernel")
+        shares = whole.rows(torch.stack([own.leaves[name] for name in names], 1), "shares").unbind(1) if names else ()
+        return TangentKernel(kernel, dict(zip(names, shares, strict=True)), own.methods, own.outputs, x2 is None)

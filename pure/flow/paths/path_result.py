@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -14,12 +14,15 @@ from torch import Tensor
 from pure.flow.paths.branch_counting import Count, Routes
 from pure.flow.paths.graded_tangents import GradedTangents
 from pure.flow.shared.log_scale import times_power
+from pure.flow.shared.over_ranks import Whole
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
 
-__all__ = ["PathSpectrum", "spectrum_of"]
+__all__ = ["PathSpectrum", "of_all_ranks", "spectrum_of"]
 
 Mode = Literal["forward", "reverse"]
+EXPONENT_BOUND = 2.0**40
+"""Beyond any exponent of a derivative."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +124,34 @@ def spectrum_of(stack: GradedTangents, ways: Routes, mode: Mode, count: Count) -
         exponent=exponent,
         mode=mode,
         count=count,
+    )
+
+
+def of_all_ranks(own: PathSpectrum, whole: Whole) -> PathSpectrum:
+    """Return the result whose samples, along axis 0 of the derivative, are those of all ranks."""
+    if whole.ranks is None:
+        return own
+    exponents = [number - EXPONENT_BOUND for number in whole.numbers(own.exponent + EXPONENT_BOUND, "exponents")]
+    exponent = int(max(exponents))
+
+    def rows(value: Tensor, of: str, axis: int) -> Tensor:
+        return whole.rows(torch.ldexp(value, torch.tensor(own.exponent - exponent)), of, axis)
+
+    components = rows(own.components, "components", 1)
+    norms = torch.linalg.vector_norm(components.flatten(1), dim=1)
+    largest = norms.max()
+    squares = (norms / largest).square() if largest > 0 else torch.zeros_like(norms)
+    shares = squares / squares.sum() if largest > 0 else squares
+    return replace(
+        own,
+        components=components,
+        remainder=rows(own.remainder, "the remainder", 0),
+        whole=rows(own.whole, "the whole", 0),
+        norms=norms,
+        shares=shares,
+        mean_path_length=float((shares * torch.arange(len(shares), device=shares.device)).sum()),
+        through_gates=None if own.through_gates is None else rows(own.through_gates, "gates", 1),
+        exponent=exponent,
     )
 
 

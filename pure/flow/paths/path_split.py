@@ -13,10 +13,12 @@ from pure.block import EMPTY, Block, Params, State
 from pure.errors import ArgumentError, DtypeError, ShapeError
 from pure.flow.paths.branch_counting import Count, Counting, routes
 from pure.flow.paths.graded_tangents import start
-from pure.flow.paths.path_result import PathSpectrum, spectrum_of
+from pure.flow.paths.path_result import PathSpectrum, of_all_ranks, spectrum_of
 from pure.flow.paths.segments import Segments, cut_at_tags, detached, pull, push
 from pure.flow.shared.block_call import block_first
 from pure.flow.shared.input_checks import check_outermost, finite, finite_values, scalar
+from pure.flow.shared.over_ranks import Reduction, over_ranks
+from pure.spmd.process_group import Group
 
 __all__ = ["cut_block", "path_spectrum", "path_spectrum_of_loss"]
 
@@ -34,6 +36,7 @@ def path_spectrum(
     orders: int | None = None,
     count: Count = "outermost",
     dtype: torch.dtype | None = None,
+    group: Group = None,
 ) -> PathSpectrum:
     """Return J v, J = ∂block/∂x, split exactly by how many branches it passed: J v = Σ_k J_k v.
 
@@ -55,12 +58,18 @@ def path_spectrum(
             `pure.tags.scope`, and used for nothing but that branch.
         dtype: what to compute in, such as `torch.float64`; None for that of the arguments. Orders are kept on a
             logarithmic scale, so float32 does not overflow either.
+        group: ranks that each hold a part of x and v, and call this together: a process group or "world"; see
+            `pure.spmd`. Every rank gets the result of all samples.
+            The components are gathered.
 
     Raises:
         UnsupportedError: no branch is tagged; a function that is not pure; one that PyTorch cannot differentiate twice.
         ShapeError: `v` differs from `x` in shape.
         DtypeError: `x` is not floating point, or `v` differs from it in dtype.
         ArgumentError: NaN in an argument, `orders` below 0, or an unknown `count`.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Source: Veit et al. 2016 (1605.06431), section 3, for the paths of a residual network.
 
@@ -73,12 +82,13 @@ def path_spectrum(
         >>> found.components[:, 0, 0], found.paths, found.mean_path_length
         (tensor([1., 3., 3., 1.], dtype=torch.float64), (1, 3, 3, 1), 1.5)
     """
-    parts = cut_block("path_spectrum", block, params, x, v, state, extras, orders, dtype)
-    ways = routes(parts, "path_spectrum", count, orders)
-    groups = 2 if ways.gates else 1
-    stack = start(_like(v, parts.cuts[0].value), len(ways.paths) - 1, groups, whole=True)
-    moved = push(parts, stack, Counting(ways, shut=1 if ways.gates else None))
-    return spectrum_of(moved, ways, "forward", count)
+    with over_ranks("path_spectrum", group, params=params) as whole:
+        parts = cut_block("path_spectrum", block, params, x, v, state, extras, orders, dtype)
+        ways = routes(parts, "path_spectrum", count, orders)
+        groups = 2 if ways.gates else 1
+        stack = start(_like(v, parts.cuts[0].value), len(ways.paths) - 1, groups, whole=True)
+        moved = push(parts, stack, Counting(ways, shut=1 if ways.gates else None))
+        return of_all_ranks(spectrum_of(moved, ways, "forward", count), whole)
 
 
 @torch.inference_mode(False)
@@ -90,6 +100,8 @@ def path_spectrum_of_loss(
     orders: int | None = None,
     count: Count = "outermost",
     dtype: torch.dtype | None = None,
+    group: Group = None,
+    reduction: Reduction = "mean",
 ) -> PathSpectrum:
     """Return ∂loss/∂x, split exactly by how many branches it passed on its way back.
 
@@ -104,12 +116,18 @@ def path_spectrum_of_loss(
         orders: see `path_spectrum`.
         count: see `path_spectrum`.
         dtype: see `path_spectrum`.
+        group: see `path_spectrum`; the gradient is that of the loss of all samples.
+        reduction: with a group, what the loss is of its samples: their "mean" or "sum", or "same" if collectives of
+            its own make it equal on all ranks.
 
     Raises:
         ShapeError: the loss is not a scalar.
         UnsupportedError: no branch is tagged, the loss is NaN or infinite, or a function that is not pure.
         DtypeError: `x` is not floating point.
         ArgumentError: NaN in an argument, `orders` below 0, or an unknown `count`.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Example:
         >>> from pure import nets
@@ -121,15 +139,16 @@ def path_spectrum_of_loss(
     """
     what = "path_spectrum_of_loss"
     check_outermost(what)
-    _check(what, loss, x, orders, {"params": params, "x": x, "rest": rest})
-    x, params, rest = _cast((x, params, rest), dtype)
-    parts = cut_at_tags(lambda x, params, *rest: loss(params, x, *rest), what, x, params, *rest)
-    finite(scalar(parts.output, "the batch's"))
-    ways = routes(parts, what, count, orders)
-    groups = 2 if ways.gates else 1
-    stack = start(torch.ones_like(parts.output), len(ways.paths) - 1, groups, whole=True)
-    moved = pull(parts, stack, Counting(ways, shut=1 if ways.gates else None))
-    return spectrum_of(moved, ways, "reverse", count)
+    with over_ranks(what, group, params=params, batch=(x, *rest), reduction=reduction) as whole:
+        _check(what, loss, x, orders, {"params": params, "x": x, "rest": rest})
+        x, params, rest = _cast((x, params, rest), dtype)
+        parts = cut_at_tags(lambda x, params, *rest: loss(params, x, *rest), what, x, params, *rest)
+        finite(scalar(parts.output, "the batch's"))
+        ways = routes(parts, what, count, orders)
+        groups = 2 if ways.gates else 1
+        stack = start(whole.loss(torch.ones_like(parts.output)), len(ways.paths) - 1, groups, whole=True)
+        moved = pull(parts, stack, Counting(ways, shut=1 if ways.gates else None))
+        return of_all_ranks(spectrum_of(moved, ways, "reverse", count), whole)
 
 
 def cut_block(

@@ -17,8 +17,10 @@ from pure.flow.per_sample.sample_pass import Chunk, Method, Pass, cut
 from pure.flow.per_sample.sample_recorder import TooLargeError
 from pure.flow.shared.input_checks import batch_size, check_outermost, finite, named_leaves
 from pure.flow.shared.leaf_provenance import by_prefix
+from pure.flow.shared.over_ranks import Whole, over_ranks
 from pure.flow.shared.result import Readings
 from pure.flow.shared.text_table import table
+from pure.spmd.process_group import Group
 
 __all__ = ["PerSampleNorms", "per_sample_norms"]
 
@@ -77,6 +79,7 @@ def per_sample_norms(
     ghost: bool = True,
     chunk_size: int | None = None,
     budget_mib: float = 256.0,
+    group: Group = None,
 ) -> PerSampleNorms:
     """Return ‖∂loss_b/∂leaf‖₂ for every sample b and every leaf, from one forward and one backward pass.
 
@@ -98,6 +101,9 @@ def per_sample_norms(
         chunk_size: samples to run together; by default all of them, fewer where the materialised gradients would exceed
             the budget.
         budget_mib: memory for materialised gradients, and again for Gram matrices and products, in MiB.
+        group: ranks that each hold a part of the batch, and call this together: a process group or "world"; see
+            `pure.spmd`. Every rank gets the result of all samples.
+            The samples' norms are gathered.
 
     Raises:
         UnsupportedError: batch normalisation by batch statistics, which couples the samples; a loss that draws random
@@ -105,6 +111,9 @@ def per_sample_norms(
         ShapeError: one sample's loss is not a scalar, or the batch's leaves disagree in size.
         ArgumentError: no batch, or a leaf of it that is no tensor.
         DtypeError: integer parameters.
+        GroupError: a group without a process group.
+        RanksDifferError: what all ranks share differs between them.
+        PeerFailedError: another rank failed.
 
     Source: Goodfellow 2015 (1510.01799) for linear maps; Rochette et al. 2019 (1912.06015) for convolutions; Bu et al.
     2022 (2205.10683) for the choice between Gram matrices and products.
@@ -119,6 +128,19 @@ def per_sample_norms(
         {'weight': 'ghost', 'bias': 'ghost'}
     """
     check_outermost("per_sample_norms")
+    with over_ranks("per_sample_norms", group, params=params) as whole:
+        return _norms(loss, params, batch, ghost, chunk_size, budget_mib, whole)
+
+
+def _norms(
+    loss: Callable[..., Any],
+    params: tree.Tree,
+    batch: tuple[Any, ...],
+    ghost: bool,
+    chunk_size: int | None,
+    budget_mib: float,
+    whole: Whole,
+) -> PerSampleNorms:
     leaves = named_leaves(loss, params)
     samples = batch_size(batch)
     if chunk_size is not None and chunk_size < 1:
@@ -129,6 +151,11 @@ def per_sample_norms(
     finite(losses)
     norms = {name: _joined([part.leaves[name] for part in found]) for name in leaves}
     parts = {name: _joined([part.parts[name] for part in found]) for name in found[0].parts}
+    if whole.ranks is not None:
+        losses = whole.rows(losses, "losses")
+        together = whole.rows(torch.stack([*norms.values(), *parts.values()]), "norms", 1).unbind() if norms else ()
+        norms, parts = dict(zip(norms, together, strict=False)), dict(zip(parts, together[len(norms) :], strict=True))
+        samples, chunk_size = len(losses), int(max(whole.numbers(chunk_size, "chunks")))
     methods = {name: found[0].methods[name] for name in leaves}
     blocks = _blocks(norms, parts)
     total = blocks[""] if blocks else torch.zeros(samples, dtype=torch.float64, device=losses.device)

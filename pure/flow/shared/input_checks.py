@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import ArgumentError, DtypeError, PureError, ShapeError, TreeError, UnsupportedError
+from pure.tree.plain import is_wrapper
 
 __all__ = [
     "batch_norm_error",
@@ -33,7 +34,7 @@ def named_leaves(loss: Callable[..., Any], params: tree.Tree) -> dict[str, Tenso
     """Return the parameters by dotted name, detached.
 
     Raises:
-        ArgumentError: `loss` cannot be called.
+        ArgumentError: `loss` cannot be called, or a leaf of another tensor class, such as DTensor.
         TreeError: a leaf is no tensor.
         DtypeError: a leaf is not floating point.
     """
@@ -43,6 +44,11 @@ def named_leaves(loss: Callable[..., Any], params: tree.Tree) -> dict[str, Tenso
     for name, leaf in flat.items():
         if not isinstance(leaf, Tensor):
             raise TreeError(f"params {name!r} is {type(leaf).__name__}: expected a tensor in every leaf")
+        if is_wrapper(leaf):
+            raise ArgumentError(
+                f"params {name!r} is a {type(leaf).__name__}: expected plain tensors, of a DTensor x.full_tensor(); "
+                "for samples on several ranks give group="
+            )
         if not leaf.is_floating_point():
             raise DtypeError(
                 f"params {name!r} is {leaf.dtype}, which has no gradient: expected floating point; keep counters in "
