@@ -31,7 +31,7 @@ def publish(path: Path, images: torch.Tensor, labels: torch.Tensor) -> None:
     opt_state = optimizer.init(params)
     for _ in range(60):
         (_, state), gradient = step(params, state)
-        params, opt_state = optimizer.update(gradient, opt_state, params)
+        params, opt_state = optimizer.step(gradient, opt_state, params)
     tensors = interop.to_state_dict(block, params, state)
     interop.write(tensors, path)
     print(f"wrote {len(tensors)} tensors: {', '.join(list(tensors)[:3])}, …, fc.weight {[*tensors['fc.weight'].shape]}")
@@ -66,7 +66,7 @@ def main() -> None:
         order = torch.randperm(1280, generator=torch.Generator().manual_seed(epoch))
         for batch in order.split(128):
             _, gradient = step(head, images[seen][batch], labels[seen][batch])
-            head, opt_state = optimizer.update(gradient, opt_state, head)
+            head, opt_state = optimizer.step(gradient, opt_state, head)
     trained = pure.combine(frozen, head)
     print(f"held-out accuracy {before:.0%} → {accuracy(trained):.0%}; {pure.count(frozen):,} values frozen")
 

@@ -35,7 +35,7 @@ def main() -> None:
     before, _ = step(trainable)
     for _ in range(50):
         value, gradient = step(trainable)
-        trainable, opt_state = optimizer.update(gradient, opt_state, trainable)
+        trainable, opt_state = optimizer.step(gradient, opt_state, trainable)
     print(f"loss {float(before):.4f} → {float(value):.4f}, {pure.count(frozen)} values frozen")
 
     with tempfile.TemporaryDirectory() as folder:

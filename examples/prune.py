@@ -31,7 +31,7 @@ def weights() -> None:
     first, _ = step(params)
     for _ in range(100):
         last, gradient = step(params)
-        params, state = optimizer.update(gradient, state, params)
+        params, state = optimizer.step(gradient, state, params)
     print(f"weights: {pruning.sparsity(params).total:.0%} zeros, loss {float(first):.3f} → {float(last):.3f}")
 
 

@@ -32,7 +32,7 @@ def train(block: pure.Block, images: torch.Tensor, labels: torch.Tensor) -> tupl
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(epoch))
         for rows in order.split(64):
             (_, state), gradient = step(params, state, images[rows], labels[rows])
-            params, opt_state = optimizer.update(gradient, opt_state, params)
+            params, opt_state = optimizer.step(gradient, opt_state, params)
     return params, state
 
 

@@ -69,7 +69,7 @@ def main() -> None:
     memory = optimiser.init(params)
     for epoch in range(20):
         (value, state), gradient = step(params, state, x, labels)
-        params, memory = optimiser.update(gradient, memory, params)
+        params, memory = optimiser.step(gradient, memory, params)
         if spmd.rank() == 0 and epoch % 10 == 9:
             print(f"step {epoch + 1}: loss {float(value):.4f}; processes: {spmd.size()}, samples on this one: {len(x)}")
 

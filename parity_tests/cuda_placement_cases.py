@@ -158,7 +158,7 @@ def _training_step(case: Case, dtype: torch.dtype) -> Ready:
         if not trained:
             return loss(params)
         slopes, new_state = grad(loss, has_aux=True)(params)
-        change, after = optimizer.update(slopes, memory, params)
+        change, after = optimizer.step(slopes, memory, params)
         return change, after, new_state
 
     own = ready.dynamic[ready.names.index("extras")] if "extras" in ready.names else None

@@ -148,7 +148,7 @@ def test_fine_tuning_another_head_with_the_rest_frozen(checkpoint: Any, tmp_path
     first = float(loss(trainable))
     for _ in range(20):
         _, gradient = pure.value_and_grad(loss)(trainable)
-        trainable, opt_state = optimizer.update(gradient, opt_state, trainable)
+        trainable, opt_state = optimizer.step(gradient, opt_state, trainable)
     assert float(loss(trainable)) < 0.5 * first
     tuned = pure.combine(frozen, trainable)
     assert torch.equal(tree.flatten(tuned)["conv1.weight"], checkpoint["conv1.weight"]), "frozen leaves do not move"

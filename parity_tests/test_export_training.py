@@ -55,7 +55,7 @@ def started(block: Block, x_shape: tuple[int, ...]) -> tuple[Any, Any, Tensor]:
     return params, block.apply(params, x, state, {}, True)[1], x
 
 
-def training(block: Block, optimizer: optim.Optimizer, steps: int) -> Callable[..., Any]:
+def training(block: Block, optimizer: optim.GradientTransformation, steps: int) -> Callable[..., Any]:
     """k steps: (params, state, optimiser's state, batches) → the same three, and the losses."""
 
     def train(params: Any, state: Any, opt_state: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def training(block: Block, optimizer: optim.Optimizer, steps: int) -> Callable[.
                 return F.cross_entropy(y, labels[k]), new_state
 
             grads, (value, state) = grad_and_value(loss, has_aux=True)(params)
-            params, opt_state = optimizer.update(grads, opt_state, params)
+            params, opt_state = optimizer.step(grads, opt_state, params)
             losses.append(value)
         return {"params": params, "state": state, "opt_state": opt_state, "losses": torch.stack(losses)}
 

@@ -118,14 +118,14 @@ def test_forward_mode_below_another_derivative_is_right_and_keeps_the_statistics
             torch.testing.assert_close(leaf.to(new[key].dtype), new[key], rtol=1e-5, atol=1e-5)
 
 
-def step_of(block: Any, optimizer: optim.Optimizer) -> Callable[..., Any]:
+def step_of(block: Any, optimizer: optim.GradientTransformation) -> Callable[..., Any]:
     def step(params: Any, state: Any, opt_state: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
         def loss(params: Any) -> tuple[Tensor, Any]:
             y, new = block.apply(params, images, state, {}, True)
             return F.cross_entropy(y, labels), new
 
         (value, new), gradient = pure.value_and_grad(loss, has_aux=True)(params)
-        params, opt_state = optimizer.update(gradient, opt_state, params)
+        params, opt_state = optimizer.step(gradient, opt_state, params)
         return {"params": params, "state": new, "opt_state": opt_state, "loss": value}
 
     return step
@@ -136,7 +136,7 @@ def small_net() -> nn.Module:
     return nn.Sequential(*layers, nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
 
 
-OPTIMIZERS: dict[str, tuple[Callable[[], optim.Optimizer], Callable[[Any], torch.optim.Optimizer]]] = {
+OPTIMIZERS: dict[str, tuple[Callable[[], optim.GradientTransformation], Callable[[Any], torch.optim.Optimizer]]] = {
     "sgd": (
         lambda: optim.sgd(0.05, momentum=0.9, weight_decay=1e-4),
         lambda parameters: torch.optim.SGD(parameters, 0.05, momentum=0.9, weight_decay=1e-4),

@@ -146,7 +146,7 @@ def test_the_networks_of_the_stack_train_as_they_would_alone() -> None:
             norms = flow.gradient_norms(lambda p, x, y: torch.nn.functional.cross_entropy(block(p, x), y), alone, x, y)
             assert norms.loss == pytest.approx(float(together.losses[step, seed]), rel=1e-4)
             slope = torch.func.grad(lambda p, x=x, y=y: torch.nn.functional.cross_entropy(block(p, x), y))(alone)
-            alone, state = optimizer.update(slope, state, alone)
+            alone, state = optimizer.step(slope, state, alone)
         for name, leaf in tree.flatten(alone).items():
             torch.testing.assert_close(tree.flatten(together.params)[name][seed], leaf, rtol=1e-4, atol=1e-6)
 

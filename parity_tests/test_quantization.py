@@ -66,7 +66,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
     opt_state = optimizer.init(params)
     for rows in torch.cat([seen, seen, seen]).split(64):
         (_, state), gradient = step(params, state, images[rows], labels[rows])
-        params, opt_state = optimizer.update(gradient, opt_state, params)
+        params, opt_state = optimizer.step(gradient, opt_state, params)
     folder = tmp_path_factory.mktemp("digits")
     args = (params, images[:32], state)
     export.to_onnx(block, args, folder / "exact.onnx", bake=(0, 2), dynamic=BATCH)

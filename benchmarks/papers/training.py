@@ -103,7 +103,7 @@ def train(
 
     def step(params: Params, state: Any, x: Tensor, y: Tensor, rate: Tensor) -> tuple[Params, Any, Tensor]:
         gradient, value = slope(params, x, y)
-        return *make(rate).update(gradient, state, params), value
+        return *make(rate).step(gradient, state, params), value
 
     state = vmap(lambda params, rate: make(rate).init(params))(params, each)
     one_step, losses, watched = vmap(step), [], {}

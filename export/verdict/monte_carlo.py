@@ -36,6 +36,7 @@ from export.verdict.decisions import (
     standing_at,
 )
 from export.verdict.noise_model import LOW, UNITS, cast_to, is_exact, is_primitive, name_of, noise, rounding_of, widened
+from export.verdict.reference_runs import in_any_layout
 from export.verdict.sampled import InnerValues, Sampled, Scales, Spread
 
 __all__ = ["FEW_RUNS", "RUNS", "measure"]
@@ -127,7 +128,7 @@ class _Noisy(Interpreter):
             return result
         if not is_primitive(target):
             return self._decomposed(node, key, target, args, kwargs)
-        out = target(*args, **kwargs)
+        out = in_any_layout(target)(*args, **kwargs)
         if is_exact(name, args, kwargs) or (cast_to(name, args, kwargs) is not None and not self._narrows(node)):
             return out
         return self._rounded(node, key, target, name, args, kwargs, out)

@@ -18,7 +18,7 @@ from export.ops.scan.operator import looped, scan_op
 from export.trace import isolation
 from export.trace.arguments import Arguments, is_tensor
 
-__all__ = ["Outcome", "Replay", "float32_products", "precision", "replayed", "replayed_results", "run"]
+__all__ = ["Outcome", "Replay", "float32_products", "in_any_layout", "precision", "replayed", "replayed_results", "run"]
 
 _BELOW_FLOAT64 = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -142,6 +142,15 @@ def run(
     return Outcome(structure, tuple(x.detach() for x in found), tuple(names))
 
 
+def in_any_layout(target: Any) -> Any:
+    """Return the operator that does the same whatever its input's strides are: for a view, a reshape.
+
+    A replay computes in another precision, and by parts, so that a value may lie in another order than where it was
+    recorded. A recorded graph writes into nothing, so a copy is as good as a view.
+    """
+    return torch.ops.aten.reshape.default if target is torch.ops.aten.view.default else target
+
+
 class Replay(Interpreter):
     """Runs a recorded graph in its own precision, with given branches."""
 
@@ -173,7 +182,7 @@ class Replay(Interpreter):
 
     def called(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an operator."""
-        return super().call_function(target, args, kwargs)
+        return super().call_function(in_any_layout(target), args, kwargs)
 
     def _inside(self, node: Node, place: int) -> str:
         return f"{self.prefix}{getattr(node.args[place], 'target', node.name)}."

@@ -70,7 +70,7 @@ def train(network: Network, seed: int, digits: Digits, settings: Settings) -> Tr
         order = torch.randperm(len(digits.train_y), generator=generator)
         for rows in order.split(settings.batch):
             grads = gradient(params, digits.train_x[rows], digits.train_y[rows])
-            params, state = optimizer.update(grads, state, params)
+            params, state = optimizer.step(grads, state, params)
             steps += 1
         seconds += time.perf_counter() - began
         measure()

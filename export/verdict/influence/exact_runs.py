@@ -13,7 +13,7 @@ from torch.fx import GraphModule, Node
 
 from export.verdict.decisions import COMPARISONS
 from export.verdict.noise_model import is_exact, is_float, name_of, widened
-from export.verdict.reference_runs import Replay
+from export.verdict.reference_runs import Replay, in_any_layout
 
 __all__ = ["exact_values"]
 
@@ -52,7 +52,7 @@ class _Exact(Replay):
             self.gaps.append(torch.as_tensor(args[0] - args[1]).detach())
         parts = decomposition_table.get(target)
         if parts is None or is_exact(name_of(target), args, kwargs):
-            return target(*args, **kwargs)
+            return in_any_layout(target)(*args, **kwargs)
         if not self.in_parts:
             with contextlib.suppress(RuntimeError):  # as of a normalisation with respect to its running statistics
                 result = target(*args, **kwargs)
