@@ -528,7 +528,7 @@ def test_the_repr_of_a_verdict_is_its_first_line() -> None:
 def test_a_value_may_lie_in_another_order_at_another_size() -> None:
     """At length 1 the padded tensor has other strides than where it was recorded, so the view there is none."""
 
-    def heads(x: Tensor) -> Tensor:
+    def heads(x: torch.Tensor) -> torch.Tensor:
         batch, _, length = x.shape
         y = F.silu(x).transpose(1, 2).reshape(batch, length, 2, 3) * 2
         y = F.pad(y, (0, 0, 0, 0, 0, -length % 4))
