@@ -9,8 +9,8 @@
 place, so that steps compose with `torch.func.vmap` (an ensemble trained at once), `torch.compile` and export.
 """
 
-from pure.optim.muon import muon, orthogonalize, scale_by_muon
 from pure.optim.optimizers import adam, adamw, lamb, lion, sgd
+from pure.optim.orthogonal import muon, orthogonalize, scale_by_muon
 from pure.optim.schedules import (
     constant_schedule,
     cosine_decay_schedule,

@@ -39,6 +39,7 @@ def sgd(
         ArgumentError: a negative number, or nesterov without momentum.
 
     Example:
+        >>> import torch
         >>> optimizer = sgd(0.1)
         >>> params = {"w": torch.ones(2)}
         >>> optimizer.step({"w": torch.ones(2)}, optimizer.init(params), params)[0]
@@ -97,6 +98,7 @@ def adamw(
         ArgumentError: a negative number, or a beta outside [0, 1).
 
     Example:
+        >>> import torch
         >>> optimizer = adamw(0.1, weight_decay=0.0)
         >>> params = {"w": torch.ones(2)}
         >>> optimizer.step({"w": torch.ones(2)}, optimizer.init(params), params)[0]

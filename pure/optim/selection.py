@@ -54,7 +54,7 @@ def masked(inner: Pair, mask: Where) -> GradientTransformation:
         >>> freeze = optim.chain(optim.sgd(0.1), optim.masked(optim.scale(0.0), "stem.*"))
         >>> params = {"stem": {"w": torch.ones(1)}, "head": {"w": torch.ones(1)}}
         >>> freeze.step(params, freeze.init(params), params)[0]
-        {'head': {'w': tensor([0.9000])}, 'stem': {'w': tensor([1.])}}
+        {'stem': {'w': tensor([1.])}, 'head': {'w': tensor([0.9000])}}
     """
     link = as_transformation(inner)
 
