@@ -21,6 +21,7 @@ __all__ = [
     "ExportError",
     "PureError",
     "PureExportError",
+    "documented",
     "json_ready",
     "listed",
     "nearest",
@@ -37,6 +38,7 @@ class PureExportError(Exception):
     Fails: whatever one of the two refuses. Fix: the message says what was given, what was expected and the way out.
 
     Pickling and copying keep the type, the message and every attribute, also where the constructor takes keywords only.
+    A traceback ends in a note that names the section of the documentation about the class.
 
     Attributes:
         message: the text it was raised with.
@@ -45,9 +47,21 @@ class PureExportError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+        self.add_note(documented(type(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args, dict(self.__dict__))
+
+
+def documented(kind: type[PureExportError]) -> str:
+    """Return where the documentation explains an error: the section of the nearest class that is of this project.
+
+    >>> documented(type("Own", (ArgumentError,), {"__module__": "theirs"}))
+    'docs: pure-export docs errors#argumenterror'
+    """
+    ours = ("pure", "export", __name__)
+    known = next(base for base in kind.__mro__ if base.__module__.partition(".")[0] in ours)
+    return f"docs: pure-export docs errors#{known.__name__.lower()}"
 
 
 def _rebuilt(kind: type[PureExportError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> PureExportError:

@@ -39,7 +39,8 @@ def refused(*words: object) -> str:
     again = run(*words, "--json")
     assert again.exit_code == 2
     error = json.loads(again.stdout)["error"]
-    assert f"{error['type']}: {error['message']}" == " ".join(result.stderr.splitlines())
+    section = f"docs: pure-export docs errors#{error['type'].lower()}"
+    assert f"{error['type']}: {error['message']} {section}" == " ".join(result.stderr.splitlines())
     return str(error["message"])
 
 

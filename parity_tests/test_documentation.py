@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -130,6 +131,14 @@ def test_a_section_says_what_happened_why_and_what_to_do() -> None:
     for kind in error_classes():
         text = documentation.page(f"errors#{kind.__name__}")
         assert re.findall(r"^\*\*(.+?)\.\*\*", text, re.MULTILINE) == ["What happened", "Why", "What to do"], kind
+
+
+def test_an_error_ends_in_the_section_that_explains_it() -> None:
+    with pytest.raises(pure.errors.ArgumentError) as caught:
+        pure.Linear(3, 4).init(0)  # type: ignore[arg-type]
+    said = traceback.format_exception(caught.value)[-1].strip()
+    assert said == "docs: pure-export docs errors#argumenterror"
+    assert documentation.page(said.rpartition(" ")[2]).startswith("## ArgumentError")
 
 
 # The command and the site

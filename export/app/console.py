@@ -17,7 +17,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from export.errors import PureExportError
-from pure_export_shared import json_ready
+from pure_export_shared import documented, json_ready
 
 __all__ = ["FAILED", "REFUSED", "Commands", "emit", "progress", "remember", "status", "stderr", "stdout", "table"]
 
@@ -98,6 +98,7 @@ class Commands(TyperGroup):
             if ctx.meta.get("as_json"):
                 emit({"error": {"type": name, "message": str(error)}})
             stderr().print(f"{name}: {error}", style="red", soft_wrap=True)
+            stderr().print(documented(type(error)), soft_wrap=True)
             raise typer.Exit(REFUSED) from error
         finally:
             noisy.disabled = before
