@@ -2,19 +2,21 @@
 
 `python -m parity_tests.catalogue_checks [NAME …]` runs the checks and writes them into
 `export/app/reference/checked.json`, from which `pure-export list` and the reference page read them. Without names it
-checks every row; rows that are gone leave the file.
+checks every row; rows that are gone leave the file. With `--executor process` (or mpi, dask, ray) rows are checked on
+several processes; with `--record FILE.jsonl` an interrupted run goes on where it was.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
+from rich.progress import Progress
 
 import export
 from export.app.reference import checked
+from export.app.sweep import EXECUTORS, sweep
 from export.app.targets.calls import perturbed
 from export.runtime.environment import environment, version_of
 from parity_tests.oracles import oracles
@@ -93,11 +95,28 @@ def check(row: Case) -> dict[str, Any]:
     return found | {name: outcome(row, dtype) for name, dtype in DTYPES.items()}
 
 
-def main(*names: str) -> None:
+def check_named(name: str) -> dict[str, Any]:
+    """Everything that is recorded of the row of this name."""
+    return check(next(row for row in CASES if row.name == name))
+
+
+def main(*names: str, executor: str = "serial", workers: int | None = None, record: str | None = None) -> None:
     """Check the rows and write the record, whole or not at all."""
     old = json.loads(PATH.read_text(encoding="utf-8"))["rows"] if names else {}
     rows = [row for row in CASES if not names or row.name in names]
-    new = {row.name: check(row) for row in track(rows, "checking")}
+    with Progress() as bar:
+        task = bar.add_task("checking", total=1.0)
+        found = sweep(
+            check_named,
+            [row.name for row in rows],
+            executor=executor,
+            workers=workers,
+            record=record,
+            tick=lambda name, share: bar.update(task, completed=share, description=name),
+        )
+    if failed := [f"{outcome.cell}: {outcome.error}" for outcome in found if outcome.error]:
+        raise RuntimeError("nothing was written, since rows failed:\n" + "\n".join(failed))
+    new = {outcome.cell: outcome.value for outcome in found}
     ordered = {row.name: {**old, **new}[row.name] for row in CASES if row.name in {**old, **new}}
     where = environment()
     where["packages"] |= {name: version_of(name) for name in PEERS}
@@ -110,4 +129,10 @@ def main(*names: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--executor", choices=EXECUTORS, default="serial")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--record")
+    options = parser.parse_args()
+    main(*options.names, executor=options.executor, workers=options.workers, record=options.record)

@@ -44,6 +44,7 @@ LEFT_OUT: dict[str, tuple[str, ...]] = {
         "test_spmd.py::test_a_failure_on_one_rank_ends_all_within_30_seconds",
         "test_spmd.py::test_two_processes_compute_what_one_does",
         "test_style.py::test_no_exception_is_swallowed_whole",
+        "test_sweep.py::test_a_cell_that_dies_is_reported_and_the_rest_go_on",
         "test_report.py",
         "test_trees.py::test_a_killed_save_leaves_the_old_file_whole",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,11 @@ import typer
 from export.app import console, junit, printing
 from export.app.console import FAILED, emit, progress
 from export.app.options import SYNTAX, Debug, Device, Json, Opset, Seed, Weights
+from export.app.sweep import EXECUTORS, sweep
 from export.errors import ArgumentError, ExportError, UnusedInputWarning
 
 if TYPE_CHECKING:  # the other commands and --help do not wait for it
-    from export.app.targets.judging import Judged
+    from export.app.targets.judging import Judged, Settings
 
 __all__ = ["verify"]
 
@@ -48,6 +50,12 @@ def verify(
     ] = None,
     device: Device = "auto",
     seed: Seed = 0,
+    executor: Annotated[
+        str, typer.Option(help=f"Where targets are judged side by side: {', '.join(EXECUTORS)}.")
+    ] = "serial",
+    workers: Annotated[
+        int | None, typer.Option(help="How many targets are judged at a time; as many as there are processors.")
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -77,20 +85,16 @@ def verify(
         device=device,
         seed=seed,
     )
+    judge = partial(_judged, against, settings, debug or len(chosen) == 1)
     judged: dict[str, Judged] = {}
-    with progress("verify") as tick, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnusedInputWarning)  # printed below, for all of them at once
-        for i, name in enumerate(chosen):
-            tick(name, i / len(chosen))
-            try:
-                if against is not None:
-                    judged[name] = judging.judge_file(Path(name), against, settings)
-                else:
-                    judged[name] = judging.judge_export(name, settings)
-            except ExportError as error:
-                if debug or len(chosen) == 1:
-                    raise
-                judged[name] = error
+    with progress("verify") as tick:
+        if executor == "serial":
+            for i, name in enumerate(chosen):
+                tick(name, i / len(chosen))
+                judged[name] = judge(name)
+        else:
+            for outcome in sweep(judge, list(dict.fromkeys(chosen)), executor=executor, workers=workers, tick=tick):
+                judged[outcome.cell] = ExportError(outcome.error) if outcome.error else outcome.value
     for name, verdict in judged.items():
         if not isinstance(verdict, ExportError) and verdict.unused:
             console.stderr().print(f"{name}: {unused_text(verdict.unused)}", style="yellow", soft_wrap=True)
@@ -104,6 +108,23 @@ def verify(
     code = max(_codes(judged), default=0)
     if code:
         raise typer.Exit(code)
+
+
+def _judged(against: str | None, settings: Settings, raises: bool, name: str) -> Judged:
+    """Return the verdict on one name, or the error that stands in its place."""
+    # Imported here, so that the other commands and --help do not wait for it.
+    from export.app.targets import judging
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusedInputWarning)  # printed for all of them at once
+        try:
+            if against is not None:
+                return judging.judge_file(Path(name), against, settings)
+            return judging.judge_export(name, settings)
+        except ExportError as error:
+            if raises:
+                raise
+            return error
 
 
 def _passed(verdict: Judged) -> bool:
