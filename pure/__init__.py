@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pure import catalogue, errors, initializers, interop, layers, nets, optim, pruning, skips, spmd, tags, tree
 from pure.block import Block, check_params
 from pure.compose import (
+    Checkpoint,
     Function,
     Initialize,
     MixedPrecision,
@@ -17,6 +18,8 @@ from pure.compose import (
     Sharded,
     Tag,
     TiedHead,
+    checkpoint,
+    remat,
 )
 from pure.composite import Composite
 from pure.layers import (
@@ -73,6 +76,7 @@ __all__ = [
     "AvgPoolProject",
     "BatchNorm",
     "Block",
+    "Checkpoint",
     "Composite",
     "Conv1d",
     "Conv2d",
@@ -113,6 +117,7 @@ __all__ = [
     "cast",
     "catalogue",
     "check_params",
+    "checkpoint",
     "combine",
     "count",
     "errors",
@@ -127,6 +132,7 @@ __all__ = [
     "optim",
     "partition",
     "pruning",
+    "remat",
     "save",
     "scan",
     "skips",

@@ -5,11 +5,13 @@ from pure.compose.chain import Sequential
 from pure.compose.initialize import Initialize
 from pure.compose.parallel import Parallel
 from pure.compose.precision import MixedPrecision
+from pure.compose.rematerialisation import Checkpoint, checkpoint, remat
 from pure.compose.repeat import Repeat
 from pure.compose.sharded import Sharded
 from pure.compose.tied import TiedHead
 
 __all__ = [
+    "Checkpoint",
     "Function",
     "Initialize",
     "MixedPrecision",
@@ -20,4 +22,6 @@ __all__ = [
     "Sharded",
     "Tag",
     "TiedHead",
+    "checkpoint",
+    "remat",
 ]
