@@ -20,6 +20,7 @@ SECONDS = 2.0
 
 LEFT_OUT: dict[str, tuple[str, ...]] = {
     "starts processes, or measures time or memory": (
+        "test_audit_from_disk.py",
         "test_benchmarks.py::test_json_holds_every_number_and_the_environment",
         "test_benchmarks.py::test_the_command_runs_and_writes_its_file",
         "test_benchmarks.py::test_the_table_shows_medians_and_intervals",

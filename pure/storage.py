@@ -57,8 +57,11 @@ def write_whole(data: bytes, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Tree:
     """Read a safetensors file as nested dicts of tensors; the inverse of `save`.
 
+    On the CPU the file is mapped: a tensor is read from disk when it is used, and the system drops what it needs room
+    for. So `flow.audit`, which walks a network block by block, takes networks that are larger than the memory.
+
     Raises:
-        SaveError: the file is not there or is not a safetensors file.
+        SaveError: the file is not there, is not a safetensors file, or is larger than the address space allowed.
     """
     return unflatten(read_tensors(path, device))
 
@@ -70,3 +73,10 @@ def read_tensors(path: str | os.PathLike[str], device: str | torch.device = "cpu
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise SaveError(f"cannot read {os.fspath(path)!r} as safetensors: {error}") from error
+    except RuntimeError as error:  # of PyTorch, which maps the file
+        if "mmap" not in str(error):
+            raise
+        raise SaveError(
+            f"cannot map {os.fspath(path)!r} into memory: {error}: a mapped file counts as address space, so lift the "
+            "limit of that (ulimit -v, ulimit -d); it takes no memory of its own"
+        ) from error

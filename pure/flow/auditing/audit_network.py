@@ -52,9 +52,10 @@ def audit(
     A chain (`Sequential`, `Repeat`, and those in each other) is walked block by block: the forward keeps the blocks'
     inputs only, the backward pulls back through one block at a time, so memory does not grow with what is inside the
     blocks. Gradients are scaled by powers of 2 on the way and reported as log10: 10,000 blocks neither overflow nor
-    vanish. A stream that itself overflows is reported where it does, with all that was measured before. A block
-    that is no chain but tags several streams is run whole, and those stand for the depths; paths, deletions and pairs
-    are then left out. So is a network of token indices, which no gradient reaches.
+    vanish. Parameters that `pure.load` has mapped are read from disk as their block's turn comes, so the network may be
+    larger than the memory. A stream that itself overflows is reported where it does, with all that was measured before.
+    A block that is no chain but tags several streams is run whole, and those stand for the depths; paths, deletions and
+    pairs are then left out. So is a network of token indices, which no gradient reaches.
 
     A module from elsewhere (`from_module`) is run whole too, in the memory of one gradient. Its depths are its residual
     blocks, by the names of its submodules, and the submodules between them: all that every way from the input to the

@@ -1,0 +1,81 @@
+"""An audit of parameters that lie on disk takes memory for a few blocks, not for the network."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pure
+
+MIB = 128
+"""Size of the network's parameters."""
+
+PROGRAM = """
+import sys, threading, torch, pure
+from pure import flow
+
+def own():
+    status = open("/proc/self/status").read()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+def net(width, depth):
+    return pure.Sequential(*[pure.Residual(pure.Linear(width, width, bias=False)) for _ in range(depth)])
+
+path, copied = sys.argv[1], sys.argv[2] == "copied"
+x = torch.ones(4, 512)
+small, _ = net(8, 3).init(torch.Generator())
+flow.audit(net(8, 3), small, torch.ones(2, 8))
+before, most, ended = own(), [0.0], threading.Event()
+
+def watch():
+    while not ended.wait(0.002):
+        most[0] = max(most[0], own() - before)
+
+thread = threading.Thread(target=watch)
+thread.start()
+params = pure.load(path)
+if copied:
+    params = pure.tree.tree_map(torch.clone, params)
+found = flow.audit(net(512, 128), params, x, deletions=1, stations=1)
+ended.set()
+thread.join()
+print(len(found.blocks), most[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("network") / "params.safetensors"
+    weight = torch.eye(512) * 0.1
+    pure.save({str(layer): {"branch": {"weight": weight}} for layer in range(128)}, path)
+    assert path.stat().st_size >= MIB * 2**20
+    return path
+
+
+def audited(file: Path, how: str) -> tuple[int, float]:
+    command = [sys.executable, "-c", PROGRAM, str(file), how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    blocks, most = done.stdout.split()
+    return int(blocks), float(most)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory by kind is known on Linux only")
+def test_a_network_of_four_times_the_memory_that_an_audit_takes(file: Path) -> None:
+    blocks, most = audited(file, "mapped")
+    assert blocks == 128
+    assert most < MIB / 4
+    assert audited(file, "copied")[1] > MIB, "what it takes if the parameters are in memory"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux's")
+def test_a_file_beyond_the_address_space_is_a_typed_error(file: Path) -> None:
+    code = (
+        "import resource, sys, pure; resource.setrlimit(resource.RLIMIT_DATA, (2**20, 2**20))\n"
+        "try: pure.load(sys.argv[1])\n"
+        "except pure.errors.SaveError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, timeout=300)
+    assert "address space" in done.stdout, done.stderr
