@@ -37,12 +37,12 @@ def measured() -> dict[str, Any]:
 
 
 def drawn(data: Mapping[str, Any]) -> str:
-    """The results as an SVG file that follows light and dark."""
+    """The results as an SVG file that follows light and dark, from the last layer to the first."""
     lines = [
-        Line(entry["name"], title, list(range(1, len(entry["median"]) + 1)), entry["median"])
+        Line(entry["name"], title.removeprefix("plain, "), list(range(len(entry["median"]))), entry["median"][::-1])
         for title, entry in data["networks"].items()
     ]
-    axes = Axes("layer", chart.limits(lines), log=True)
+    axes = Axes("layers between it and the output", chart.limits(lines), log=True)
     ends = "; ".join(f"{line.label}: from {line.y[0]:.1e} to {line.y[-1]:.1e}" for line in lines)
     svg = chart.draw(lines, axes, title=TITLE, description=ends)
     style = f"<style>{COLOURS}{CHART} text {{ font-family: system-ui, sans-serif; }}</style>"
