@@ -67,7 +67,10 @@ def test_help_imports_nothing_heavy() -> None:
         "doctor",
     ):
         assert f"\n  {command} " in shown.stdout
-        assert "--json" in run(command, "--help").stdout
+        described = run(command, "--help").stdout
+        assert "--json" in described
+        assert f"For example: pure-export {command}" in described
+    assert "--install-completion" in shown.stdout
 
 
 def test_nothing_else_imports_the_application() -> None:

@@ -20,7 +20,6 @@ app = typer.Typer(
     cls=Commands,
     help="Residual networks as pure functions, exported to ONNX and judged against float64.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,16 +39,32 @@ def _versions(wanted: bool) -> None:
     raise typer.Exit
 
 
-app.command("list", short_help="List the catalogue of blocks.")(catalogue_commands.list_cases)
-app.command("flow", short_help="Measure gradient norms by depth.")(catalogue_commands.flow)
-app.command("audit", short_help="Audit gradient and signal at every depth, with advice.")(catalogue_commands.audit)
-app.command("onnx", short_help="Export a block, a module or a function.")(file_commands.onnx)
-app.command("verify", short_help="Judge a file against what it should compute.")(verify_command.verify)
-app.command("weights", short_help="List the tensors inside a file, or replace them.")(file_commands.weights)
-app.command("quantize", short_help="Make a file 8-bit, and judge what that lost.")(file_commands.quantize)
-app.command("report", short_help="Write the report on real digits and photographs.")(page_commands.report)
-app.command("reference", short_help="Write the catalogue as one page.")(page_commands.reference)
-app.command("docs", short_help="Show the documentation, or build its site.")(page_commands.docs)
+def _example(words: str) -> str:
+    """Return the last line of a command's --help."""
+    return f"For example: pure-export {words}"
+
+
+for _command, _short, _words in (
+    (catalogue_commands.list_cases, "List the catalogue of blocks.", "list --family gated"),
+    (catalogue_commands.flow, "Measure gradient norms by depth.", "flow resnet20"),
+    (
+        catalogue_commands.audit,
+        "Audit gradient and signal at every depth, with advice.",
+        "audit timm:resnet18",
+    ),
+    (file_commands.onnx, "Export a block, a module or a function.", "onnx net.py:Net net.onnx --bake"),
+    (verify_command.verify, "Judge a file against what it should compute.", "verify net.onnx --against net.py:Net"),
+    (file_commands.weights, "List the tensors inside a file, or replace them.", "weights net.onnx"),
+    (
+        file_commands.quantize,
+        "Make a file 8-bit, and judge what that lost.",
+        "quantize net.onnx data.npz --out net8.onnx",
+    ),
+    (page_commands.report, "Write the report on real digits and photographs.", "report --quick --out report"),
+    (page_commands.reference, "Write the catalogue as one page.", "reference --out catalogue.html"),
+    (page_commands.docs, "Show the documentation, or build its site.", "docs errors#shapeerror"),
+):
+    app.command(_words.partition(" ")[0], short_help=_short, epilog=_example(_words))(_command)
 
 
 @app.callback()
@@ -62,7 +77,7 @@ def options(
     """Residual networks as pure functions, exported to ONNX and judged against float64."""
 
 
-@app.command(short_help="Say what is installed and what really loads.")
+@app.command(short_help="Say what is installed and what really loads.", epilog=_example("doctor --json"))
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Say what is installed, which providers really load, and what to install where one does not."""
     # Imported here, so that the other commands and --help do not wait for it.

@@ -76,10 +76,7 @@ def docs(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List the documentation's pages, print one, or build the site.
-
-    For example: pure-export docs errors#shapeerror, or pure-export docs --html site --open
-    """
+    """List the documentation's pages, print one, or build the site."""
     # Imported here, so that the other commands and --help do not wait for it.
     from export.app import documentation
 
