@@ -38,7 +38,8 @@ def open_ordered(
         session = sessions.open_session(model, choice, saved=path)
         optimised = onnx.load(path, load_external_data=False)
         graph, threads = optimised.graph, os.cpu_count() or 1
-        values = graph_values(onnx.shape_inference.infer_shapes(optimised, data_prop=True).graph)
+        # Without `data_prop`, which can take hundreds of MiB; nothing here computes sizes.
+        values = graph_values(onnx.shape_inference.infer_shapes(optimised).graph)
         recorded = {name: i for i, node in enumerate(proto.graph.node) for name in node.output}
         order, after, before = early_free_order(graph.node, recorded, values, threads)
         if before - after < _MIN_SAVED_BYTES:

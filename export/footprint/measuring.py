@@ -87,12 +87,13 @@ def measure(path: str | os.PathLike[str], sizes: Mapping[str, int]) -> MemoryUse
 
 def _inferred(model: onnx.ModelProto, recorded: onnx.GraphProto, sizes: Mapping[str, int]) -> GraphValues:
     """Return what is known of a graph's values, what the file itself says of them included."""
-    own = graph_values(onnx.shape_inference.infer_shapes(model, data_prop=True).graph, sizes)
+    computed = bool(sizes)  # sizes that are computed are followed; that can take hundreds of MiB
+    own = graph_values(onnx.shape_inference.infer_shapes(model, data_prop=computed).graph, sizes)
     more = onnx.ModelProto()
     more.CopyFrom(model)
     known = {value.name for value in model.graph.value_info}
     more.graph.value_info.extend(value for value in recorded.value_info if value.name not in known)
-    return own.filled(graph_values(onnx.shape_inference.infer_shapes(more, data_prop=True).graph, sizes))
+    return own.filled(graph_values(onnx.shape_inference.infer_shapes(more, data_prop=computed).graph, sizes))
 
 
 def _make_readable(graph: onnx.GraphProto, calls: Calls) -> None:
