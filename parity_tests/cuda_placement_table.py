@@ -27,7 +27,11 @@ is decided by its own code and is what it would be on a GPU; no time and no valu
 A node may be on the CPU only if its value depends on sizes alone, which is followed through the graph. "Data on the
 CPU" counts the others. "Copies" are those that the graph has in every run. "One CUDA graph" counts the files that ONNX
 Runtime accepts for it. Files are written by `to_onnx(..., target="cuda")`; "refused" were not written, by a typed
-error. `python -m parity_tests.cuda_placement --write` renews this page and `parity_tests/golden/cuda_placement.json`.
+error. Each session on the stand-in is also a test of `export.devices.cuda_kernels`: for every node of a file that is
+written, that table said beforehand that CUDA runs it, or that it computes sizes. Combinations are tried in the order of
+the table, and a part of the later ones before; those that are not counted were not tried.
+`python -m parity_tests.cuda_placement --write` renews this page and
+`parity_tests/golden/cuda_placement.json`.
 """
 
 
