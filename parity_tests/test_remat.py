@@ -152,6 +152,17 @@ def test_state_noise_and_extras_pass_through() -> None:
     assert again.children().keys() == block.children().keys()
 
 
+@pytest.mark.parametrize("kind", [grad, lambda f: lambda p: jvp(f, (p,), (p,))[1]])
+def test_running_statistics_are_not_differentiated(kind: Any) -> None:
+    block = pure.Sequential(pure.Linear(4, 6), pure.BatchNorm(6))
+    params, state = block.init(generator(), torch.float64)
+    x = torch.randn(5, 4, generator=generator(1), dtype=torch.float64)
+    given, expected = (
+        kind(lambda p, one=one: one(p, x, state).square().sum())(params) for one in (pure.checkpoint(block), block)
+    )
+    assert_equal_to_rounding(given, expected)
+
+
 def test_integers_and_booleans_pass_through() -> None:
     def picked(x: torch.Tensor, index: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"values": x.exp()[index], "index": index + 1, "positive": x > 0}

@@ -69,13 +69,15 @@ class _Remat(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.call, *tensors = inputs
         ctx.mark_non_differentiable(*(y for y in output if not _smooth(y)))
+        ctx.set_materialize_grads(False)  # a tangent that is not there is None
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = _distinct(ctx.call, ctx.saved_tensors, cotangents)
-        places = [i for i, tensor in enumerate(tensors) if _smooth(tensor)]
+        wanted = ctx.needs_input_grad[1:]  # PyTorch's kernels refuse to differentiate by running statistics
+        places = [i for i, tensor in enumerate(tensors) if _smooth(tensor) and wanted[i]]
         kept: list[int] = []
 
         def again(*smooth: Tensor) -> tuple[Tensor, ...]:
@@ -86,14 +88,17 @@ class _Remat(torch.autograd.Function):
             kept[:] = [i for i, result in enumerate(results) if _smooth(result)]
             return tuple(results[i] for i in kept)
 
-        pull = vjp(again, *(tensors[i] for i in places))[1]
-        found = dict(zip(places, pull(tuple(cotangents[i] for i in kept)), strict=True))
+        values, pull = vjp(again, *(tensors[i] for i in places))[:2]
+        given = (
+            torch.zeros_like(y) if cotangents[i] is None else cotangents[i] for i, y in zip(kept, values, strict=True)
+        )
+        found = dict(zip(places, pull(tuple(given)), strict=True))
         return None, *(found.get(i) for i in range(len(tensors)))
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
-        places = [i for i, tensor in enumerate(tensors) if _smooth(tensor)]
+        places = [i for i, tensor in enumerate(tensors) if _smooth(tensor) and tangents[1:][i] is not None]
 
         def run(*smooth: Tensor) -> tuple[Tensor, ...]:
             given = list(tensors)
@@ -112,7 +117,7 @@ def _smooth(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _distinct(call: _Call, tensors: Sequence[Tensor], cotangents: Sequence[Tensor]) -> list[Tensor]:
+def _distinct(call: _Call, tensors: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> list[Tensor]:
     """Return equal tensors that no compiler of a recorded graph takes for the same ones.
 
     Whoever merges equal computations would merge the second evaluation with the first and keep its values after all;
@@ -122,7 +127,7 @@ def _distinct(call: _Call, tensors: Sequence[Tensor], cotangents: Sequence[Tenso
     found = list(tensors)
     if get_proxy_mode() is None:
         return found
-    late = next((g for g in cotangents if g.is_floating_point() and g.numel()), None)
+    late = next((g for g in cotangents if g is not None and g.is_floating_point() and g.numel()), None)
     for i in call.distinct:
         if tensors[i].is_floating_point() and tensors[i].numel():
             # A factor for each mapped element would make a mapped tensor of one that is shared.
