@@ -255,6 +255,7 @@ def test_one_cycle_is_that_of_torch() -> None:
         ),
         (lambda: optim.multi_transform({}, {"*": "a"}).init({"w": torch.ones(1)}), ArgumentError, "labelled 'a'"),
         (lambda: optim.global_norm({}), ArgumentError, "at least one tensor"),
+        (lambda: optim.adamw().step({"w": torch.ones(1)}, {}, {"w": torch.ones(1)}), ArgumentError, "what init"),
     ],
 )
 def test_mistakes_are_named(make: Callable[[], Any], kind: type[Exception], message: str) -> None:

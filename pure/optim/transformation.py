@@ -85,7 +85,7 @@ def chain(*transformations: Pair) -> GradientTransformation:
         no entry.
 
     Raises:
-        ArgumentError: something that has no `init` and `update`.
+        ArgumentError: something that has no `init` and `update`; in `update`, a state that `init` did not make.
 
     Example:
         >>> from pure import optim
@@ -103,7 +103,12 @@ def chain(*transformations: Pair) -> GradientTransformation:
         new_state = {}
         for position, link in enumerate(links):
             key = str(position)
-            updates, after = link.update(updates, state[key] if key in state else link.init(params), params)
+            before = state[key] if key in state else link.init(params)
+            if key not in state and not _is_empty(before):
+                raise ArgumentError(
+                    f"the state lacks {key!r} (it has {list(state)}): give what init(params) returned"
+                )
+            updates, after = link.update(updates, before, params)
             if key in state:
                 new_state[key] = after
         return updates, new_state
