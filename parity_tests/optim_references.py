@@ -8,8 +8,9 @@ so the others are compared for steps that are Python numbers.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from pure import nets, optim, tree
 
-__all__ = ["LINKS", "OPTIMIZERS", "SCHEDULES", "STEPS", "Row", "rows"]
+__all__ = ["LINKS", "OPTIMIZERS", "SCHEDULES", "STEPS", "Row", "comparisons"]
 
 STEPS = 20
 PEAK, SHORT, LONG = 0.1, 5, 16
@@ -149,20 +150,31 @@ class Row:
     error: float
 
 
-def rows() -> Iterator[Row]:
-    """Yield each comparison."""
-    with jax.enable_x64(True):
-        for name, (ours, theirs) in SCHEDULES.items():
-            steps = range(STEPS)
-            yield Row(
-                name, "optax", apart([float(ours(torch.tensor(s))) for s in steps], [float(theirs(s)) for s in steps])
-            )
-        for name, (link, other) in {**LINKS, **WHOLE}.items():
-            yield Row(name, "optax", beside_optax(link, other))
-        for name, (link, other) in MATRICES.items():
-            yield Row(name, "optax", beside_optax(link, other, "*.weight"))
+def comparisons() -> dict[str, Callable[[], Row]]:
+    """Return the comparisons by name, each run when it is called."""
+
+    def beside(name: str, reference: str, error: Callable[[], float]) -> Callable[[], Row]:
+        def run() -> Row:
+            with jax.enable_x64(True):
+                return Row(name, reference, error())
+
+        return run
+
+    found = {}
+    for name, (schedule, theirs) in SCHEDULES.items():
+        found[name] = beside(name, "optax", partial(schedules_apart, schedule, theirs))
+    for name, (link, other) in {**LINKS, **WHOLE}.items():
+        found[name] = beside(name, "optax", partial(beside_optax, link, other))
+    for name, (link, other) in MATRICES.items():
+        found[name] = beside(name, "optax", partial(beside_optax, link, other, "*.weight"))
     for name, (optimizer, make) in OPTIMIZERS.items():
-        yield Row(name, "torch.optim", beside_torch(optimizer, make))
+        found[name] = beside(name, "torch.optim", partial(beside_torch, optimizer, make))
+    return found
+
+
+def schedules_apart(ours: optim.schedules.Schedule, theirs: Callable[[Any], Any]) -> float:
+    """Return the largest distance between rates over the steps."""
+    return apart([float(ours(torch.tensor(s))) for s in range(STEPS)], [float(theirs(s)) for s in range(STEPS)])
 
 
 def apart(found: Any, expected: Any) -> float:
@@ -229,7 +241,7 @@ def as_arrays(given: Any) -> Any:
 
 def main() -> int:
     """Print the table; return 1 if a pair is more than 1e-12 apart."""
-    found = list(rows())
+    found = [run() for run in comparisons().values()]
     print(f"torch {torch.__version__}, optax {optax.__version__}, jax {jax.__version__}: {STEPS} steps in float64")
     for row in found:
         print(f"{row.name:32} {row.reference:12} {row.error:.1e}")

@@ -105,9 +105,7 @@ def chain(*transformations: Pair) -> GradientTransformation:
             key = str(position)
             before = state[key] if key in state else link.init(params)
             if key not in state and not _is_empty(before):
-                raise ArgumentError(
-                    f"the state lacks {key!r} (it has {list(state)}): give what init(params) returned"
-                )
+                raise ArgumentError(f"the state lacks {key!r} (it has {list(state)}): give what init(params) returned")
             updates, after = link.update(updates, before, params)
             if key in state:
                 new_state[key] = after
