@@ -16,7 +16,7 @@ from benchmarks.papers.transformers import TOKENS, load_rows, reader
 from pure import Block, tree
 from pure.flow.plot.panels import whole_numbers
 from pure.flow.plot.style import COLOURS
-from pure.optim import Optimizer, adamw
+from pure.optim import GradientTransformation, adamw
 
 PAPER = "Xiong et al. 2020 (2002.04745), theorem 1, figures 2 and 3"
 KINDS = ("post", "pre")
@@ -57,7 +57,7 @@ def gradient_by_layer(block: Block, params: Params, data: Batches, batch: int) -
 def warmed(steps: int) -> Any:
     """A function that makes Adam from a rate that rises linearly for so many steps; 0 for none."""
 
-    def make(rate: torch.Tensor) -> Optimizer:
+    def make(rate: torch.Tensor) -> GradientTransformation:
         rule = (lambda step: rate * ((step + 1) / steps).clamp(max=1.0)) if steps else rate
         return adamw(rule, betas=(0.9, 0.98), weight_decay=0.0)
 

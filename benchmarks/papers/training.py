@@ -12,7 +12,7 @@ import pure
 from export.app.report import digits
 from export.app.report.settings import Settings
 from pure import tree
-from pure.optim import Optimizer
+from pure.optim import GradientTransformation
 
 SOURCE = "scikit-learn's 1,797 handwritten digits of 8 × 8 pixels, a quarter held out"
 ROWS, PIXELS = 8, 8
@@ -75,7 +75,7 @@ class Trained(NamedTuple):
 def train(
     block: pure.Block,
     params: Params,
-    optimizer: Callable[[Tensor], Optimizer] | Optimizer,
+    optimizer: Callable[[Tensor], GradientTransformation] | GradientTransformation,
     batches: Batches,
     steps: int,
     batch: int,
