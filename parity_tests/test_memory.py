@@ -196,7 +196,7 @@ def test_nothing_is_opened_twice_for_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_large_weights_are_not_written_out_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ordered_session, "_MAX_STORED_BYTES", 1000)
+    monkeypatch.setattr(ordered_session, "MAX_STORED_BYTES", 1000)
     weight = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     compiled = export.jit(lambda w, x: x @ w, bake=(0,), device="cpu")
     torch.testing.assert_close(compiled(weight, torch.ones(2, 64)), torch.ones(2, 64) @ weight)

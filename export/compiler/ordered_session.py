@@ -10,12 +10,9 @@ import onnxruntime
 from export.footprint.graph_values import graph_values
 from export.footprint.node_order import early_free_order
 from export.runtime import sessions
-from export.runtime.saved_graph import saved_graph
+from export.runtime.saved_graph import MAX_STORED_BYTES, saved_graph
 
 __all__ = ["open_ordered"]
-
-_MAX_STORED_BYTES = 512 * 2**20
-"""Weights inside a model up to which its optimised graph is written out, weights and all, to be ordered."""
 
 _MIN_SAVED_BYTES = 2**20
 """Bytes that another order must save to be worth opening a session again."""
@@ -32,7 +29,7 @@ def open_ordered(
     """
     model = proto.SerializeToString()
     stored = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
-    if choice.device != "cpu" or stored > _MAX_STORED_BYTES:
+    if choice.device != "cpu" or stored > MAX_STORED_BYTES:
         return sessions.open_session(model, choice, cuda_graph=cuda_graph), None
     with saved_graph() as path:
         session = sessions.open_session(model, choice, saved=path)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import onnxruntime
 
-__all__ = ["save_to", "saved_graph"]
+__all__ = ["MAX_STORED_BYTES", "save_to", "saved_graph"]
+
+MAX_STORED_BYTES = 512 * 2**20
+"""Weights inside a model up to which its graph, for which ONNX Runtime writes them out as well, is worth having."""
 
 _MIN_WEIGHT_BYTES = 1024
 """Bytes from which a tensor is no list of sizes."""

@@ -28,6 +28,7 @@ from export.files.opening import open_model
 from export.footprint.measuring import measure
 from export.graph.onnx_export import to_onnx
 from export.runtime import loading
+from export.runtime.saved_graph import MAX_STORED_BYTES
 from export.trace.symbolic_sizes import sizes_of
 from export.verdict.foreign.flat_call import FlatCall
 from export.verdict.foreign.foreign_file import ForeignFile
@@ -40,10 +41,6 @@ from export.verdict.reference_runs import float32_products
 from export.verdict.verdict_result import Divergence, Verdict, unused_text
 
 __all__ = ["verify"]
-
-
-_MAX_STORED_BYTES = 512 * 2**20
-"""Weights inside a file up to which its memory is computed, for which ONNX Runtime writes them out once."""
 
 
 def verify(
@@ -138,7 +135,7 @@ def verify(
         if against is not None:
             rows += judge.against(against, args)
         divergence = _divergence(judge, kept=path is not None)
-        peak_bytes = _peak_bytes(judged) if stored <= _MAX_STORED_BYTES else None
+        peak_bytes = _peak_bytes(judged) if stored <= MAX_STORED_BYTES else None
     if judge.unused:
         warnings.warn(unused_text(judge.unused), UnusedInputWarning, stacklevel=2)
     return Verdict(

@@ -19,14 +19,12 @@ Where = str | Sequence[str] | Callable[[str, Tensor], bool] | Mapping[str, Any]
 """Which leaves: glob patterns over dotted names, a function of name and leaf, or a tree of booleans."""
 
 
-def chosen_names(params: Tree, where: Where | None) -> set[str]:
-    """Return the dotted names of the leaves chosen; all without a choice.
+def chosen_names(params: Tree, where: Where) -> set[str]:
+    """Return the dotted names of the leaves chosen.
 
     Raises:
         TreeError: a pattern matches no leaf, or a tree of booleans is not shaped like the parameters.
     """
-    if where is None:
-        return set(tree.names(params))
     if isinstance(where, Mapping):
         flags = tree.flatten(where)
         if flags.keys() != tree.flatten(params).keys():

@@ -148,11 +148,6 @@ def zeros_like(params: Tree) -> Tree:
     return tree.tree_map(torch.zeros_like, params)
 
 
-def widened(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype that moments are divided in: in bfloat16 0.999 is 1, in float16 an epsilon of 1e-8 is 0."""
-    return torch.promote_types(dtype, torch.float32)
-
-
 def raise_unless_nonnegative(**given: float | Tensor) -> None:
     """Raise `ArgumentError` for a negative number; tensors are left to the caller."""
     for name, value in given.items():

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import ArgumentError
+from pure.layers.alignment import widen
 from pure.optim.schedules import Rate, Schedule, at_step
-from pure.optim.selection import Where, chosen_names
+from pure.optim.selection import Where, masked
 from pure.optim.transformation import (
     GradientTransformation,
     Tree,
@@ -21,7 +22,6 @@ from pure.optim.transformation import (
     raise_unless_decay,
     raise_unless_nonnegative,
     stateless,
-    widened,
     zeros_like,
 )
 
@@ -83,7 +83,7 @@ def clip(max_delta: float) -> GradientTransformation:
 
 def global_norm(updates: Tree) -> Tensor:
     """Return the Euclidean norm of all leaves together, a 0-d tensor; narrow dtypes are squared in float32."""
-    squares = [leaf.to(widened(leaf.dtype)).square().sum() for leaf in tree.leaves(updates)]
+    squares = [widen(leaf).square().sum() for leaf in tree.leaves(updates)]
     if not squares:
         raise ArgumentError("global_norm: expected a tree with at least one tensor, got none")
     return sum(squares[1:], squares[0]).sqrt()
@@ -128,16 +128,8 @@ def add_decayed_weights(weight_decay: float | Tensor, mask: Where | None = None)
     """
     raise_unless_nonnegative(weight_decay=weight_decay)
 
-    def update(updates: Tree, params: Tree) -> Tree:
-        decaying = chosen_names(params, mask)
-        weights = tree.flatten(params)
-        flat = {
-            name: u + weight_decay * weights[name] if name in decaying else u
-            for name, u in tree.flatten(updates).items()
-        }
-        return like(flat, updates)
-
-    return stateless(update)
+    decay = stateless(lambda updates, params: tree.tree_map(lambda u, p: u + weight_decay * p, updates, params))
+    return decay if mask is None else masked(decay, mask)
 
 
 def trace(decay: float | Tensor, nesterov: bool = False) -> GradientTransformation:
@@ -191,8 +183,8 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Grad
         square = tree.tree_map(lambda u, v: b2 * v + (1 - b2) * u * u, updates, state["square"])
 
         def unbiased(m: Tensor, v: Tensor) -> Tensor:
-            wide = widened(m.dtype)
-            count, m, v = step.to(wide), m.to(wide), v.to(wide)
+            m, v = widen(m), widen(v)  # in bfloat16 0.999 is 1, in float16 an epsilon of 1e-8 is 0
+            count = step.to(m.dtype)
             return m / (1 - b1**count) / ((v / (1 - b2**count)).sqrt() + eps)
 
         return tree.tree_map(unbiased, mean, square), {"step": step, "mean": mean, "square": square}
@@ -230,7 +222,8 @@ def scale_by_trust_ratio(eps: float = 0.0) -> GradientTransformation:
     raise_unless_nonnegative(eps=eps)
 
     def scaled(u: Tensor, p: Tensor) -> Tensor:
-        own, length = global_norm({"p": p}).to(widened(u.dtype)), global_norm({"u": u})
+        length = global_norm({"u": u})
+        own = global_norm({"p": p}).to(length.dtype)
         zero = (own == 0) | (length == 0)
         return u * torch.where(zero, 1.0, own / torch.where(zero, 1.0, length + eps)).to(u.dtype)
 
@@ -265,15 +258,10 @@ def ema(decay: float | Tensor, debias: bool = True) -> GradientTransformation:
         average = tree.tree_map(lambda u, e: decay * e + (1 - decay) * u, updates, state["average"])
 
         def unbiased(e: Tensor) -> Tensor:
-            wide = widened(e.dtype)
-            return (e.to(wide) / (1 - decay ** step.to(wide))).to(e.dtype)
+            wide = widen(e)
+            return (wide / (1 - decay ** step.to(wide.dtype))).to(e.dtype)
 
         found = tree.tree_map(unbiased, average) if debias else average
         return found, {"step": step, "average": average}
 
     return GradientTransformation(init, update)
-
-
-def like(flat: dict[str, Tensor], example: Tree) -> Tree:
-    """Return leaves, given in tree order, in the structure of an example."""
-    return tree.tree_unflatten(list(flat.values()), tree.tree_flatten(example)[1])

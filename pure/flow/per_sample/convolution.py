@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.flow.per_sample.outer_products import FLOAT64_COST, gram, row_norms, row_slices, scaled, widened
+from pure.flow.per_sample.outer_products import FLOAT64_COST, gram, row_norms, row_slices, scaled
 from pure.flow.per_sample.weight_use import Call, Parameters, Run, WeightUse
+from pure.layers.alignment import widen
 
 __all__ = ["CONVOLUTIONS", "Convolution", "Geometry", "convolution_norm", "unfolded", "weight_gradient"]
 
@@ -67,7 +68,7 @@ def weight_gradient(x: Tensor, g: Tensor, weight: Tensor, geometry: Geometry) ->
         geometry: the convolution's.
     """
     dims = len(geometry.kernel)
-    dtype = torch.promote_types(widened(x).dtype, widened(g).dtype)
+    dtype = torch.promote_types(widen(x).dtype, widen(g).dtype)
     x, g = x.to(dtype), g.to(dtype)
     padding = [before for before, _ in geometry.pads]
     if any(before != behind for before, behind in geometry.pads):

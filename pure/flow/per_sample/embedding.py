@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pure.flow.per_sample.outer_products import row_norms, widened
+from pure.flow.per_sample.outer_products import row_norms
 from pure.flow.per_sample.weight_use import Call, Parameters, WeightUse
+from pure.layers.alignment import widen
 
 __all__ = ["LOOKUPS", "Lookup", "lookup_norm"]
 
@@ -29,7 +30,7 @@ class Lookup(WeightUse):
     def rows(self, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """Return the indices (batch, time) from 0 up, and the gradients (batch, time, values), 0 where padded."""
         index = x.reshape(len(x), -1).long() % self.shape[0]
-        signals = widened(g.reshape(len(x), index.shape[1], -1))
+        signals = widen(g.reshape(len(x), index.shape[1], -1))
         if self.padding is not None:
             signals = signals.masked_fill((index == self.padding)[..., None], 0)
         return index, signals

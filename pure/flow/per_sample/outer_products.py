@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pure.layers.alignment import widen
+
 __all__ = [
     "FLOAT64_COST",
     "cross_term",
@@ -16,7 +18,6 @@ __all__ = [
     "row_norms",
     "row_slices",
     "scaled",
-    "widened",
 ]
 
 # Shapes: a is (batch, time, groups, inputs), g is (batch, time, groups, outputs).
@@ -131,14 +132,9 @@ def cross_term(a: Tensor, g: Tensor, h: Tensor, index: Tensor) -> Tensor:
     return (picked * (a.double() @ h.double().mT)).sum(dim=(1, 2))
 
 
-def widened(v: Tensor) -> Tensor:
-    """Return `v` in float32 at least."""
-    return v.to(torch.promote_types(v.dtype, torch.float32))
-
-
 def scaled(v: Tensor) -> tuple[Tensor, Tensor]:
     """Return each sample divided by its largest absolute value, at least in float32, and those values in float64."""
-    wide = widened(v)
+    wide = widen(v)
     flat = wide.reshape(len(wide), -1)
     largest = torch.linalg.vector_norm(flat, ord=torch.inf, dim=1)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0)
