@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, help="write the table there, as Markdown")
     parser.add_argument("--held-out", action="store_true", help="check the models that are held out, and only these")
     parser.add_argument("--verdicts", default="forward file,gradient file", help="stages whose files get a verdict")
+    parser.add_argument("--seconds", type=float, default=processes.SECONDS, help="what a model may take in all")
     given = parser.parse_args(argv)
     text = given.results.read_text(encoding="utf-8") if given.results.exists() else ""
     records = [json.loads(line) for line in text.splitlines()]
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stages, verdicts = (tuple(names.split(",")) for names in (given.stages, given.verdicts))
     if chosen:
         with given.results.open("a", encoding="utf-8") as file:
-            for record in processes.run_all(chosen, given.workers, stages, verdicts):
+            for record in processes.run_all(chosen, given.workers, stages, verdicts, given.seconds):
                 records.append(record)
                 file.write(json.dumps(record) + "\n")
                 file.flush()

@@ -20,7 +20,7 @@ from parity_tests.zoo.making import Entry
 __all__ = ["run_all"]
 
 SECONDS = 600.0
-"""What a model may take, all stages together; what is longer counts as hanging."""
+"""What a model may take unless told otherwise, all stages together; what is longer counts as hanging."""
 MODELS_OF_A_PROCESS = 40
 """After so many a process is replaced, so that what they leave in memory does not add up."""
 MODULES = {
@@ -40,11 +40,14 @@ class Worker:
         libraries: what it imports before the first model.
         chosen: the stages, of `STAGES`.
         verdicts: the stages whose files get a verdict.
+        limit: seconds that a model may take, all stages together.
     """
 
-    def __init__(self, libraries: Sequence[str], chosen: tuple[str, ...], verdicts: tuple[str, ...]) -> None:
+    def __init__(
+        self, libraries: Sequence[str], chosen: tuple[str, ...], verdicts: tuple[str, ...], limit: float
+    ) -> None:
         context = multiprocessing.get_context("spawn")
-        self.chosen, self.verdicts = chosen, verdicts
+        self.chosen, self.verdicts, self.limit = chosen, verdicts, limit
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs, libraries, chosen, verdicts), daemon=True)
         self.process.start()
@@ -63,7 +66,7 @@ class Worker:
         try:
             while self.pipe.poll():
                 self.found.append(json.loads(self.pipe.recv_bytes()))
-            ended, late = len(self.found) == len(self.chosen), time.monotonic() - self.began > SECONDS
+            ended, late = len(self.found) == len(self.chosen), time.monotonic() - self.began > self.limit
         except (EOFError, ConnectionResetError):
             ended, late = True, False
         if not (ended or late):
@@ -71,7 +74,7 @@ class Worker:
         if len(self.found) < len(self.chosen):
             self.stop()
             status = "hanging" if late else "crashed"
-            why = f"not done in {SECONDS:.0f} s" if late else f"the process ended with {self.process.exitcode}"
+            why = f"not done in {self.limit:.0f} s" if late else f"the process ended with {self.process.exitcode}"
             seconds = time.monotonic() - self.began
             self.found.append(asdict(Stage(self.chosen[len(self.found)], status, seconds, 0, why)))
         about = {name: value for name, value in vars(self.entry).items() if name not in ("options", "takes")}
@@ -90,7 +93,11 @@ class Worker:
 
 
 def run_all(
-    entries: Sequence[Entry], workers: int, chosen: tuple[str, ...], verdicts: tuple[str, ...]
+    entries: Sequence[Entry],
+    workers: int,
+    chosen: tuple[str, ...],
+    verdicts: tuple[str, ...],
+    limit: float = SECONDS,
 ) -> Iterator[Record]:
     """Yield one record a model, as they end.
 
@@ -99,16 +106,17 @@ def run_all(
         workers: how many are checked at the same time.
         chosen: the stages, of `STAGES`.
         verdicts: the stages whose files get a verdict.
+        limit: seconds that a model may take, all stages together.
     """
     libraries = sorted({entry.library for entry in entries})
     left = list(entries)[::-1]
-    running = [Worker(libraries, chosen, verdicts) for _ in range(min(workers, len(left)))]
+    running = [Worker(libraries, chosen, verdicts, limit) for _ in range(min(workers, len(left)))]
     while left or any(worker.entry for worker in running):
         for place, worker in enumerate(running):
             if worker.entry is None and left:
                 if worker.spent:
                     worker.stop()
-                    worker = running[place] = Worker(libraries, chosen, verdicts)
+                    worker = running[place] = Worker(libraries, chosen, verdicts, limit)
                 worker.give(left.pop())
         wait([worker.pipe for worker in running if worker.entry], timeout=1.0)
         for worker in running:
