@@ -78,6 +78,10 @@ class Model:
         entry: which model.
         folder: where its files go.
         verdicts: the stages whose files get a verdict; others are only compared with the module.
+
+    Attributes:
+        choices: which sizes a file leaves open, at best and else.
+        ours: the same for our files; what the forward file had to fix, the gradient's file fixes from the start.
     """
 
     def __init__(self, entry: Entry, folder: Path, verdicts: Collection[str]) -> None:
@@ -86,15 +90,12 @@ class Model:
         self.given = inputs(entry, BATCH, 0)
         self.first, *others = entry.takes
         self.others = others
+        texts = any(map(entry.is_text, entry.takes))
+        self.choices = self.ours = (WITH_LENGTH, FIXED_LENGTH) if texts else (BATCH_ONLY,)
 
     def arguments(self, given: Mapping[str, Tensor]) -> tuple[Any, ...]:
         """Return what the block takes: parameters, first input, state, the other inputs by name."""
         return self.params, given[self.first], self.state, {name: given[name] for name in self.others}
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """Which sizes are left open, at best and else."""
-        return (WITH_LENGTH, FIXED_LENGTH) if any(map(self.entry.is_text, self.entry.takes)) else (BATCH_ONLY,)
 
     def sizes(self, name: str, opened: str) -> dict[int, str]:
         """Return an input's dynamic axes."""
@@ -116,13 +117,13 @@ class Model:
         Raises:
             ExportError: the export fails even with the batch alone left open.
         """
-        for opened in self.choices:
+        for opened in self.ours:
             began = time.process_time()
             try:
                 file = export.to_onnx(fn, self.arguments(self.given), path, dynamic=self.dynamic(opened))
                 return Stage("", "", time.process_time() - began, file.nodes, "", opened)
             except ExportError:
-                if opened == self.choices[-1]:
+                if opened == self.ours[-1]:
                     raise
         raise AssertionError
 
@@ -181,6 +182,7 @@ def forward(model: Model) -> Stage:
     """The file's value at another batch, and length, is the module's, and it passes its verdict where one is given."""
     path = model.folder / "forward.onnx"
     stage = replace(model.written(model.block, path), name="forward file")
+    model.ours = model.ours[model.ours.index(stage.open_sizes) :]
     given = model.other_inputs(stage.open_sizes)
     loaded = export.load(path, device="cpu")
     y = loaded(*model.arguments(given))
