@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from threading import RLock, get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ from pure.interop.replaced.unseen_draws import UnseenDraws
 from pure.interop.tagging.module_hooks import FOLLOWERS, unfollowed
 
 __all__ = ["PureCall"]
+
+_Result = tuple[Any, dict[str, Tensor]]
+"""The output and the new buffers."""
 
 
 class _WithBuffers(nn.Module):
@@ -104,6 +107,19 @@ def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
 
+class _Given(NamedTuple):
+    """What a call is given: leaves by dotted name, forward's arguments."""
+
+    params: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return what forward must not write to: the parameters and its arguments."""
+        return (*self.params.values(), *tensors_of(self.args, self.kwargs))
+
+
 class PureCall:
     """A copy of a module that each call finds as it was at first, and that leaves the tensors it is given unchanged.
 
@@ -165,67 +181,47 @@ class PureCall:
             UnsupportedError: forward wrote to its parameters, which it had not done in its first call, or drew in a way
                 that no noise can replay.
         """
+        given = _Given(params, buffers, args, kwargs)
         if torch.compiler.is_dynamo_compiling():
-            return self._drawing(params, buffers, args, kwargs, seed)
+            return self._drawing(given, seed)
         with self._lock:
-            return self._transformed(params, buffers, args, kwargs, seed)
+            return self._transformed(given, seed)
 
-    def _transformed(
-        self,
-        params: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        seed: Tensor | None,
-    ) -> tuple[Any, dict[str, Tensor]]:
+    def _transformed(self, given: _Given, seed: Tensor | None) -> _Result:
         """Call the module with what transforms need."""
         if not transformed():
-            return self._drawing(params, buffers, args, kwargs, seed)
+            return self._drawing(given, seed)
         with SEEN_THROUGH, ComposedKernels():
             if not active(TransformType.Vmap):
-                return self._drawing(params, buffers, args, kwargs, seed)
+                return self._drawing(given, seed)
             with GRAPH_CODE:  # other code looks at tensors' values, which vmap has not
-                return self._mapped(params, buffers, args, kwargs, seed)
+                return self._mapped(given, seed)
 
-    def _mapped(
-        self,
-        params: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        seed: Tensor | None,
-    ) -> tuple[Any, dict[str, Tensor]]:
+    def _mapped(self, given: _Given, seed: Tensor | None) -> _Result:
         """Call the module under vmap; each of its samples has buffers of its own where forward writes to them."""
         if not self._writes_mapped:
             try:
-                return self._drawing(params, buffers, args, kwargs, seed)
+                return self._drawing(given, seed)
             except RuntimeError as error:  # as PyTorch calls a write of mapped values to a buffer that is not mapped
-                if not buffers or isinstance(error, PureExportError):
+                if not given.buffers or isinstance(error, PureExportError):
                     raise
                 failure = error
             try:
-                result = self._drawing(params, _each_its_own(buffers), args, kwargs, seed)
+                result = self._drawing(given._replace(buffers=_each_its_own(given.buffers)), seed)
             except RuntimeError:
                 raise failure from None
             self._writes_mapped = True
             return result
-        return self._drawing(params, _each_its_own(buffers), args, kwargs, seed)
+        return self._drawing(given._replace(buffers=_each_its_own(given.buffers)), seed)
 
-    def _drawing(
-        self,
-        params: dict[str, Tensor],
-        buffers: dict[str, Tensor],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        seed: Tensor | None,
-    ) -> tuple[Any, dict[str, Tensor]]:
+    def _drawing(self, given: _Given, seed: Tensor | None) -> _Result:
         """Call the module with random draws computed from the seed."""
         if not (
             self._training or self.may_draw or self._makes_parameters or self._writes is None
         ):  # the usual case, without a watch
-            return self._written_to(params, buffers, args, kwargs)
+            return self._written_to(given)
         if self.may_draw and torch.compiler.is_dynamo_compiling():
-            return _eagerly(self, params, buffers, args, kwargs, seed)
+            return _eagerly(self, *given, seed)
         name = type(self.module).__name__
 
         def replaced() -> ReplacedDraws:
@@ -234,20 +230,20 @@ class PureCall:
         draws = replaced()
         if torch.compiler.is_dynamo_compiling():
             with draws:
-                return self._written_to(params, buffers, args, kwargs)
+                return self._written_to(given)
         before = torch.get_rng_state()
         try:
             with SEEN_THROUGH, draws:
-                result = self._written_to(params, buffers, args, kwargs)
+                result = self._written_to(given)
         except ParameterWrite:  # which is known from now on: again, from the first draw
-            return self._drawing(params, buffers, args, kwargs, seed)
+            return self._drawing(given, seed)
         finally:
             self.may_draw = self.may_draw or draws.drew
             self._makes_parameters = self._makes_parameters or draws.has_initial
         if torch.equal(torch.get_rng_state(), before):
             return result
         with SEEN_THROUGH, replaced(), UnseenDraws() as unseen:  # this thread, or another?
-            result = self._written_to(params, buffers, args, kwargs)
+            result = self._written_to(given)
         if unseen.names:
             torch.set_rng_state(before)
             raise UnsupportedError(
@@ -256,38 +252,35 @@ class PureCall:
             )
         return result
 
-    def _written_to(
-        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Tensor]]:
+    def _written_to(self, given: _Given) -> _Result:
         """Call the module on copies of what it writes to."""
         if torch.compiler.is_dynamo_compiling():  # which has a checkpoint, kernels and a check of writes of its own
             try:
-                y, new = self._call(
-                    params if self._writes is False else _copies(params), _copies(buffers), args, kwargs
-                )
+                params = given.params if self._writes is False else _copies(given.params)
+                y, new = self._call(given._replace(params=params, buffers=_copies(given.buffers)))
             finally:
                 self._contents.restore_compiled()
-            if not new.keys() - buffers.keys() <= self._remade:  # whether these are state shows in an eager call
-                return _eagerly(self, params, buffers, args, kwargs)
-            return y, {name: leaf for name, leaf in new.items() if name in buffers}
+            if not new.keys() - given.buffers.keys() <= self._remade:  # whether these are state shows in an eager call
+                return _eagerly(self, *given)
+            return y, {name: leaf for name, leaf in new.items() if name in given.buffers}
         if self._writes is None:
             try:
-                with SEEN_THROUGH, WatchWrites((*params.values(), *tensors_of(args, kwargs))):
-                    result = self._from_start(params, buffers, args, kwargs)
+                with SEEN_THROUGH, WatchWrites(given.tensors()):
+                    result = self._from_start(given)
                 self._writes = False
                 return result
             except ParameterWrite:
                 self._writes = True
                 raise
         if self._writes:
-            args, kwargs = tree.tree_map(_copy, (args, kwargs))
-            return self._from_start(_copies(params), buffers, args, kwargs)
-        given = tensors_of(args, kwargs)
-        before = _versions((*params.values(), *given))
-        result = self._from_start(params, buffers, args, kwargs)
-        after = _versions((*params.values(), *given))
+            args, kwargs = tree.tree_map(_copy, (given.args, given.kwargs))
+            return self._from_start(_Given(_copies(given.params), given.buffers, args, kwargs))
+        tensors = given.tensors()
+        before = _versions(tensors)
+        result = self._from_start(given)
+        after = _versions(tensors)
         if after != before:
-            names = (*params, *(f"its argument {index}" for index in range(len(given))))
+            names = (*given.params, *(f"its argument {index}" for index in range(len(tensors) - len(given.params))))
             written = [name for name, old, new in zip(names, before, after, strict=True) if old != new]
             raise UnsupportedError(
                 f"{type(self.module).__name__}: forward wrote to {written}, which it had not done in its first call: "
@@ -295,49 +288,43 @@ class PureCall:
             )
         return result
 
-    def _from_start(
-        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Tensor]]:
+    def _from_start(self, given: _Given) -> _Result:
         """Call the module on copies of the buffers and put it back as it was, without the buffers that it has made."""
 
-        def call() -> tuple[Any, dict[str, Tensor]]:
-            return self._call(params, _copies(buffers), own(args), own(kwargs))
+        def call() -> _Result:
+            return self._call(_Given(given.params, _copies(given.buffers), own(given.args), own(given.kwargs)))
 
         try:
             with ONE_PATH:
                 y, new = call()
         finally:
             self._contents.restore()
-        made = new.keys() - buffers.keys()
+        made = new.keys() - given.buffers.keys()
         if not made <= self._remade:
             try:
                 with ONE_PATH, SEEN_THROUGH, unfollowed():
-                    raise_unless_remade(self.module, made, tensors_of(args, kwargs), call)
+                    raise_unless_remade(self.module, made, tensors_of(given.args, given.kwargs), call)
             finally:
                 self._contents.restore()
             self._remade |= made
         return y, {name: leaf for name, leaf in new.items() if name not in made}
 
-    def _call(
-        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Tensor]]:
+    def _call(self, given: _Given) -> _Result:
         """Return the output and the new buffers, in grad mode; without gradients where the caller wants none."""
         if torch.is_grad_enabled():
-            return self._functional(params, buffers, args, kwargs)
-        params = {name: _detached(leaf) for name, leaf in params.items()}
-        args, kwargs = tree.tree_map(_detached, (args, kwargs))
+            return self._functional(given)
+        params = {name: _detached(leaf) for name, leaf in given.params.items()}
+        args, kwargs = tree.tree_map(_detached, (given.args, given.kwargs))
         with torch.enable_grad():
-            result = self._functional(params, buffers, args, kwargs)
+            result = self._functional(_Given(params, given.buffers, args, kwargs))
         return tree.tree_map(_detached, result)
 
-    def _functional(
-        self, params: dict[str, Tensor], buffers: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Tensor]]:
-        given = {f"inner.{name}": leaf for name, leaf in (*params.items(), *buffers.items())}
+    def _functional(self, given: _Given) -> _Result:
+        leaves = {f"inner.{name}": leaf for name, leaf in (*given.params.items(), *given.buffers.items())}
         if FOLLOWERS and (followed := FOLLOWERS.get(get_ident())) is not None:
-            with followed[0].around(given, args):
-                return functional_call(self._target, given, args, kwargs)
-        return functional_call(self._target, given, args, kwargs)
+            with followed[0].around(leaves, given.args):
+                return functional_call(self._target, leaves, given.args, given.kwargs)
+        return functional_call(self._target, leaves, given.args, given.kwargs)
 
 
 def _call_again(call: PureCall, *given: Any) -> tuple[Any, dict[str, Tensor]]:
