@@ -42,6 +42,7 @@ from pure.layers import (
     RMSNorm,
     Scale,
 )
+from pure.layers.distances import cdist
 from pure.scan_loop import scan
 from pure.skips import (
     GLU,
@@ -116,6 +117,7 @@ __all__ = [
     "capture",
     "cast",
     "catalogue",
+    "cdist",
     "check_params",
     "checkpoint",
     "combine",

@@ -12,6 +12,7 @@ from pure.block import Params, Shape, State
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, check_generator
 from pure.layers.alignment import along, widen
+from pure.layers.distances import vector_norm
 from pure.layers.norm_kernels import layer_norm
 from pure.leaf import Leaf, describe
 
@@ -131,6 +132,6 @@ class GlobalResponseNorm(_Gains):
         wide, weight, bias = self.widened(params, x)
         axis = self.axis % x.ndim
         space = tuple(dim for dim in range(1, x.ndim) if dim != axis)
-        norms = torch.linalg.vector_norm(wide, dim=space, keepdim=True)
+        norms = vector_norm(wide, space, keepdim=True)
         relative = norms / (norms.mean(axis, keepdim=True) + self.eps)
         return (wide + (along(bias, x, axis) + along(weight, x, axis) * (wide * relative))).to(x.dtype)

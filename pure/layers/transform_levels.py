@@ -10,7 +10,7 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
 
-__all__ = ["differentiating", "is_forward_over_forward", "is_nested"]
+__all__ = ["differentiating", "is_forward", "is_forward_over_forward", "is_nested"]
 
 _DIFFERENTIATING = (TransformType.Grad, TransformType.Jvp)
 
@@ -51,6 +51,18 @@ def is_nested(*given: Tensor | None) -> bool:
     if forward_ad._current_level >= 0 and TransformType.Jvp not in kinds:  # a dual level outside of torch.func
         kinds = [TransformType.Jvp, *kinds]
     return len(kinds) > 1 or any(map(_in_plain_autograd, given))
+
+
+def _forward() -> bool:
+    return forward_ad._current_level >= 0 or TransformType.Jvp in differentiating()
+
+
+_forward_in_dynamo: Callable[[], bool] = torch.compiler.assume_constant_result(_forward)
+
+
+def is_forward() -> bool:
+    """Return whether a forward-mode derivative is computed."""
+    return _forward_in_dynamo() if torch.compiler.is_dynamo_compiling() else _forward()
 
 
 def is_forward_over_forward() -> bool:

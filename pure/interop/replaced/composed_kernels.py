@@ -15,8 +15,9 @@ from pure.errors import UnsupportedError
 from pure.interop.one_path import SeesThrough
 from pure.interop.replaced.recurrence import CELLS, recurrence
 from pure.layers.alignment import widen
+from pure.layers.distances import composed_cosine_similarity, composed_norm_of, vector_norm
 from pure.layers.norm_kernels import composed_layer_norm, composed_norm
-from pure.layers.transform_levels import is_nested
+from pure.layers.transform_levels import is_forward, is_nested
 
 __all__ = ["ComposedKernels", "TransformType", "active", "transformed"]
 
@@ -66,7 +67,7 @@ def _weight_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     """Compute g v / ‖v‖, the norm over all axes but one; the kernel has no batching rule."""
     v, g, dim = (*args, 0)[:3]
     axes = [axis for axis in range(v.dim()) if axis != dim % v.dim()] if dim != -1 else list(range(v.dim()))
-    return v * (g / torch.linalg.vector_norm(v, 2, axes, keepdim=True)) if axes else func(*args, **kwargs)
+    return v * (g / vector_norm(v, axes, keepdim=True)) if axes else func(*args, **kwargs)
 
 
 def _batch_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -114,6 +115,66 @@ def _over_last(
     return composed_layer_norm(widen(input), normalized_shape, weight, bias, eps).to(input.dtype)
 
 
+def _cdist(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute distances between rows from differences, where PyTorch has no derivative or a wrong one."""
+
+    def distances(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: str | None = None) -> Tensor:
+        return composed_norm_of(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+
+    return distances(*args, **kwargs) if is_forward() or is_nested(*args[:2]) else func(*args, **kwargs)
+
+
+def _pairwise_distance(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute the norm of differences likewise."""
+
+    def distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+        return composed_norm_of(x1 - x2 + eps, p, -1, keepdim)
+
+    return distance(*args, **kwargs) if is_nested(*args[:2]) else func(*args, **kwargs)
+
+
+def _cosine_similarity(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute the cosine of two vectors' angle likewise."""
+
+    def similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+        return composed_cosine_similarity(x1, x2, dim, eps)
+
+    return similarity(*args, **kwargs) if is_nested(*args[:2]) else func(*args, **kwargs)
+
+
+def _norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute a vector's norm likewise."""
+
+    def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
+        order = 2 if p in ("fro", None) else p
+        if not isinstance(order, int | float) or (isinstance(dim, tuple | list) and p is not None and p != "fro"):
+            return func(*args, **kwargs)  # a matrix norm
+        axes = tuple(range(input.dim())) if dim is None else dim
+        return composed_norm_of(input if dtype is None else input.to(dtype), order, axes, keepdim)
+
+    named = {{"ord": "p", "x": "input"}.get(name, name): value for name, value in kwargs.items() if name != "out"}
+    return norm(*args, **named) if is_nested(*args[:1]) else func(*args, **kwargs)
+
+
+def _normalize(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Divide a vector by its norm likewise."""
+
+    def normalize(input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Any = None) -> Tensor:
+        return input / composed_norm_of(input, p, dim, keepdim=True).clamp_min(eps)
+
+    return normalize(*args, **kwargs) if is_nested(*args[:1]) else func(*args, **kwargs)
+
+
+def _glu(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Compute a · sigmoid(b) in second derivatives, which the kernel's forward mode lacks."""
+
+    def gated(input: Tensor, dim: int = -1) -> Tensor:
+        value, gate = input.chunk(2, dim)
+        return value * gate.sigmoid()
+
+    return gated(*args, **kwargs) if is_nested(*args[:1]) else func(*args, **kwargs)
+
+
 def _requires_grad(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Leave a tensor as it is: one made in forward has no gradient that anyone asks a transform for."""
     x, wanted = (*args, kwargs.get("requires_grad", True))[:2]
@@ -131,6 +192,14 @@ _COMPOSED: dict[str, Callable[..., Any]] = {
     "instance_norm": _instance_norm,
     "layer_norm": _layer_norm,
     "requires_grad_": _requires_grad,
+    "cdist": _cdist,
+    "pairwise_distance": _pairwise_distance,
+    "cosine_similarity": _cosine_similarity,
+    "norm": _norm,
+    "linalg_vector_norm": _norm,
+    "linalg_norm": _norm,
+    "normalize": _normalize,
+    "glu": _glu,
 }
 
 
