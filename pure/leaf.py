@@ -26,7 +26,17 @@ from pure.initializers import Device, check_generator
 from pure.tree import Tree
 from pure.tree.pytree import differences
 
-__all__ = ["LEAF_ERRORS", "Leaf", "about_shapes", "describe", "explain", "given_keys", "wrong_keys"]
+__all__ = [
+    "LEAF_ERRORS",
+    "Leaf",
+    "about_shapes",
+    "autocasts",
+    "describe",
+    "explain",
+    "given_keys",
+    "other_dtype",
+    "wrong_keys",
+]
 
 LEAF_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError, IndexError)
 """What PyTorch raises where an input or a parameter does not fit; `explain` says why in its place."""
@@ -56,6 +66,19 @@ def about_shapes(cause: BaseException) -> bool:
     return _ABOUT_SHAPES.search(text) is not None and _OTHER_CAUSES.search(text) is None
 
 
+def autocasts(x: Tensor) -> bool:
+    """Return whether `torch.autocast` is on where a tensor lies: operations then choose their dtypes themselves."""
+    return torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type)
+
+
+def other_dtype(given: torch.dtype, name: str, dtype: torch.dtype) -> str:
+    """Return what to do about a parameter of another dtype than the input, for a message."""
+    return (
+        f"input is {given}, params {name!r} is {dtype}: cast one of them, as by pure.cast(params, {given}), or keep "
+        "the parameters and compute in fewer bits under torch.autocast or in pure.MixedPrecision"
+    )
+
+
 def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureError:
     """Return the typed error for a leaf block's failure: what was given, what was expected."""
     if isinstance(cause, PureError):
@@ -66,11 +89,8 @@ def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureE
     if lines:
         return TreeError(f"params of {block}: " + "; ".join(lines))
     for name, leaf in tree.flatten(params).items():
-        if leaf.dtype != x.dtype:
-            return DtypeError(
-                f"{block}: input is {x.dtype}, params {name!r} is {leaf.dtype}: cast one of them, "
-                f"as by pure.cast(params, {x.dtype})"
-            )
+        if leaf.dtype != x.dtype and not autocasts(x):
+            return DtypeError(f"{block}: {other_dtype(x.dtype, name, leaf.dtype)}")
         if leaf.device != x.device:
             return DeviceError(f"{block}: input is on {x.device}, params {name!r} on {leaf.device}: move one of them")
     if about_shapes(cause):

@@ -1,11 +1,13 @@
-"""Reshapes and casts that align a tensor with another of more axes or a wider dtype."""
+"""Reshapes and casts that align a tensor with another of more axes or a wider dtype, also under `torch.autocast`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["align", "along", "widen"]
+from pure.leaf import autocasts
+
+__all__ = ["align", "along", "fits", "narrow", "widen"]
 
 
 def align(value: Tensor, x: Tensor) -> Tensor:
@@ -45,3 +47,23 @@ def widen(x: Tensor) -> Tensor:
         (torch.float32, torch.float64)
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def fits(leaf: Tensor, x: Tensor) -> bool:
+    """Return whether a parameter can meet an input: it has its dtype, or `torch.autocast` sees to that.
+
+    Example:
+        >>> fits(torch.ones(1), torch.ones(1, dtype=torch.bfloat16))
+        False
+    """
+    return leaf.dtype == x.dtype or autocasts(x)
+
+
+def narrow(y: Tensor, x: Tensor) -> Tensor:
+    """Return a norm's result in its input's dtype; under autocast on CUDA in its own, as PyTorch's modules do.
+
+    Args:
+        y: the result, at least in float32.
+        x: the input.
+    """
+    return y if y.dtype == x.dtype or (x.device.type == "cuda" and autocasts(x)) else y.to(x.dtype)

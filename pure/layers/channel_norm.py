@@ -11,7 +11,7 @@ from torch import Tensor
 from pure.block import Params, Shape, State
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, check_generator
-from pure.layers.alignment import along, widen
+from pure.layers.alignment import along, fits, narrow, widen
 from pure.layers.distances import vector_norm
 from pure.layers.norm_kernels import layer_norm
 from pure.leaf import Leaf, describe
@@ -47,7 +47,7 @@ class _Gains(Leaf):
     def widened(self, params: Params, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return input, weight and bias, at least in float32."""
         for name, leaf in params.items():
-            if leaf.dtype != x.dtype or leaf.shape != (self.channels,):
+            if not fits(leaf, x) or leaf.shape != (self.channels,):
                 raise RuntimeError(f"{name} {describe(leaf)}")
         return widen(x), widen(params["weight"]), widen(params["bias"])
 
@@ -84,7 +84,7 @@ class ChannelNorm(_Gains):
             raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
         wide, weight, bias = self.widened(params, x)
         y = layer_norm(wide.movedim(1, -1), (self.channels,), weight, bias, self.eps)
-        return y.movedim(-1, 1).to(x.dtype)
+        return narrow(y.movedim(-1, 1), x)
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,6 +13,7 @@ from pure.block import Block, Extras, Params, Shape, State
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, DtypeError, RankError, ShapeError
 from pure.initializers import Device, Initializer, Normal
+from pure.layers.alignment import fits
 from pure.layers.dropout import Dropout
 from pure.layers.norm import LayerNorm
 from pure.leaf import Leaf, describe
@@ -144,7 +145,7 @@ class LearnedPositions(_Table):
                 f"{self}: input {describe(x)}, expected (batch, at most {self.count} tokens, {self.features})"
             )
         weight: Tensor = params["weight"]
-        if weight.dtype != x.dtype or weight.shape != (self.count, self.features):
+        if not fits(weight, x) or weight.shape != (self.count, self.features):
             raise RuntimeError(f"weight {describe(weight)}")
         return x + weight[: x.shape[1]]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from pure.block import EMPTY, Applied, Block, Params, Shape, State, check_params
 from pure.errors import ArgumentError, PureError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, check_generator
-from pure.layers.alignment import widen
+from pure.layers.alignment import fits, narrow, widen
 from pure.layers.norm_kernels import batch_norm, layer_norm
 from pure.leaf import Leaf, describe, explain
 from pure.spmd.process_group import Group
@@ -30,7 +30,7 @@ def _gain(params: Params, name: str, x: Tensor) -> Tensor | None:
     if not params:
         return None
     leaf: Tensor = params[name]
-    if leaf.dtype != x.dtype:
+    if not fits(leaf, x):
         raise TypeError(f"{name} is {leaf.dtype}")
     return widen(leaf)
 
@@ -96,7 +96,7 @@ class LayerNorm(_Affine):
         if x.ndim <= len(sizes):
             raise RankError(f"{self}: input {describe(x)}, expected the batch axis and then …, {sizes}")
         bias = _gain(params, "bias", x) if self.bias else None
-        return layer_norm(widen(x), sizes, _gain(params, "weight", x), bias, self.eps).to(x.dtype)
+        return narrow(layer_norm(widen(x), sizes, _gain(params, "weight", x), bias, self.eps), x)
 
 
 @dataclass(frozen=True, repr=False)
@@ -135,7 +135,7 @@ class RMSNorm(_Affine):
         """Return the normalised `x`."""
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, …, {self.features}): add x.unsqueeze(0)")
-        return F.rms_norm(widen(x), (self.features,), _gain(params, "weight", x), self.eps).to(x.dtype)
+        return narrow(F.rms_norm(widen(x), (self.features,), _gain(params, "weight", x), self.eps), x)
 
 
 @dataclass(frozen=True, repr=False)
@@ -183,7 +183,7 @@ class GroupNorm(_Affine):
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
         weight, bias = _gain(params, "weight", x), _gain(params, "bias", x)
-        return F.group_norm(widen(x), self.groups, weight, bias, self.eps).to(x.dtype)
+        return narrow(F.group_norm(widen(x), self.groups, weight, bias, self.eps), x)
 
 
 @dataclass(frozen=True, repr=False)

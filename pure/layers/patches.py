@@ -12,6 +12,7 @@ from pure.block import Block, Extras, Params, Shape, State
 from pure.composite import Composite, Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, Initializer, KaimingUniform
+from pure.layers.alignment import fits
 from pure.layers.conv import Conv2d, Sizes, spread
 from pure.leaf import Leaf, describe
 
@@ -136,7 +137,7 @@ class ClassToken(Leaf):
         weight: Tensor = params["weight"]
         if x.shape[2] != self.features:
             raise ShapeError(f"{self}: input {describe(x)}, expected tokens of {self.features} features")
-        if weight.dtype != x.dtype or weight.shape != (1, 1, self.features):
+        if not fits(weight, x) or weight.shape != (1, 1, self.features):
             raise RuntimeError(f"weight {describe(weight)}")
         return torch.cat([weight.expand(x.shape[0], 1, self.features), x], 1)
 

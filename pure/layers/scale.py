@@ -11,7 +11,7 @@ from torch import Tensor
 from pure.block import Params, Shape, State
 from pure.errors import ShapeError
 from pure.initializers import Constant, Device, check_generator
-from pure.layers.alignment import along
+from pure.layers.alignment import along, fits
 from pure.leaf import Leaf, describe
 
 __all__ = ["PerFeature", "Scale"]
@@ -50,7 +50,7 @@ class PerFeature(Leaf):
     def fitted(self, params: Params, x: Tensor) -> Tensor:
         """Return the parameter in a shape that broadcasts with `x`."""
         value: Tensor = params[self.leaf]
-        if value.dtype != x.dtype or value.shape != (() if self.features is None else (self.features,)):
+        if not fits(value, x) or value.shape != (() if self.features is None else (self.features,)):
             raise RuntimeError(f"{self.leaf} {describe(value)}")
         if self.features is None:
             return value

@@ -104,7 +104,7 @@ class GatedSkip(_Gated):
     def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return g(x, f(x))."""
         y = self._branch(run, x)
-        bias = 0.0 if self.kind == "input" else owned(self, params, "bias", (self.features,), x.dtype)
+        bias = 0.0 if self.kind == "input" else owned(self, params, "bias", (self.features,), x)
         if self.kind == "gru":
             r = torch.sigmoid(run("w_r", y) + run("u_r", x))
             share = tag(torch.sigmoid(run("w_z", y) + run("u_z", x) - bias), "gate", kind="gate")

@@ -67,5 +67,5 @@ class ScalarGate(Composite):
             raise ShapeError(
                 f"ScalarGate: branch {tuple(f.shape)} for input {tuple(x.shape)}: expected one shape: project before it"
             )
-        gate = activation(self.activation)(owned(self, params, "gate", (), x.dtype))
+        gate = activation(self.activation)(owned(self, params, "gate", (), x))
         return tag(x + tag(gate * f, "branch", kind="branch"), "stream")

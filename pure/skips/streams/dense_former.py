@@ -79,7 +79,7 @@ class DenseFormer(Stack):
             _same(self, name, x, seen[0])
             seen.append(x)
             if name in lengths:
-                alpha = owned(self, params, f"alphas.{name}", (lengths[name],), x.dtype)
+                alpha = owned(self, params, f"alphas.{name}", (lengths[name],), x)
                 x = weighted_sum(alpha, seen[depth % self.dilation :: self.dilation])
             x = tag(x, "stream")
         return x
@@ -120,7 +120,7 @@ class EarlierOutputs(Stack):
             name = str(depth)
             f = tag(run(name, seen[-1]), "branch", kind="branch")
             _same(self, name, f, x)
-            gates = owned(self, params, f"gates.{name}", (depth + 1,), x.dtype)
+            gates = owned(self, params, f"gates.{name}", (depth + 1,), x)
             seen.append(tag(f + weighted_sum(gates, seen), "stream"))
         return seen[-1]
 

@@ -13,7 +13,7 @@ from pure.block import Block, Extras, Params, Shape, State
 from pure.composite import Run
 from pure.errors import ArgumentError, RankError, ShapeError
 from pure.initializers import Constant, Device, check_generator
-from pure.layers.alignment import widen
+from pure.layers.alignment import fits, widen
 from pure.leaf import Leaf, describe
 from pure.skips.streams.stream_axis import Stack
 from pure.tags import tag
@@ -69,7 +69,7 @@ class DepthRead(Leaf):
         if x.ndim < 3:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, sources, …, {self.features})")
         query: Tensor = params["query"]
-        if query.shape != (self.features,) or query.dtype != x.dtype:
+        if query.shape != (self.features,) or not fits(query, x):
             raise RuntimeError(f"query {describe(query)}")
         if x.shape[-1] != self.features:
             raise ShapeError(f"{self}: input {describe(x)}, expected {self.features} features on the last axis")

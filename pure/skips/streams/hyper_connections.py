@@ -94,15 +94,15 @@ class HyperConnection(Composite):
         """Return the new streams."""
         check_streams(self, x, self.streams, self.features)
         n, d = self.streams, self.features
-        alpha = owned(self, params, "alpha", (n, 1 + n), x.dtype)
-        beta = owned(self, params, "beta", (n,), x.dtype)
+        alpha = owned(self, params, "alpha", (n, 1 + n), x)
+        beta = owned(self, params, "beta", (n,), x)
         inner = x.movedim(1, -2)  # streams beside the features
         if d is not None:
             h = run("norm", inner)
-            weight = owned(self, params, "alpha_weight", (1 + n, d), x.dtype)
-            alpha = alpha + owned(self, params, "alpha_scale", (), x.dtype) * torch.tanh(h @ weight.mT)
-            vector = owned(self, params, "beta_weight", (d,), x.dtype)
-            beta = beta + owned(self, params, "beta_scale", (), x.dtype) * torch.tanh((h * vector).sum(-1))
+            weight = owned(self, params, "alpha_weight", (1 + n, d), x)
+            alpha = alpha + owned(self, params, "alpha_scale", (), x) * torch.tanh(h @ weight.mT)
+            vector = owned(self, params, "beta_weight", (d,), x)
+            beta = beta + owned(self, params, "beta_scale", (), x) * torch.tanh((h * vector).sum(-1))
         mixed = alpha.mT @ inner
         read, kept = mixed[..., 0, :], mixed[..., 1:, :]
         return write(self, run("branch", read), read, beta, kept)

@@ -122,9 +122,9 @@ class ManifoldConnection(Composite):
     def _weights(self, params: Params, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return h_pre, h_post and H_resᵀ at every position of (batch, …, n, features)."""
         n, dtype = self.streams, inner.dtype
-        weight = widen(owned(self, params, "weight", (n * (n + 2), n * self.features), dtype))
-        parts = widen(owned(self, params, "bias", (n * (n + 2),), dtype)).split([n, n, n * n])
-        scales = widen(owned(self, params, "scale", (3,), dtype))
+        weight = widen(owned(self, params, "weight", (n * (n + 2), n * self.features), inner))
+        parts = widen(owned(self, params, "bias", (n * (n + 2),), inner)).split([n, n, n * n])
+        scales = widen(owned(self, params, "scale", (3,), inner))
         flat = F.rms_norm(widen(inner.flatten(-2)), (n * self.features,), None, self.norm_eps)
         given = F.linear(flat, weight).split([n, n, n * n], -1)
         pre, post, res = (scales[i] * value + bias for i, (value, bias) in enumerate(zip(given, parts, strict=True)))

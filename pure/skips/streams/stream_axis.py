@@ -12,8 +12,8 @@ from torch import Tensor
 from pure.block import Block, Params, Shape, check_params
 from pure.composite import Composite
 from pure.errors import ArgumentError, DtypeError, RankError
-from pure.layers.alignment import align
-from pure.leaf import Leaf, describe
+from pure.layers.alignment import align, fits
+from pure.leaf import Leaf, describe, other_dtype
 
 __all__ = ["Collapse", "Expand", "Stack", "owned", "weighted_sum"]
 
@@ -109,7 +109,7 @@ class Stack(Composite):
         return {str(index): block for index, block in enumerate(self.blocks)}
 
 
-def owned(block: Block, params: Params, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def owned(block: Block, params: Params, name: str, shape: Sequence[int], x: Tensor) -> Tensor:
     """Return a block's own leaf by its dotted name, or raise a tree error.
 
     Raises:
@@ -122,11 +122,8 @@ def owned(block: Block, params: Params, name: str, shape: Sequence[int], dtype: 
     if node is None or tuple(node.shape) != tuple(shape):
         check_params(block, params)
     leaf: Tensor = node
-    if leaf.dtype != dtype:
-        raise DtypeError(
-            f"{type(block).__name__}: input is {dtype}, params {name!r} is {leaf.dtype}: cast one of them, "
-            f"as by pure.cast(params, {dtype})"
-        )
+    if not fits(leaf, x):
+        raise DtypeError(f"{type(block).__name__}: {other_dtype(x.dtype, name, leaf.dtype)}")
     return leaf
 
 
