@@ -9,6 +9,9 @@ import pytest
 
 from parity_tests import fast_loop
 
+PAGE = "test_documentation.py::test_the_code_of_a_page_runs["
+"""What the test of a page is called, before the page's path."""
+
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave out a Python file that holds neither tests nor a doctest; importing all of them takes seconds."""
@@ -47,14 +50,19 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """After a run of the fast tests, name those that are not."""
-    if config.getoption("-m") != "fast":
-        return
+    """Say how long the documentation's pages took, and after a run of the fast tests, which of them are not."""
     took: dict[str, float] = defaultdict(float)
     for report in [r for reports in terminalreporter.stats.values() for r in reports]:
         if isinstance(report, pytest.TestReport):
             took[report.nodeid] += report.duration
-    long = sorted((seconds, test) for test, seconds in took.items() if seconds > fast_loop.SECONDS)
-    terminalreporter.write_line(f"{len(took)} fast tests, {sum(took.values()):.0f} s in all processes")
-    for seconds, test in reversed(long):
-        terminalreporter.write_line(f"{seconds:.1f} s, which is not fast: {test}")
+    pages = {test.partition(PAGE)[2].rstrip("]"): seconds for test, seconds in took.items() if PAGE in test}
+    if pages:
+        terminalreporter.write_line(f"documentation: the code of {len(pages)} pages ran in {sum(pages.values()):.1f} s")
+        slowest = sorted(pages, key=pages.__getitem__)[-5:]
+        for page in sorted({*slowest, *(page for page in pages if page.startswith("tutorials/"))}):
+            terminalreporter.write_line(f"  {pages[page]:5.1f} s  {page}")
+    if config.getoption("-m") == "fast":
+        long = sorted((seconds, test) for test, seconds in took.items() if seconds > fast_loop.SECONDS)
+        terminalreporter.write_line(f"{len(took)} fast tests, {sum(took.values()):.0f} s in all processes")
+        for seconds, test in reversed(long):
+            terminalreporter.write_line(f"{seconds:.1f} s, which is not fast: {test}")

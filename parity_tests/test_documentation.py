@@ -20,7 +20,17 @@ import export
 import pure
 from export.app import command_line, documentation
 from export.errors import UnusedInputWarning
-from parity_tests.markdown_pages import DOCS, anchors, broken_links, code_blocks, documents, examples, run_python_blocks
+from parity_tests.markdown_pages import (
+    DOCS,
+    anchors,
+    broken_links,
+    code_blocks,
+    documents,
+    examples,
+    fits,
+    run_python_blocks,
+    with_outputs,
+)
 from parity_tests.sources import ROOT
 from pure.errors import PureExportError
 
@@ -55,6 +65,61 @@ def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for the processes that a page starts
     assert run_python_blocks(DOCS / page)
+
+
+def page_with(tmp_path: Path, shown: str) -> Path:
+    page = tmp_path / "page.md"
+    page.write_text("# T\n\n```python\nprint('a', 1 / 3)\n```\n" + shown + "\n## After\n")
+    return page
+
+
+SHOWN = "\n```output\na 0.3333333333333333\n```\n"
+
+
+@pytest.mark.parametrize("shown", ["", SHOWN.replace("3", "4", 1), SHOWN.replace("a 0", "b 0"), f"\nText.\n{SHOWN}"])
+def test_a_page_that_shows_something_else_than_its_code_prints_fails(shown: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"line 4: printed\na 0\.33"):
+        run_python_blocks(page_with(tmp_path, shown))
+
+
+def test_a_page_whose_code_does_not_run_fails(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# T\n\n```python\nnumber = 1\n\nnumber.no_such_name\n```\n")
+    with pytest.raises(AttributeError, match="no_such_name") as caught:
+        run_python_blocks(page)
+    assert caught.traceback[-1].lineno == 5  # counted from 0: the page's own line
+
+
+def test_what_code_prints_is_written_below_it(tmp_path: Path) -> None:
+    for shown in ("", "\n```output\nb\n```\n"):
+        page = page_with(tmp_path, shown)
+        page.write_text(with_outputs(page))
+        assert page.read_text() == page_with(tmp_path, SHOWN).read_text()
+        assert run_python_blocks(page) == 1
+        assert with_outputs(page) == page.read_text()
+    shown = page_with(tmp_path, "\n```output\na 0.…\n```\n").read_text()
+    assert with_outputs(tmp_path / "page.md") == shown, "what fits is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("expected", "printed", "fit"),
+    [
+        ("a  1.25", "a 1.26  ", True),
+        ("a 1.25", "a 1.28", False),
+        ("a 0.4", "a 0.3333", False),
+        ("a 0.5", "a 0.4999", True),
+        ("a 2.0e-09", "a 2.1e-09", True),
+        ("12 nodes", "13 nodes", False),
+        ("name  ----", "name  ------", True),
+        ("torch 2.…, 5 nodes", "torch 2.12.1, 5 nodes", True),
+        ("torch 2.…, 5 nodes", "torch 2.12.1, 6 nodes", False),
+        ("", "a", False),
+        ("a", "a\nb", False),
+        ("version 1.31.1", "version 1.31.2", False),
+    ],
+)
+def test_what_is_printed_fits_what_is_shown(expected: str, printed: str, fit: bool) -> None:
+    assert fits(expected, printed) == fit
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{page}" for page in PAGES)])

@@ -250,3 +250,21 @@ def test_the_node_of_a_changed_weight_is_named_in_a_file_of_torch_onnx(tmp_path:
         assert prefix in verdict.divergence.path
         assert "test_verify_localisation.py" in verdict.divergence.source
         assert verdict.divergence.root
+
+
+def test_data_beside_the_judged_file_stays_loadable(tmp_path: Path) -> None:
+    """onnx refuses a data file with two hard links, and with it the file that was judged."""
+    path = tmp_path / "theirs.onnx"
+    data = path.with_name("theirs.onnx.data")
+    for seed in range(2):  # the second file's data does not have the name of its content either
+        torch.manual_seed(seed)
+        module = nn.Linear(16, 8).eval()
+        torch.onnx.export(module, (X,), path, external_data=True, verbose=False)
+        with torch.no_grad():
+            module.bias[3] += 0.01
+        divergence = export.verify(module, (X,), path, device="cpu").divergence
+        assert divergence is not None
+        assert "the cause lies in it" in divergence.cause
+        assert data.stat().st_nlink == 1
+        onnx.load(path)
+        assert (Path(divergence.reproduction) / data.name).read_bytes() == data.read_bytes()

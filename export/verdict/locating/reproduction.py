@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,7 +121,8 @@ def write_reproduction(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     for data in judge.file.stored_data():
-        _linked(data, folder / data.name)
+        # A copy: onnx 1.23 refuses data with two hard links, beside the judged file as well.
+        shutil.copyfile(data, folder / data.name)
     inputs = {f"input.{name}": _array(leaf) for name, leaf in judge.file.feed(leaves).items()}
     _save(folder / "inputs.npz", inputs)
     _save(
@@ -146,13 +146,3 @@ def _array(leaf: Tensor) -> np.ndarray[Any, Any]:
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     np.savez(path, allow_pickle=False, **arrays)
-
-
-def _linked(source: Path, target: Path) -> None:
-    """Give a data file, whose name tells its content, a second name; copy it where the system cannot."""
-    if target.exists():
-        return
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
