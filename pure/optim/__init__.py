@@ -9,6 +9,7 @@
 place, so that steps compose with `torch.func.vmap` (an ensemble trained at once), `torch.compile` and export.
 """
 
+from pure.optim.loss_scaling import dynamic_loss_scale
 from pure.optim.optimizers import adam, adamw, lamb, lion, sgd
 from pure.optim.orthogonal import muon, orthogonalize, scale_by_muon
 from pure.optim.schedules import (
@@ -52,6 +53,7 @@ __all__ = [
     "constant_schedule",
     "cosine_decay_schedule",
     "cosine_onecycle_schedule",
+    "dynamic_loss_scale",
     "ema",
     "exponential_decay",
     "global_norm",
