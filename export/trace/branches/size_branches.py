@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch._dispatch.python import no_python_dispatcher
+from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import _disable_current_modes
 
 from export.errors import SpecialisedSizeError
@@ -92,9 +93,23 @@ def _rounding_only(
     """Tell whether results differ by rounding: where one is exactly 0, as a key's bias's gradient, no scale says so."""
     if any(a.shape != b.shape or not a.is_floating_point() for _, a, b in apart):
         return False
-    wide = [leaf.double() if leaf.is_floating_point() else leaf for leaf in leaves]
-    expected, actual = _expected(fn, arguments, wide), graph(*wide)
+    wide = [_wide(leaf) for leaf in leaves]
+    expected, actual = _expected(fn, arguments, wide), _InFloat64(graph).run(*wide)
     return all(_scale(actual[i] - expected[i]) <= LARGEST_SHARE * _scale(a - b) for i, a, b in apart)
+
+
+class _InFloat64(torch.fx.Interpreter):
+    """Runs a graph in float64 also where it says float32, as for the zeros that a gradient is added to."""
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an operator with float64 in place of float32."""
+        return super().call_function(target, map_aggregate(args, _wide), map_aggregate(kwargs, _wide))
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.double()
+    return torch.float64 if value is torch.float32 else value
 
 
 def _scale(x: torch.Tensor) -> float:
