@@ -150,7 +150,7 @@ def test_a_branch_on_a_root_of_a_size_is_evaluated(tmp_path: Path) -> None:
 
 
 def attention_loss(params: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Attend with a key's bias, which changes nothing, and positions from a table, after a branch that changes nothing."""
+    """Attend with a key's bias, whose gradient is 0, and a table of positions, after a branch that changes nothing."""
     if x.shape[0] > 8:
         x = x.clone()
     places = torch.tensor([[0, 1, 2, 1], [1, 0, 1, 2], [2, 1, 0, 1], [1, 2, 1, 0]])
