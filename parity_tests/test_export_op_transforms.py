@@ -477,7 +477,6 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "bessel": (ALL, "aten.(i0|special_i1)"),
     "polynomial": (ALL, "aten.polygamma"),
     "fractional_pool": (ALL, "aten.fractional_max_pool2d"),
-    "grid_sample": (REVERSE, "aten.grid_sampler_2d_backward"),
     "det": (("grad", "vmap_grad", "jvp"), "aten._linalg"),
     "slogdet": (ALL, "aten._linalg"),
     "inverse": (ALL, "aten.linalg_inv_ex"),

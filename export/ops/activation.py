@@ -13,6 +13,7 @@ from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
 from export.ops.arithmetic import unary
+from export.ops.comparison import limited
 from export.ops.shared.elementary import expm1_of
 from export.ops.shared.kernels import fake_like, pointwise
 
@@ -88,21 +89,26 @@ def prelu(g: Builder, node: Node, x: Any, weight: Any) -> ir.Value:
 
 def hardtanh(g: Builder, node: Node, x: Any, low: float = -1.0, high: float = 1.0) -> ir.Value:
     """Limit to [low, high]."""
-    dtype = node_dtype(node)
-    return g.op("Min", g.op("Max", g.tensor(x), g.constant(low, dtype)), g.constant(high, dtype))
+    return limited(g, g.tensor(x), low, high)
+
+
+def _raised(g: Builder, node: Node, x: Any) -> ir.Value:
+    """min(max(x + 3, 0), 6)."""
+    return limited(g, g.op("Add", g.tensor(x), g.constant(3.0, node_dtype(node))), 0.0, 6.0)
 
 
 def hardsigmoid(g: Builder, node: Node, x: Any) -> ir.Value:
     """min(max(x + 3, 0), 6) / 6."""
-    dtype = node_dtype(node)
-    raised = g.op("Add", g.tensor(x), g.constant(3.0, dtype))
-    limited = g.op("Min", g.op("Max", raised, g.constant(0.0, dtype)), g.constant(6.0, dtype))
-    return g.op("Div", limited, g.constant(6.0, dtype))
+    return g.op("Div", _raised(g, node, x), g.constant(6.0, node_dtype(node)))
 
 
 def hardswish(g: Builder, node: Node, x: Any) -> ir.Value:
-    """x·hardsigmoid(x)."""
-    return g.op("Mul", g.tensor(x), hardsigmoid(g, node, x))
+    """x·min(max(x + 3, 0), 6) / 6.
+
+    Not by ONNX's `HardSwish`, which is x·(x / 6 + 1 / 2) inside: near -3 no digit of that sum is left.
+    """
+    product = g.op("Mul", g.tensor(x), _raised(g, node, x))
+    return g.op("Div", product, g.constant(6.0, node_dtype(node)))
 
 
 def softmax(kind: str) -> Lowering:

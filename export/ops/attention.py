@@ -17,9 +17,10 @@ aten: Any = torch.ops.aten
 
 
 def _scores(
-    query: torch.Tensor, key: torch.Tensor, factor: float, is_causal: bool, attn_mask: torch.Tensor | None
+    query: torch.Tensor, key: torch.Tensor, scale: float | None, is_causal: bool, attn_mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return factor·q kᵀ + mask."""
+    """Return scale·q kᵀ + mask."""
+    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = query @ key.mT * factor
     if is_causal:
         rows, columns = (torch.arange(x.shape[-2], device=query.device) for x in (query, key))
@@ -39,11 +40,16 @@ def _attention(
     attn_mask: torch.Tensor | None = None,
     scale: float | None = None,
 ) -> Any:
-    """Return attention as PyTorch's rule does, and each row's log-sum-exp, for which that rule returns the weights."""
-    settings = {"attn_mask": attn_mask, "scale": scale}
-    out, _ = decomposition_table[_FORWARD](query, key, value, dropout_p, is_causal, **settings)
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    return out, torch.logsumexp(_scores(query, key, factor, is_causal, attn_mask), -1)
+    """Return attention, and each row's log-sum-exp."""
+    if dropout_p:
+        return decomposition_table[_FORWARD](query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
+    scores = _scores(query, key, scale, is_causal, attn_mask)
+    return _weights(scores, attn_mask) @ value, torch.logsumexp(scores, -1)
+
+
+def _weights(scores: torch.Tensor, attn_mask: torch.Tensor | None) -> torch.Tensor:
+    """Return each row's softmax; zeros where a mask leaves nothing of the row. A causal row has its first key."""
+    return torch.softmax(scores, -1) if attn_mask is None else aten._safe_softmax(scores, -1)
 
 
 def _attention_backward(
@@ -63,7 +69,7 @@ def _attention_backward(
     if dropout_p:
         return NotImplemented
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    weights = aten._safe_softmax(_scores(query, key, factor, is_causal, attn_mask), -1)
+    weights = _weights(_scores(query, key, scale, is_causal, attn_mask), attn_mask)
     d_weights = grad @ value.mT
     d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True)) * factor
     return d_scores @ key, d_scores.mT @ query, weights.mT @ grad

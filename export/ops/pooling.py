@@ -8,12 +8,13 @@ from typing import Any, cast
 
 import onnx_ir as ir
 import torch
+from torch._decomp import decomposition_table
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering
 from export.ops.convolution import per_axis
-from export.ops.shared.axis_maps import axis_matrices, fixed_sizes, times_matrices
-from export.ops.shared.kernels import folded, pytorch_rules
+from export.ops.shared.axis_maps import axis_matrices, fixed_sizes, repeated, times_matrices
+from export.ops.shared.kernels import folded
 from export.ops.shared.window_maxima import NO_MAX_POOL, PoolWindows, maxima, maxima_with_positions
 
 __all__ = ["BATCHING", "COMPOSITES", "DECOMPOSITIONS", "LOWERINGS", "adaptive_mean"]
@@ -191,13 +192,21 @@ def adaptive_mean(rank: int, backward: bool) -> Lowering:
         inner = fixed_sizes(g, g.shape_of(other if backward else value)[-rank:])
         outer = fixed_sizes(g, g.shape_of(value)[-rank:] if backward else other)
 
+        image = g.tensor(value)
+        windows = [size // count for size, count in zip(inner, outer, strict=True)]
+        even = all(size % count == 0 for size, count in zip(inner, outer, strict=True))
+        if even and g.dtypes[image] == torch.float32 and len(g.shape_of(value)) == rank + 2:
+            if not backward:
+                return g.op("AveragePool", image, kernel_shape=windows, strides=windows)
+            return repeated(g, g.op("Div", image, g.constant(float(math.prod(windows)), torch.float32)), windows)
+
         def apply(image: torch.Tensor, axis: int, sizes: list[int]) -> torch.Tensor:
             return cast(torch.Tensor, forward(image, sizes))
 
         factors = axis_matrices(apply, inner, outer)
         if backward:
             factors = [matrix.mT for matrix in factors]
-        return times_matrices(g, g.tensor(value), rank, len(g.shape_of(value)), factors)
+        return times_matrices(g, image, rank, len(g.shape_of(value)), factors)
 
     return rule
 
@@ -217,6 +226,10 @@ def _adaptive_max(x: torch.Tensor, output_size: Sequence[int]) -> Any:
     sizes = x.shape[-rank:]
     if not all(isinstance(size, int) for size in (*sizes, *output_size)):
         return NotImplemented
+    if all(size % count == 0 for size, count in zip(sizes, output_size, strict=True)):
+        extent = [size // count for size, count in zip(sizes, output_size, strict=True)]
+        pool = {2: aten.max_pool2d_with_indices, 3: aten.max_pool3d_with_indices}[rank]
+        return pool(x, extent, extent)
     indices: list[torch.Tensor] = []
     for axis, (size, count) in enumerate(zip(sizes, output_size, strict=True)):
         window = _adaptive_windows(size, count)
@@ -238,6 +251,8 @@ def _adaptive_avg(rank: int) -> Callable[..., torch.Tensor]:
     def rule(x: torch.Tensor, output_size: Sequence[Any]) -> torch.Tensor:
         if all(isinstance(size, int) and size == 1 for size in output_size):
             return x.mean(tuple(range(-rank, 0)), keepdim=True)
+        if rank == 2 and not all(isinstance(size, int) for size in (*x.shape[-2:], *output_size)):
+            return cast(torch.Tensor, decomposition_table[pool](x, output_size))
         return cast(torch.Tensor, pool(x, output_size))
 
     return rule
@@ -249,13 +264,13 @@ LOWERINGS: dict[Any, Lowering] = {
     aten.avg_pool1d.default: avg_pool(1),
     aten.avg_pool2d.default: avg_pool(2),
     aten.avg_pool3d.default: avg_pool(3),
+    aten._adaptive_avg_pool2d.default: adaptive_mean(2, backward=False),
     aten._adaptive_avg_pool3d.default: adaptive_mean(3, backward=False),
 }
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.adaptive_max_pool2d.default: _adaptive_max,
     aten.adaptive_max_pool3d.default: _adaptive_max,
-    **pytorch_rules(aten._adaptive_avg_pool2d.default),
 }
 
 BATCHING: dict[Any, Callable[..., Any]] = folded(

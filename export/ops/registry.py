@@ -15,6 +15,8 @@ operator needs one of the first two; the others serve dynamic sizes (`FAKES`: sp
     derivative needs sizes as numbers; used under `jvp` alone.
 `NESTED_FORWARD_MODE`: the same, for operators whose forward derivative PyTorch differentiates wrongly: used under `jvp`
     of `jvp` where sizes are fixed.
+`DERIVED_WHOLE`: `(*args) -> Tensor`. A kernel of `Autograd` that keeps an operator whole, with the derivative that its
+    C++ form has, where PyTorch's own kernel in Python decomposes it first.
 `ABSENT`: why the kernels above serve fixed sizes as well: PyTorch has none at all.
 `FAKES`: `(mode, *args) -> FakeTensor`. Makes a result without values at once, where PyTorch runs a decomposition.
 
@@ -49,6 +51,7 @@ from export.ops import (
     distances,
     embedding,
     fallback,
+    grid_sample,
     grouped_products,
     indexing,
     integers,
@@ -73,6 +76,7 @@ __all__ = [
     "BATCHING",
     "COMPOSITES",
     "DECOMPOSITIONS",
+    "DERIVED_WHOLE",
     "FAKES",
     "FAMILIES",
     "FORWARD_MODE",
@@ -84,8 +88,8 @@ __all__ = [
 
 FAMILIES: Final[tuple[ModuleType, ...]] = (
     activation, arithmetic, attention, batch_norm, comparison, cond, convolution, convolution_gradients, copying,
-    creation, ctc, distances, embedding, grouped_products, indexing, integers, losses, matmul, normalisation, padding,
-    pooling, pooling_gradients, reduction, resize, scan, shape, sizes, sorting, transcendental,
+    creation, ctc, distances, embedding, grid_sample, grouped_products, indexing, integers, losses, matmul,
+    normalisation, padding, pooling, pooling_gradients, reduction, resize, scan, shape, sizes, sorting, transcendental,
 )  # fmt: skip
 
 
@@ -105,6 +109,7 @@ LOWERINGS: Final = _union("LOWERINGS")
 DECOMPOSITIONS: Final = _union("DECOMPOSITIONS")
 BATCHING: Final = _union("BATCHING")
 COMPOSITES: Final = _union("COMPOSITES")
+DERIVED_WHOLE: Final = _union("DERIVED_WHOLE")
 FORWARD_MODE: Final = _union("FORWARD_MODE")
 NESTED_FORWARD_MODE: Final = _union("NESTED_FORWARD_MODE")
 ABSENT: Final = _union("ABSENT")

@@ -19,7 +19,15 @@ from torch._decomp import core_aten_decompositions
 from torch._dispatch.python import enable_python_dispatcher
 
 from export.ops.losses import FUNCTIONS
-from export.ops.registry import ABSENT, BATCHING, COMPOSITES, DECOMPOSITIONS, FORWARD_MODE, NESTED_FORWARD_MODE
+from export.ops.registry import (
+    ABSENT,
+    BATCHING,
+    COMPOSITES,
+    DECOMPOSITIONS,
+    DERIVED_WHOLE,
+    FORWARD_MODE,
+    NESTED_FORWARD_MODE,
+)
 from export.ops.shared.kernels import under_jvp, under_nested_jvp
 from export.ops.shared.library_operators import library_operators
 
@@ -30,6 +38,7 @@ KERNELS: dict[tuple[Any, DispatchKey], Any] = {
     **{(op, DispatchKey.CompositeImplicitAutograd): kernel for op, kernel in COMPOSITES.items()},
     **{(op, DispatchKey.FuncTorchDynamicLayerFrontMode): kernel for op, kernel in COMPOSITES.items()},
     **{(op, DispatchKey.Autograd): under_jvp(op, kernel) for op, kernel in FORWARD_MODE.items()},
+    **{(op, DispatchKey.Autograd): kernel for op, kernel in DERIVED_WHOLE.items()},
 }
 """{(operator, dispatch key): kernel}."""
 
@@ -42,7 +51,7 @@ def installed(symbolic: bool = True) -> Iterator[None]:
         symbolic: whether sizes are symbolic; if not, only the kernels of composite operators, and those that PyTorch
             lacks, are installed.
     """
-    needed = COMPOSITES.keys() | ABSENT.keys()
+    needed = COMPOSITES.keys() | ABSENT.keys() | DERIVED_WHOLE.keys()
     chosen = {place: kernel for place, kernel in KERNELS.items() if symbolic or place[0] in needed}
     if not symbolic:
         chosen |= {(op, DispatchKey.Autograd): under_nested_jvp(op, rule) for op, rule in NESTED_FORWARD_MODE.items()}

@@ -74,7 +74,9 @@ EXACT = _names(
     repeat replication_pad1d replication_pad2d replication_pad3d reshape roll round scalar_tensor scatter select
     select_scatter sgn sign slice slice_scatter sort split split_with_sizes squeeze stack t topk transpose tril
     triu trunc unbind unfold unsqueeze view view_copy where zeros zeros_like _unsafe_index all any
-    threshold_backward fix broadcast_in_dim collapse_view split_dim view_of iota
+    threshold_backward fix broadcast_in_dim collapse_view split_dim view_of iota upsample_nearest1d
+    upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d
     """
 )
 """Operators whose result holds values of their arguments, or whole numbers."""

@@ -6,6 +6,7 @@ the gradient multiplies by the transpose.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from export.graph.builder import Builder
 from export.graph.onnx_types import accumulation_dtype
 
-__all__ = ["AxisMap", "axis_matrices", "fixed_sizes", "times_matrices"]
+__all__ = ["REPEATED_DTYPES", "AxisMap", "axis_matrices", "fixed_sizes", "repeated", "times_matrices"]
 
 aten: Any = torch.ops.aten
 
@@ -24,6 +25,24 @@ AxisMap = Callable[[torch.Tensor, int, list[int]], torch.Tensor]
 
 OTHER_AXIS_SIZE = 2
 """Size of the axes not under test; with 1, PyTorch's antialiased kernels skip the axis under test."""
+
+
+REPEATED_DTYPES = frozenset({torch.float32, torch.float16})
+"""What ONNX Runtime's Resize takes on every device."""
+
+
+def repeated(g: Builder, value: ir.Value, factors: Sequence[int]) -> ir.Value:
+    """Repeat each value of (batch, channels, *space) along the spatial axes; the dtype is one of `REPEATED_DTYPES`."""
+    scales = g.constant([1.0, 1.0, *map(float, factors)], torch.float32)
+    return g.op(
+        "Resize",
+        value,
+        None,
+        scales,
+        coordinate_transformation_mode="asymmetric",
+        mode="nearest",
+        nearest_mode="floor",
+    )
 
 
 def axis_matrices(apply: AxisMap, inner: Sequence[int], outer: Sequence[int]) -> list[torch.Tensor]:
@@ -40,18 +59,29 @@ def axis_matrices(apply: AxisMap, inner: Sequence[int], outer: Sequence[int]) ->
 
 
 def times_matrices(g: Builder, value: ir.Value, rank: int, total: int, factors: Sequence[torch.Tensor]) -> ir.Value:
-    """Multiply the last `rank` axes of a tensor of `total` axes by one matrix each; an identity is left out."""
+    """Multiply the last `rank` axes of a tensor of `total` axes by one matrix each; an identity is left out.
+
+    The spatial sizes are those of the matrices. The last axis is multiplied from the right, the others from the left,
+    with the axes behind them as one, so that nothing is transposed.
+    """
     dtype = g.dtypes[value]
     inner = accumulation_dtype(dtype)
     value = g.cast(value, inner)
+    sizes = [factor.shape[0] for factor in factors]
     for axis, factor in enumerate(factors):
         if factor.shape[0] == factor.shape[1] and bool((factor == torch.eye(factor.shape[0])).all()):
             continue
-        place, last = total - rank + axis, total - 1
-        order = list(range(total))
-        order[place], order[last] = last, place
-        value = g.op("MatMul", g.transpose(value, order), g.tensor_constant(factor.to(inner)))
-        value = g.transpose(value, order)
+        sizes[axis] = factor.shape[1]
+        if axis == rank - 1:
+            value = g.op("MatMul", value, g.tensor_constant(factor.to(inner)))
+            continue
+        behind = sizes[axis + 1 :]
+        lead = [0] * (total - rank + axis)  # sizes of axes in front stay
+        if len(behind) > 1:
+            value = g.op("Reshape", value, g.constant([*lead, factor.shape[0], math.prod(behind)]))
+        value = g.op("MatMul", g.tensor_constant(factor.mT.to(inner)), value)
+        if len(behind) > 1:
+            value = g.op("Reshape", value, g.constant([*lead, *sizes[axis:]]))
     return g.cast(value, dtype)
 
 
