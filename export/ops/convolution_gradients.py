@@ -41,6 +41,9 @@ aten: Any = torch.ops.aten
 MIN_CHANNELS_FOR_ONE_PRODUCT = 8
 """Channels from which the gradient w.r.t. the weight is one product; with fewer, extracting windows costs more."""
 
+MIN_VALUES_FOR_PRODUCTS_BY_TAP = 2**16
+"""Values in all windows together from which one product a tap takes less time than windows side by side."""
+
 
 def convolution_backward(
     g: Builder,
@@ -188,15 +191,27 @@ def _pointwise_weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, 
 def _weight_gradient_product(
     g: Builder, fine: Any, coarse: Any, out_channels: int, in_channels: int, groups: int, found: windows.Windows
 ) -> ir.Value:
-    """Compute the same by one matrix product a group, which sums over batch and positions."""
+    """Compute the same by matrix products, which sum over batch and positions.
+
+    Large maps take one product a tap of the window: all windows side by side would be as many times the map as there
+    are taps, which takes longer to write than to multiply.
+    """
     batch, spatial = g.shape_of(coarse)[0], [axis + 3 for axis in range(found.rank)]
     order = [1, 2, 0, *spatial]
     sums = windows.grouped(g, g.tensor(coarse), batch, groups, out_channels // groups, found.coarse, order)
-    patches = windows.window_rows(g, g.tensor(fine), batch, groups, in_channels, found)
-    if groups == 1:
-        product = g.op("Gemm", g.reshape(sums, [out_channels, -1]), g.reshape(patches, [-1, found.taps * in_channels]))
+    values = math.prod(found.coarse) * found.taps * in_channels * (g.static(batch) or 1)
+    if groups == 1 and found.taps > 1 and values >= MIN_VALUES_FOR_PRODUCTS_BY_TAP:
+        rows = g.reshape(sums, [out_channels, -1])
+        taps = windows.window_taps(g, g.tensor(fine), batch, 1, in_channels, found)
+        products = [g.op("Gemm", rows, g.reshape(tap, [-1, in_channels])) for tap in taps]
+        product = g.op("Concat", *products, axis=1)
     else:
-        product = g.op("MatMul", g.reshape(sums, [groups, out_channels // groups, -1]), patches)
+        patches = windows.window_rows(g, g.tensor(fine), batch, groups, in_channels, found)
+        if groups == 1:
+            patches = g.reshape(patches, [-1, found.taps * in_channels])
+            product = g.op("Gemm", g.reshape(sums, [out_channels, -1]), patches)
+        else:
+            product = g.op("MatMul", g.reshape(sums, [groups, out_channels // groups, -1]), patches)
     product = g.transpose(g.reshape(product, [out_channels, found.taps, in_channels]), [0, 2, 1])
     return g.reshape(product, [out_channels, in_channels, *found.kernel])
 
