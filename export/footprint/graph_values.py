@@ -14,6 +14,9 @@ from export.footprint.size_formulas import evaluated
 __all__ = ["GraphValues", "graph_values", "inner_graphs"]
 
 
+_BLOCKED_CHANNELS = "com.microsoft.nchwc"
+"""The domain of the kernels that ONNX Runtime's optimiser writes for maps whose channels lie in blocks."""
+
 Dim = int | str | None
 """A size as a graph declares it: a number, a name or a formula of names, None if it says nothing."""
 
@@ -77,6 +80,11 @@ def graph_values(graph: onnx.GraphProto, sizes: Mapping[str, int] | None = None)
             note(value.name, dims, tensor.elem_type)
     for tensor in graph.initializer:
         note(tensor.name, list(tensor.dims), tensor.data_type)
+    for node in graph.node:
+        if node.domain == _BLOCKED_CHANNELS and node.op_type in ("ReorderInput", "ReorderOutput"):
+            blocked, plain = (node.input[0], node.output[0])[:: 1 if node.op_type == "ReorderOutput" else -1]
+            if blocked not in declared and plain in declared:  # ONNX knows no such node
+                note(blocked, declared[plain], onnx.TensorProto.FLOAT)
     stored = frozenset(tensor.name for tensor in graph.initializer)
     return GraphValues(
         declared,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,8 +117,11 @@ def window_rows(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int,
     return taps[0] if len(taps) == 1 else g.op("Concat", *taps, axis=2)
 
 
-def window_taps(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> list[ir.Value]:
-    """Return for each tap the values that all windows have there: (groups, batch, *positions, channels)."""
+def window_taps(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> Iterator[ir.Value]:
+    """Return for each tap the values that all windows have there: (groups, batch, *positions, channels).
+
+    Each is made when it is asked for, so that what reads it can stand beside it: a graph runs in the order it is made.
+    """
     if groups == 1:  # one axis is moved alone, for which ONNX Runtime has a faster transpose
         last = g.reshape(g.transpose(x, [0, *range(2, 2 + w.rank), 1]), [1, batch, *w.fine, channels])
     else:
@@ -145,19 +148,18 @@ def swap_batch_and_channels(g: Builder, x: ir.Value, rank: int) -> ir.Value:
     return g.transpose(x, [1, 0, *range(2, 2 + rank)])
 
 
-def _taps(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> list[ir.Value]:
+def _taps(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> Iterator[ir.Value]:
     """Return for each tap the values that all windows have there; two axes precede the spatial ones."""
     tail = [0] * behind_space
     behind = [p - f - b for p, f, b in zip(w.padded(), w.fine, w.padding, strict=True)]
     x = pad(g, x, [0, 0, *w.padding, *tail, 0, 0, *behind, *tail])
     if w.taps == 1 and set(w.stride) == {1}:
-        return [x]
+        yield x
+        return
     axes, steps = g.constant(list(range(2, 2 + w.rank))), g.constant(list(w.stride))
-    found = []
     for offset in w.offsets():
         ends = [o + (c - 1) * s + 1 for o, c, s in zip(offset, w.coarse, w.stride, strict=True)]
-        found.append(g.op("Slice", x, g.constant(list(offset)), g.constant(ends), axes, steps))
-    return found
+        yield g.op("Slice", x, g.constant(list(offset)), g.constant(ends), axes, steps)
 
 
 def pad(g: Builder, x: ir.Value, pads: Sequence[int]) -> ir.Value:
