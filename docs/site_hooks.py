@@ -1,10 +1,12 @@
 """Hooks of mkdocs: the pages that are made when the site is built, the catalogue's and the API reference's."""
 
 import ast
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -12,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the sources beside this fi
 
 import export
 from export.app.reference import site_pages
+
+log = logging.getLogger("mkdocs.site_hooks")
+"""Warnings of loggers below `mkdocs` fail a strict build."""
 
 ROOT = Path(export.__file__).parents[1]
 """Where the packages lie."""
@@ -58,6 +63,32 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_env(env: Any, config: MkDocsConfig, files: Files) -> None:
+    """Warn of each public name without a docstring, which fails a strict build."""
+    handler = config.plugins["mkdocstrings"].get_handler("python")  # type: ignore[attr-defined]
+    options = handler.get_options({})
+    for module in API:
+        for name in shown_names(module):
+            for missing in undocumented(handler.collect(f"{module}.{name}", options)):
+                log.warning("%s has no docstring: %s:%s", missing.path, missing.filepath, missing.lineno)
+
+
+def undocumented(found: griffe.Object | griffe.Alias) -> list[griffe.Object | griffe.Alias]:
+    """Return what has no docstring, of a public name and the public classes and functions in it.
+
+    A method that overrides a documented one needs none, nor do the fields of a class, which its own docstring lists.
+    """
+    missing = [] if found.has_docstring else [found]
+    if found.is_class:
+        above = [base for base in found.mro() if base.path != found.path]
+        for name, member in found.members.items():
+            shown = not name.startswith("_") and (member.is_function or member.is_class)
+            inherited = any(name in base.members and base.members[name].has_docstring for base in above)
+            if shown and not member.has_docstring and not inherited:
+                missing.append(member)
+    return missing
+
+
 def api_index() -> str:
     """Return the page that lists the modules."""
     rows = "\n".join(f"| [{module}]({module}.md) | {what} |" for module, what in API.items())
@@ -70,10 +101,13 @@ def api_index() -> str:
 
 def api_page(module: str) -> str:
     """Return the page of a module: its docstring, then every public name that is no module."""
-    source = file_of(module)
-    names = sorted(name for name in public_names(source) if file_of(f"{module}.{name}") is None)
-    shown = "\n\n".join(f"::: {module}.{name}" for name in names)
+    shown = "\n\n".join(f"::: {module}.{name}" for name in shown_names(module))
     return f"# {module}\n\n{API[module]}\n\n{shown}\n"
+
+
+def shown_names(module: str) -> list[str]:
+    """Return the public names of a module that are no modules."""
+    return sorted(name for name in public_names(file_of(module)) if file_of(f"{module}.{name}") is None)
 
 
 def file_of(module: str) -> Path | None:

@@ -1,15 +1,12 @@
-"""Every page of docs/ is in the navigation, its code runs, its links lead somewhere; the site builds strictly."""
+"""Every page of docs/ is in the navigation, its code runs, its links lead somewhere; errors lead to pages."""
 
 import importlib
 import json
 import pkgutil
 import re
 import shlex
-import subprocess
-import sys
 import traceback
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -243,36 +240,3 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(export.errors.WriteError, match="holds other files"):
         documentation.build(tmp_path)
     assert (tmp_path / "thesis.tex").is_file()
-
-
-class Fetched(HTMLParser):
-    """Gathers what a page loads from elsewhere."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.urls: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        loads = {"script": "src", "img": "src", "iframe": "src", "link": "href"}.get(tag)
-        if loads and (given.get(loads) or "").startswith(("http:", "https:", "//")) and given.get("rel") != "canonical":
-            self.urls.append(f"{tag} {given[loads]}")
-
-
-@pytest.mark.slow
-def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
-    words = ["-m", "export.app.command_line", "docs", "--html", str(tmp_path / "site")]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=900, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    built = sorted((tmp_path / "site").rglob("*.html"))
-    names = {path.relative_to(tmp_path / "site").as_posix() for path in built}
-    assert {page.replace(".md", ".html") for page in PAGES} <= names
-    assert sum(name.startswith("catalogue/") for name in names) > len(pure.catalogue.CASES)
-    for path in built:
-        if path.name != "404.html":
-            assert not Fetched(path.read_text(encoding="utf-8")).urls, path
-    search = (tmp_path / "site" / "search" / "search_index.js").read_text(encoding="utf-8")
-    for said in ("shard_map", "UnsupportedOpError", "opset 17"):
-        assert said.lower() in search.lower(), said

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from pure import flow as flow
 
 __version__ = "0.1.0"
+"""Version of the distribution `pure-export`, which `pure` and `export` share."""
 
 __all__ = [
     "GLU",

@@ -35,7 +35,11 @@ __all__ = [
 ]
 
 Kind = Literal["stream", "branch", "gate", "loss", "output"]
+"""What a tagged value is to its block: the stream, what is added to it, a gate, a loss, or its output."""
+
 KINDS: tuple[str, ...] = get_args(Kind)
+"""Every kind of tag."""
+
 T = TypeVar("T")
 
 

@@ -25,6 +25,7 @@ LAWS: dict[str, str] = {
     "H": "pre-norm network",
     "I": "highway-type mix",
 }
+"""What each law is about, by its letter; `predict` says which hold for a block."""
 
 
 @dataclass(frozen=True)
