@@ -11,6 +11,8 @@ import contextlib
 import difflib
 import math
 import os
+import pickle
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +27,7 @@ __all__ = [
     "json_ready",
     "listed",
     "nearest",
+    "raise_unless_pickles",
     "replacing",
 ]
 
@@ -210,3 +213,38 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+BY_VALUE = frozenset({"cloudpickle", "copy", "dill", "joblib"})
+"""Modules that take a function itself along, where pickle takes its name."""
+
+
+def raise_unless_pickles(what: str, **held: Any) -> None:
+    """Raise if something that is about to be pickled holds a function that cannot be found by its name.
+
+    Copies, and picklers that take functions along by value such as cloudpickle's, are let through.
+
+    Args:
+        what: the object, for the message.
+        held: the functions and other values that it holds, by name.
+
+    Raises:
+        ArgumentError: it names the value.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] in BY_VALUE:
+            return
+        frame = frame.f_back  # type: ignore[assignment]
+    for name, value in held.items():
+        try:
+            pickle.dumps(value)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if isinstance(error, PureExportError):
+                raise
+            shown = getattr(value, "__qualname__", type(value).__name__)
+            raise ArgumentError(
+                f"{what} holds {shown} ({name.replace('_', ' ').strip()}), which pickle cannot take along ({error}): "
+                "define it at the top level of a module, in place of a lambda or a function inside of another; or use "
+                "cloudpickle"
+            ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import blocks, compilers, cuda, exporters, flow, memory
+from benchmarks import blocks, compilers, cuda, exporters, flow, memory, spmd
 from benchmarks.environment import environment
 from benchmarks.report import print_measurement, write_json
 
@@ -17,6 +17,7 @@ SUITES = {
     exporters.NAME: exporters.measurements,
     flow.NAME: flow.measurements,
     memory.NAME: memory.measurements,
+    spmd.NAME: spmd.measurements,
 }
 
 

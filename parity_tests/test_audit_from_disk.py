@@ -1,7 +1,15 @@
-"""An audit of parameters that lie on disk takes memory for a few blocks, not for the network."""
+"""An audit of parameters that lie on disk takes memory for a few blocks, not for the network.
 
+The limit of memory is that of a control group, which counts what a process holds and lets the system drop the pages of
+a mapped file, as on a machine that has no more. `ulimit -v` and RLIMIT_DATA count the mapping itself, read or not.
+"""
+
+import contextlib
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +21,7 @@ MIB = 128
 """Size of the network's parameters."""
 
 PROGRAM = """
-import sys, threading, torch, pure
+import os, sys, threading, torch, pure
 from pure import flow
 
 def own():
@@ -23,7 +31,7 @@ def own():
 def net(width, depth):
     return pure.Sequential(*[pure.Residual(pure.Linear(width, width, bias=False)) for _ in range(depth)])
 
-path, copied = sys.argv[1], sys.argv[2] == "copied"
+path, copied, group = sys.argv[1], sys.argv[2] == "copied", sys.argv[3:]
 x = torch.ones(4, 512)
 small, _ = net(8, 3).init(torch.Generator())
 flow.audit(net(8, 3), small, torch.ones(2, 8))
@@ -35,6 +43,9 @@ def watch():
 
 thread = threading.Thread(target=watch)
 thread.start()
+if group:  # from here on what is allocated or read counts
+    with open(group[0], "w") as procs:
+        procs.write(str(os.getpid()))
 params = pure.load(path)
 if copied:
     params = pure.tree.tree_map(torch.clone, params)
@@ -68,6 +79,51 @@ def test_a_network_of_four_times_the_memory_that_an_audit_takes(file: Path) -> N
     assert blocks == 128
     assert most < MIB / 4
     assert audited(file, "copied")[1] > MIB, "what it takes if the parameters are in memory"
+
+
+@contextlib.contextmanager
+def control_group(limit: int) -> Iterator[Path]:
+    """Make a control group of a limit of memory in bytes, by either version of Linux's interface."""
+    root = Path("/sys/fs/cgroup")
+    first = root / "memory" / "memory.limit_in_bytes"
+    folder = (first.parent if first.exists() else root) / f"pure-export-test-{os.getpid()}"
+    try:
+        if not first.exists() and "memory" not in (root / "cgroup.subtree_control").read_text(encoding="utf-8").split():
+            raise OSError("memory is not controlled")
+        folder.mkdir()
+        name = "memory.limit_in_bytes" if first.exists() else "memory.max"
+        (folder / name).write_text(str(limit), encoding="utf-8")
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        yield folder
+    finally:
+        for _ in range(50):  # until the process has left it
+            try:
+                folder.rmdir()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                break
+
+
+def under_limit(file: Path, how: str, limit_mib: int) -> int:
+    """Return the exit status of an audit that may hold so much memory."""
+    with file.open("rb") as opened:  # pages that are in memory already would be another group's
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with control_group(limit_mib * 2**20) as group:
+        command = [sys.executable, "-c", PROGRAM, str(file), how, str(group / "cgroup.procs")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    if done.returncode == 0:
+        assert done.stdout.split()[0] == "128"
+    return done.returncode
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_a_network_of_twice_the_limit_of_memory_is_audited_from_disk(file: Path) -> None:
+    assert under_limit(file, "mapped", MIB // 2) == 0
+    assert under_limit(file, "copied", MIB // 2) == -9, "in memory it does not fit, so the system ends the process"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux's")

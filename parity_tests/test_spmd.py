@@ -13,11 +13,13 @@ import torch.distributed as dist
 import export
 import pure
 from parity_tests.spmd.__main__ import PAGE, measured, wrong
+from parity_tests.spmd.audits import AUDITS, audited, without_held
 from parity_tests.spmd.faults import FAULTS
 from parity_tests.spmd.launch import processes
 from parity_tests.spmd.measurements import MEASUREMENTS
 from parity_tests.spmd.transforms import CONTROLS, TRANSFORMS
-from pure import errors, spmd
+from pure import errors, flow, spmd
+from pure.flow.auditing.depth_split import stretches
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_the_check_of_the_table_itself() -> None:
 
 def test_the_page_holds_every_transform_and_every_mistake() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert all(f" {name} |" in text for name in (*TRANSFORMS, *MEASUREMENTS))
+    assert all(f" {name} |" in text for name in (*TRANSFORMS, *MEASUREMENTS, *AUDITS))
     assert all(f"- {name}\n" in text for name in FAULTS)
 
 
@@ -67,6 +69,21 @@ def test_a_failure_on_one_rank_ends_all_within_30_seconds(how: str, tmp_path: Pa
     for rank in range(2):
         pure.load(tmp_path / f"rank{rank}.safetensors")  # whole
     assert sorted(os.listdir(tmp_path)) == ["rank0.safetensors", "rank1.safetensors"]
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("how", ["error", "killed"])
+def test_a_failure_in_the_middle_of_an_audit_ends_all_within_30_seconds(how: str, where: str, tmp_path: Path) -> None:
+    ended = processes(3, "parity_tests.spmd.failing", how, str(tmp_path), where)
+    assert [rank.code for rank in ended] == ([1, -9, 1] if how == "killed" else [1, 1, 1])
+    for other in (ended[0], ended[2]):
+        assert "PeerFailedError" in other.output, other.output
+        said = "rank that has ended" if how == "killed" else "ZeroDivisionError: the samples of this rank are broken"
+        assert said in other.output, other.output
+        assert other.time - failed_at(ended[1].output) < 30
+    found = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()}
+    assert sorted(found) == ["rank0.json", "rank1.json", "rank2.json"]
+    assert found["rank0.json"] == found["rank1.json"] == found["rank2.json"]
 
 
 def test_without_a_process_group() -> None:
@@ -120,6 +137,42 @@ def test_parts_of_a_sharded_block_come_together_again() -> None:
     whole, _ = pure.Linear(3, 2).init(torch.Generator().manual_seed(0))
     assert all(torch.equal(block.join(params)[name], whole[name]) for name in whole)
     assert pickle.loads(pickle.dumps(block)) == block
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", AUDITS)
+def test_an_audit_over_a_group_of_one_is_one_process_s(name: str) -> None:
+    found, expected = audited("residual", name, {"group": "world"}), audited("residual", name, {})
+    assert without_held(found) == without_held(expected)
+    assert found.held <= expected.held
+
+
+@pytest.mark.usefixtures("alone")
+def test_an_audit_over_a_group_leaves_the_generator_where_one_process_does() -> None:
+    net = pure.nets.residual_mlp(3, 4, depth=3)
+    params, _ = net.init(torch.Generator().manual_seed(0))
+    one, ours = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    flow.audit(net, params, torch.ones(2, 3), generator=one)
+    flow.audit(net, params, torch.ones(2, 3), generator=ours, group="world")
+    assert torch.equal(one.get_state(), ours.get_state())
+    assert not torch.equal(one.get_state(), torch.Generator().manual_seed(1).get_state())
+
+
+def test_stretches_cover_the_depth_evenly() -> None:
+    for depth in range(9):
+        for ranks in range(1, 6):
+            found = stretches(depth, ranks)
+            assert [place for start, stop in found for place in range(start, stop)] == list(range(depth))
+            assert max(stop - start for start, stop in found) - min(stop - start for start, stop in found) <= 1
+
+
+def test_rank_0_alone_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then draws into a file too
+    first, last = processes(2, "parity_tests.spmd.shown")
+    assert first.code == last.code == 0, first.output + last.output
+    assert "forward" in first.output
+    assert "backward" in first.output
+    assert "ward" not in last.output
 
 
 @pytest.mark.usefixtures("alone")

@@ -3,7 +3,8 @@
 One cell is a transform of a network, with fixed sizes or with a dynamic batch. It is right (the verdict passes), or a
 typed error says why not; anything else is a fault of this library. After every cell that is not right, a small gradient
 exported in the same process must pass. `--json PATH` writes the cells; `--only WORD` takes the cells with that word in
-their name; `--workers N` measures N cells at a time, each in a process of its own.
+their name. `--executor process` (or mpi, dask, ray) measures `--workers` cells at a time, and `--record FILE.jsonl`
+keeps what is measured, so that an interrupted run goes on from there.
 
 The exit status is 1 if a cell is wrong, or fewer than 90 % are right.
 """
@@ -12,11 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,13 +23,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import export
 import pure
+from export.app.sweep import EXECUTORS, Outcome, sweep
 from export.errors import ExportError
 from pure import nets
 from pure.block import Block
@@ -308,24 +308,39 @@ def show(cells: list[Cell]) -> None:
             console.print(f"{cell.transform}, {cell.sizes}, {cell.network}: {cell.message[:1500]}", markup=False)
 
 
-def measured(names: list[tuple[str, str, str]], workers: int) -> Iterator[Cell]:
-    """Measure cells in their order, several at a time if asked to."""
-    if workers == 1:
-        yield from (measure(*name) for name in names)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(measure, *zip(*names, strict=True))
+def measure_named(name: str) -> dict[str, Any]:
+    """Export and judge one cell, by its name "transform, sizes, network"."""
+    return vars(measure(*name.split(", ")))
+
+
+def _cell(outcome: Outcome) -> Cell:
+    """What became of a cell; one whose process died is wrong."""
+    if outcome.error:
+        return Cell(*outcome.cell.split(", "), "wrong", None, outcome.error, 0.0)
+    return Cell(**outcome.value)
 
 
 def main(*arguments: str) -> int:
     parser = argparse.ArgumentParser(prog="python -m parity_tests.transform_matrix", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="PATH")
     parser.add_argument("--only", default="", metavar="WORD")
-    parser.add_argument("--workers", type=int, default=1, metavar="N")
+    parser.add_argument("--executor", choices=EXECUTORS, default="serial")
+    parser.add_argument("--workers", type=int, metavar="N", help="default: as many as there are processors")
+    parser.add_argument("--record", type=Path, metavar="FILE.jsonl")
     options = parser.parse_args(arguments)
-    names = [(t, s, n) for t in TRANSFORMS for s in ("static", "dynamic") for n in SUBJECTS]
-    names = [name for name in names if options.only in ", ".join(name)]
-    cells = list(track(measured(names, options.workers), "exporting", total=len(names)))
+    names = [f"{t}, {s}, {n}" for t in TRANSFORMS for s in ("static", "dynamic") for n in SUBJECTS]
+    names = [name for name in names if options.only in name]
+    with Progress() as bar:
+        task = bar.add_task("exporting", total=1.0)
+        found = sweep(
+            measure_named,
+            names,
+            executor=options.executor,
+            workers=options.workers,
+            record=options.record,
+            tick=lambda name, share: bar.update(task, completed=share, description=name),
+        )
+    cells = list(map(_cell, found))
     show(cells)
     if options.json:
         options.json.write_text(json.dumps([vars(cell) for cell in cells], indent=1) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ from pure import tree
 from pure.errors import ArgumentError, TreeError, nearest
 from pure.initializers import Device, check_generator
 from pure.tree import Tree
+from pure_export_shared import raise_unless_pickles
 
 __all__ = [
     "EMPTY",
@@ -78,7 +79,10 @@ class Block:
 
     def __getstate__(self) -> dict[str, Any]:
         names = {entry.name for entry in fields(self)}
-        return {name: value for name, value in vars(self).items() if name in names}  # not what was derived from them
+        state = {name: value for name, value in vars(self).items() if name in names}  # not what was derived from them
+        functions = {name: value for name, value in state.items() if callable(value) and not isinstance(value, Block)}
+        raise_unless_pickles(type(self).__name__, **functions)
+        return state
 
     def __repr__(self) -> str:
         shown = [

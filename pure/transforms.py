@@ -19,8 +19,18 @@ from torch.autograd import forward_ad
 
 from pure import tree
 from pure.errors import ArgumentError, DtypeError, ShapeError
+from pure_export_shared import raise_unless_pickles
 
 __all__ = ["grad", "value_and_grad"]
+
+
+class _Transformed(functools.partial[Any]):
+    """A transform of a function: the transform's own function with the first of its arguments fixed; it pickles."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise_unless_pickles(f"pure.{self.func.__name__.strip('_')}", function=self.args[0])
+        reduced: tuple[Any, ...] = super().__reduce__()  # type: ignore[assignment]
+        return reduced
 
 
 class _Running(threading.local):
@@ -120,39 +130,42 @@ def value_and_grad(
         >>> value, gradient["w"]
         (tensor(5.), tensor([2., 4.]))
     """
+    return _Transformed(_value_and_grad, fn, argnums, has_aux)
 
-    def differentiated(*args: Any) -> tuple[Any, Any]:
-        chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-        if any(not -len(args) <= index < len(args) for index in chosen):
-            raise ArgumentError(f"grad w.r.t. argnums={argnums} of a call with {len(args)} arguments")
-        if len({index % len(args) for index in chosen}) != len(chosen) or not chosen:
-            raise ArgumentError(f"grad w.r.t. argnums={argnums}: expected different arguments, at least one")
-        if _loses_derivatives():
-            with torch.inference_mode(False):
-                return differentiated(*(tree.tree_map(_ordinary, arg) for arg in args))
-        if not _alone() or (torch.is_grad_enabled() and any(map(_requires_grad, args))):
-            gradient, value = torch.func.grad_and_value(fn, argnums, has_aux)(*args)
-            return value, gradient
-        leaves: list[Tensor] = []
-        given = list(args)
-        for index in chosen:
-            given[index] = _thawed(args[index], leaves, f"argument {index}")
-        RUNNING.inside = True  # a gradient inside must keep its graph for this one
-        try:
-            with torch.enable_grad():
-                out = fn(*given)
-            if has_aux and not (isinstance(out, tuple) and len(out) == 2):
-                kind = type(out).__name__
-                raise ArgumentError(f"grad with has_aux: the function returned {kind}, expected (value, aux)")
-            value = out[0] if has_aux else out
-            flat = iter(_backward(value, leaves))
-        finally:
-            RUNNING.inside = False
-        gradients = tuple(_rebuilt(args[index], flat) for index in chosen)
-        result = (value.detach(), _detached(out[1])) if has_aux else value.detach()
-        return result, gradients[0] if isinstance(argnums, int) else gradients
 
-    return differentiated
+def _value_and_grad(
+    fn: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bool, *args: Any
+) -> tuple[Any, Any]:
+    """Return the value and the gradient at `args`; the others are those of `value_and_grad`."""
+    chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    if any(not -len(args) <= index < len(args) for index in chosen):
+        raise ArgumentError(f"grad w.r.t. argnums={argnums} of a call with {len(args)} arguments")
+    if len({index % len(args) for index in chosen}) != len(chosen) or not chosen:
+        raise ArgumentError(f"grad w.r.t. argnums={argnums}: expected different arguments, at least one")
+    if _loses_derivatives():
+        with torch.inference_mode(False):
+            return _value_and_grad(fn, argnums, has_aux, *(tree.tree_map(_ordinary, arg) for arg in args))
+    if not _alone() or (torch.is_grad_enabled() and any(map(_requires_grad, args))):
+        gradient, value = torch.func.grad_and_value(fn, argnums, has_aux)(*args)
+        return value, gradient
+    leaves: list[Tensor] = []
+    given = list(args)
+    for index in chosen:
+        given[index] = _thawed(args[index], leaves, f"argument {index}")
+    RUNNING.inside = True  # a gradient inside must keep its graph for this one
+    try:
+        with torch.enable_grad():
+            out = fn(*given)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            kind = type(out).__name__
+            raise ArgumentError(f"grad with has_aux: the function returned {kind}, expected (value, aux)")
+        value = out[0] if has_aux else out
+        flat = iter(_backward(value, leaves))
+    finally:
+        RUNNING.inside = False
+    gradients = tuple(_rebuilt(args[index], flat) for index in chosen)
+    result = (value.detach(), _detached(out[1])) if has_aux else value.detach()
+    return result, gradients[0] if isinstance(argnums, int) else gradients
 
 
 def _requires_grad(node: Any) -> bool:
@@ -185,10 +198,9 @@ def grad(fn: Callable[..., Any], argnums: int | tuple[int, ...] = 0, *, has_aux:
         >>> grad(torch.sin)(torch.tensor(0.0))
         tensor(1.)
     """
-    both = value_and_grad(fn, argnums, has_aux=has_aux)
+    return _Transformed(_grad, fn, argnums, has_aux)
 
-    def differentiated(*args: Any) -> Any:
-        value, gradient = both(*args)
-        return (gradient, value[1]) if has_aux else gradient
 
-    return differentiated
+def _grad(fn: Callable[..., Any], argnums: int | tuple[int, ...], has_aux: bool, *args: Any) -> Any:
+    value, gradient = _value_and_grad(fn, argnums, has_aux, *args)
+    return (gradient, value[1]) if has_aux else gradient

@@ -9,18 +9,22 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 from export.errors import ArgumentError
 from pure_export_shared import PureExportError, json_ready
 
 __all__ = ["EXECUTORS", "Outcome", "sweep"]
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 EXECUTORS = ("serial", "process", "mpi", "dask", "ray")
 PACKAGES = {"mpi": ("mpi4py.futures", "mpi4py"), "dask": ("distributed", "distributed"), "ray": ("ray", "ray")}
@@ -85,13 +89,27 @@ def sweep(
     done = {} if record is None else _recorded(Path(record))
     found = {name: done[name] for name in cells if name in done}
     left = [name for name in cells if name not in found]
-    for outcome in _outcomes(_Worker(run, warm), left, executor, workers or os.cpu_count() or 1):
+    for outcome in _outcomes(
+        _Worker(_importable(run), warm and _importable(warm)), left, executor, workers or os.cpu_count() or 1
+    ):
         found[outcome.cell] = outcome
         if record is not None:
             _append(Path(record), outcome)
         if tick is not None:
             tick(outcome.cell, len(found) / len(cells))
     return [found[name] for name in cells]
+
+
+def _importable(function: F) -> F:
+    """Return a function of the running script as other processes import it, by the name of its module.
+
+    A process of MPI or Dask has another `__main__`.
+    """
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if getattr(function, "__module__", "") != "__main__" or spec is None:
+        return function
+    found: F = getattr(importlib.import_module(spec.name), getattr(function, "__name__", ""), function)
+    return found
 
 
 _WARMED: set[Any] = set()
@@ -189,7 +207,20 @@ def _on_processes(run: _Worker, cells: Sequence[str], workers: int) -> Iterator[
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))  # a fork of a process with threads can hang
+    context = get_context("spawn")  # a fork of a process with threads can hang
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has: a pool's processes wait for ever if their parent is killed."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def _opened(name: str, workers: int, stack: ExitStack) -> Executor:
@@ -208,6 +239,8 @@ def _opened(name: str, workers: int, stack: ExitStack) -> Executor:
     if name == "mpi":
         made: Executor = stack.enter_context(found.MPIPoolExecutor(max_workers=workers))
     elif name == "dask":
+        dask = importlib.import_module("dask")  # which comes with distributed
+        stack.enter_context(dask.config.set({"distributed.worker.daemon": False}))  # cells may start processes
         client = stack.enter_context(found.Client(n_workers=workers, threads_per_worker=1))
         made = stack.enter_context(client.get_executor())
     else:

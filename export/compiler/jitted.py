@@ -38,6 +38,7 @@ from export.trace.purity import graphs
 from export.trace.signature import function_name
 from pure.tree import tree_flatten
 from pure.tree.plain import is_wrapper
+from pure_export_shared import raise_unless_pickles
 
 __all__ = ["Compilation", "Jitted", "jit"]
 
@@ -111,6 +112,7 @@ class Jitted:
             raise ArgumentError(f"bake must be a tuple of argument positions, got {bake!r}; write bake=({bake},)")
         self.fn = fn
         self._bake, self._cache_size = tuple(bake), cache_size
+        self._asked = self._bake, device, cache_size, tf32, cuda_graph, gpu_mem_limit
         self._choice = sessions.choose(device, tf32, gpu_mem_limit)
         on_gpu = self._choice.device == "cuda"
         self._replayed = cuda_graph and on_gpu
@@ -275,6 +277,15 @@ class Jitted:
                         )
                     found.append((weakref.ref(value), value._version, value.data_ptr()))
         return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle keeps: the function and the options; what was compiled is compiled again where it arrives.
+
+        Raises:
+            ArgumentError: the function does not pickle.
+        """
+        raise_unless_pickles("jit", function=self.fn)
+        return Jitted, (self.fn, *self._asked)
 
     def compilations(self) -> list[Compilation]:
         """Return what is compiled now, the one used last at the end."""

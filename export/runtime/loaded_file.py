@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,10 @@ class Loaded:
         bound: Mapping[int, Any] | None = None,
         taken: int = 0,
         kind: Kind | None = None,
+        again: Callable[[], Loaded] | None = None,
     ) -> None:
         self.path = path
+        self._again = again
         self.device = choice.place
         self._session, self._choice, self._call = session, choice, call
         self._bound: dict[int, Any] = dict(bound or {})
@@ -165,9 +167,27 @@ class Loaded:
         found = self._match(self._arguments[: len(args)], args)
         kind = self._check(found)
         bound = {i: self._resident(i, value) for i, value in found.items()}
-        return Loaded(
-            self.path, self._session, self._choice, self._call, {**self._bound, **bound}, self._taken + len(args), kind
-        )
+        bound = {**self._bound, **bound}
+        opened = self.path, self._session, self._choice, self._call
+        return Loaded(*opened, bound, self._taken + len(args), kind, self._again)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle keeps: the path and the options, with which the file is opened again, and bound arguments.
+
+        Raises:
+            ArgumentError: the session holds something that is not in the file, or bound arguments lie on a GPU.
+        """
+        if self._again is None:
+            raise ArgumentError(
+                f"{self.path.name} was loaded with weights= or a changed model, which are not in the file, so pickle "
+                "cannot take it along: write them by export.replace_weights, and load that file"
+            )
+        if self._bound and not self._plain:
+            raise ArgumentError(
+                f"{self.path.name} has bound arguments on {self.device}, which pickle cannot take along: pickle the "
+                "function without them, and bind them where it arrives"
+            )
+        return _again, (self._again, self._bound, self._taken, self._kind)
 
     def _resident(self, position: int, value: Any) -> Any:
         leaf = self._leaves[position]
@@ -295,6 +315,14 @@ class Loaded:
 
     def __repr__(self) -> str:
         return f"<{self.path.name}: {self.signature} on {self.device}>"
+
+
+def _again(load: Callable[[], Loaded], bound: dict[int, Any], taken: int, kind: Kind) -> Loaded:
+    """Return a function of a file that is opened again, with the arguments that were bound."""
+    found = load()
+    if not bound:
+        return found
+    return Loaded(found.path, found._session, found._choice, found._call, bound, taken, kind, load)
 
 
 def _content(value: Any, leaf: Leaf) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,19 @@ def open_file(
         session = sessions.open_session(variant, choice, spinning=spinning, path=path)
     else:
         session = sessions.open_session(path, choice, spinning=spinning)
-    return Loaded(Path(path), session, choice, None if by_name else opened.call)
+    again = None
+    if weights is None and variant is None:
+        again = partial(
+            open_file,
+            os.path.abspath(path),
+            device,
+            spinning=spinning,
+            tf32=tf32,
+            check=check,
+            by_name=by_name,
+            gpu_mem_limit=gpu_mem_limit,
+        )
+    return Loaded(Path(path), session, choice, None if by_name else opened.call, again=again)
 
 
 def _with_weights(

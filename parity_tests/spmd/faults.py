@@ -130,6 +130,20 @@ def _unequal_probes(w: Tensor, x: Tensor) -> Any:
     return flow.curvature(_flow_loss, w, x, generator=generator, group="world")
 
 
+def _audited(x: Tensor, last: Callable[[Tensor], Tensor] = torch.tanh, **options: Any) -> Any:
+    """Audit a network of five blocks whose last is a function; every rank gives all samples."""
+    block = pure.Sequential(*[pure.Residual(pure.Linear(3, 3)) for _ in range(4)], pure.Function(last))
+    params, state = block.init(torch.Generator().manual_seed(0), x.dtype)
+    scale = options.pop("scale", 1.0)
+    scaled = pure.tree.tree_map(lambda leaf: leaf * scale, params)
+    return flow.audit(block, scaled, x, state, **options, group="world")
+
+
+def _failing(x: Tensor) -> Tensor:
+    _raise_on_last("in the last block")
+    return x
+
+
 OWN = (ZeroDivisionError, errors.PeerFailedError)
 """The last rank raises the error, the others hear of it."""
 
@@ -193,6 +207,30 @@ FAULTS: dict[str, tuple[Callable[[Tensor, Tensor], Any], tuple[type[Exception], 
     "a measurement without such a reduction": (
         lambda w, x: flow.hvp(_flow_loss, w, x, group="world", reduction="max"),
         (errors.ArgumentError,) * 2,
+    ),
+    "one rank fails in an audit": (lambda w, x: _audited(X, _failing), OWN),
+    "an audit of a rank's own samples": (lambda w, x: _audited(x + spmd.rank()), (errors.RanksDifferError,) * 2),
+    "an audit of unequal parameters": (
+        lambda w, x: _audited(X, scale=1.0 + spmd.rank()),
+        (errors.RanksDifferError,) * 2,
+    ),
+    "an audit of unequal depths": (
+        lambda w, x: flow.audit(
+            pure.Sequential(*[pure.Function(torch.tanh)] * (2 + spmd.rank())), {}, X, group="world"
+        ),
+        (errors.RanksDifferError,) * 2,
+    ),
+    "an audit from unequal generators": (
+        lambda w, x: _audited(X, generator=torch.Generator().manual_seed(spmd.rank())),
+        (errors.RanksDifferError,) * 2,
+    ),
+    "an audit with a collective in a block": (
+        lambda w, x: _audited(X, lambda x: spmd.psum(x)),
+        (errors.GroupError, errors.PeerFailedError),
+    ),
+    "an audit of a block that runs whole": (
+        lambda w, x: flow.audit(pure.Function(torch.tanh), {}, X, group="world"),
+        (errors.UnsupportedError,) * 2,
     ),
     "whole leaves in a Sharded block": (
         lambda w, x: _mapped(lambda p, x: pure.Sharded(pure.Linear(3, 1))(p, x), sharded=(0, 1), out="sharded")(

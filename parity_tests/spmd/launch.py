@@ -45,7 +45,7 @@ def torchrun(count: int, module: str, *arguments: str, timeout: float = 600) -> 
     return Ended(done.returncode, done.stdout + done.stderr, time.time())
 
 
-def processes(count: int, module: str, *arguments: str, timeout: float = 120) -> list[Ended]:
+def processes(count: int, module: str, *arguments: str, timeout: float = 300) -> list[Ended]:
     """Run a module on `count` processes that nothing watches over; those that are left after `timeout` are killed."""
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from parity_tests.spmd import measurements
+from parity_tests.spmd import audits, measurements
+from parity_tests.spmd.audits import AUDITS
 from parity_tests.spmd.families import FAMILIES
 from parity_tests.spmd.faults import FAULTS, outcome
 from parity_tests.spmd.measurements import MEASUREMENTS
@@ -48,9 +49,9 @@ def main() -> None:
                 rows.append(
                     {"call": f"shard_map, {call}", "transform": transform, "family": family, "found": _agreed(found)}
                 )
-        for name in MEASUREMENTS:
+        for name in (*MEASUREMENTS, *AUDITS):
             try:
-                found = measurements.compare(family, name)
+                found = (audits if name in AUDITS else measurements).compare(family, name)
             except (PureError, RuntimeError, AssertionError) as error:
                 found = f"{type(error).__name__}: {error}"  # type: ignore[assignment]
             rows.append({"call": "flow", "transform": name, "family": family, "found": _agreed(found)})

@@ -2,7 +2,8 @@
 
 `python -m parity_tests.zoo [--library timm,torchvision,…] [--workers 2] [--results zoo.jsonl] [--page docs/ZOO.md]`
 checks each model of `models.json` and prints the counts. Finished models stand in the results file, and a second call
-goes on after them. What the stages check stands in `checks.py`.
+goes on after them. What the stages check stands in `checks.py`. With `--executor mpi` (or dask, ray) models are checked
+on those workers, each beside a process of its own that the limit of time ends.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.app.sweep import EXECUTORS, sweep
 from parity_tests.zoo import page, processes
 from parity_tests.zoo.checks import STAGES
 from parity_tests.zoo.making import LIBRARIES, entries
@@ -30,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--held-out", action="store_true", help="check the models that are held out, and only these")
     parser.add_argument("--verdicts", default="forward file,gradient file", help="stages whose files get a verdict")
     parser.add_argument("--seconds", type=float, default=processes.SECONDS, help="what a model may take in all")
+    parser.add_argument("--executor", choices=EXECUTORS[1:], default="process")
     given = parser.parse_args(argv)
     text = given.results.read_text(encoding="utf-8") if given.results.exists() else ""
     records = [json.loads(line) for line in text.splitlines()]
@@ -45,13 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     firsts = {entry.architecture: entry for entry in reversed(chosen)}.values()
     chosen = [*(entry for entry in chosen if entry in firsts), *(entry for entry in chosen if entry not in firsts)]
     stages, verdicts = (tuple(names.split(",")) for names in (given.stages, given.verdicts))
-    if chosen:
+    if chosen and given.executor == "process":
         with given.results.open("a", encoding="utf-8") as file:
             for record in processes.run_all(chosen, given.workers, stages, verdicts, given.seconds):
                 records.append(record)
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 print(page.line(record), flush=True)
+    elif chosen:
+        check = processes.Check(tuple(sorted({entry.library for entry in chosen})), stages, verdicts, given.seconds)
+        labels, kept = [entry.label for entry in chosen], given.results.with_suffix(".cells.jsonl")
+        found = sweep(check, labels, executor=given.executor, workers=given.workers, record=kept)
+        records += [outcome.value for outcome in found if not outcome.error]
+        given.results.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        kept.unlink()
+        for outcome in found:
+            print(f"{outcome.cell}: {outcome.error}" if outcome.error else page.line(outcome.value), flush=True)
     print(page.summary(records))
     if given.page:
         given.page.write_text(page.markdown(records), encoding="utf-8")

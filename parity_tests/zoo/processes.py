@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -15,9 +15,9 @@ import torch
 
 from parity_tests.zoo import checks
 from parity_tests.zoo.checks import Stage
-from parity_tests.zoo.making import Entry
+from parity_tests.zoo.making import Entry, entries
 
-__all__ = ["run_all"]
+__all__ = ["Check", "run_all"]
 
 SECONDS = 600.0
 """What a model may take unless told otherwise, all stages together; what is longer counts as hanging."""
@@ -125,6 +125,38 @@ def run_all(
                 yield record
     for worker in running:
         worker.stop()
+
+
+@dataclass(frozen=True)
+class Check:
+    """The check of a model by its label, as a cell of a sweep: in a process beside this one, with the limit of time.
+
+    Attributes:
+        libraries: see `Worker`, as what follows.
+        chosen: the stages.
+        verdicts: the stages whose files get a verdict.
+        limit: seconds that a model may take.
+    """
+
+    libraries: tuple[str, ...]
+    chosen: tuple[str, ...]
+    verdicts: tuple[str, ...]
+    limit: float
+
+    def __call__(self, label: str) -> Record:
+        """Return the model's record; the process beside this one is kept for the next."""
+        if _HELD and _HELD[0].spent:
+            _HELD.pop().stop()
+        if not _HELD:
+            _HELD.append(Worker(self.libraries, self.chosen, self.verdicts, self.limit))
+        _HELD[0].give(next(entry for entry in entries() if entry.label == label))
+        while (record := _HELD[0].record()) is None:
+            wait([_HELD[0].pipe], timeout=1.0)
+        return record
+
+
+_HELD: list[Worker] = []
+"""The process beside this one, if there is one."""
 
 
 def _work(pipe: Connection, libraries: Sequence[str], chosen: tuple[str, ...], verdicts: tuple[str, ...]) -> None:

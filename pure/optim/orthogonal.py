@@ -17,6 +17,7 @@ from pure.optim.transformation import (
     chain,
     raise_unless_decay,
     raise_unless_nonnegative,
+    recorded,
     zeros_like,
 )
 from pure.optim.transforms import add_decayed_weights, scale_by_learning_rate
@@ -69,6 +70,7 @@ def _sum_with_product(start: Tensor, left: Tensor, right: Tensor, beta: float, a
     return torch.baddbmm(*flat, beta=beta, alpha=alpha).reshape(start.shape)
 
 
+@recorded
 def scale_by_muon(
     momentum: float = 0.95,
     nesterov: bool = True,

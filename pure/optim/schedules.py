@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pure.errors import ArgumentError
+from pure.optim.recipes import recorded_schedule
 
 __all__ = [
     "Rate",
@@ -34,11 +35,13 @@ Rate = float | Tensor | Schedule
 """A learning rate: a number, a 0-d tensor, or a function of the step."""
 
 
+@recorded_schedule
 def constant_schedule(value: float) -> Schedule:
     """Return the schedule that is `value` at each step."""
     return lambda step: _count(step) * 0 + value
 
 
+@recorded_schedule
 def linear_schedule(init_value: float, end_value: float, transition_steps: int, transition_begin: int = 0) -> Schedule:
     """Return the schedule that goes from `init_value` to `end_value` in a straight line, and stays there.
 
@@ -65,6 +68,7 @@ def linear_schedule(init_value: float, end_value: float, transition_steps: int, 
     return schedule
 
 
+@recorded_schedule
 def exponential_decay(init_value: float, transition_steps: int, decay_rate: float) -> Schedule:
     """Return init_value · decay_rate^(step / transition_steps).
 
@@ -82,6 +86,7 @@ def exponential_decay(init_value: float, transition_steps: int, decay_rate: floa
     return lambda step: init_value * torch.exp(_count(step) / transition_steps * math.log(decay_rate))
 
 
+@recorded_schedule
 def cosine_decay_schedule(init_value: float, decay_steps: int, alpha: float = 0.0, exponent: float = 1.0) -> Schedule:
     """Return the schedule that falls from `init_value` along half a cosine, and stays at alpha · init_value.
 
@@ -106,6 +111,7 @@ def cosine_decay_schedule(init_value: float, decay_steps: int, alpha: float = 0.
     return schedule
 
 
+@recorded_schedule
 def warmup_cosine_decay_schedule(
     init_value: float,
     peak_value: float,
@@ -142,6 +148,7 @@ def warmup_cosine_decay_schedule(
     return join_schedules([linear_schedule(init_value, peak_value, warmup_steps), fall], [warmup_steps])
 
 
+@recorded_schedule
 def linear_onecycle_schedule(
     transition_steps: int,
     peak_value: float,
@@ -171,6 +178,7 @@ def linear_onecycle_schedule(
     return _interpolated(marks, [first, peak_value, first, first / final_div_factor], _straight)
 
 
+@recorded_schedule
 def cosine_onecycle_schedule(
     transition_steps: int,
     peak_value: float,
@@ -200,6 +208,7 @@ def cosine_onecycle_schedule(
     return _interpolated(marks, [first, peak_value, first / final_div_factor], _half_cosine)
 
 
+@recorded_schedule
 def piecewise_constant_schedule(init_value: float, boundaries_and_scales: Mapping[int, float]) -> Schedule:
     """Return a rate that is multiplied by a factor at each of some steps.
 
@@ -227,6 +236,7 @@ def piecewise_constant_schedule(init_value: float, boundaries_and_scales: Mappin
     return schedule
 
 
+@recorded_schedule
 def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
     """Return schedules one after another; each counts its steps from 0.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pure import tree
 from pure.errors import ArgumentError, TreeError
-from pure.optim.transformation import GradientTransformation, Pair, Tree, as_transformation, first_step
+from pure.optim.transformation import GradientTransformation, Pair, Tree, as_transformation, first_step, recorded
 
 __all__ = ["Where", "apply_if_finite", "masked", "multi_transform"]
 
@@ -34,6 +34,7 @@ def chosen_names(params: Tree, where: Where) -> set[str]:
     return set(tree.flatten(tree.partition(params, where)[0]))
 
 
+@recorded
 def masked(inner: Pair, mask: Where) -> GradientTransformation:
     """Return a transformation of some leaves; the others pass unchanged.
 
@@ -69,6 +70,7 @@ def masked(inner: Pair, mask: Where) -> GradientTransformation:
     return GradientTransformation(lambda params: link.init(split(params, params)[0]), update)
 
 
+@recorded
 def multi_transform(
     transforms: Mapping[str, Pair], labels: Mapping[str, str] | Callable[[str, Tensor], str]
 ) -> GradientTransformation:
@@ -127,6 +129,7 @@ def multi_transform(
     return GradientTransformation(init, update)
 
 
+@recorded
 def apply_if_finite(inner: Pair, max_consecutive_errors: int) -> GradientTransformation:
     """Return a transformation that leaves out steps whose gradients are not all finite.
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, Protocol
 
 import torch
 from torch import Tensor
 
 from pure import tree
 from pure.errors import ArgumentError
+from pure.optim.recipes import Recipe
+from pure_export_shared import raise_unless_pickles
 
-__all__ = ["GradientTransformation", "Tree", "apply_updates", "as_transformation", "chain", "stateless"]
+__all__ = ["GradientTransformation", "Tree", "apply_updates", "as_transformation", "chain", "recorded", "stateless"]
 
 Tree = Any
+P = ParamSpec("P")
 
 
 class Pair(Protocol):
@@ -46,6 +50,21 @@ class GradientTransformation:
 
     init: Callable[[Tree], Any]
     update: Callable[[Tree, Any, Tree], tuple[Tree, Any]]
+    _recipe: Recipe | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what pickle keeps: the call that made it.
+
+        Raises:
+            ArgumentError: it holds a function that does not pickle.
+        """
+        if self._recipe is not None:
+            return self._recipe.reduced()
+        raise_unless_pickles("GradientTransformation", init=self.init, update=self.update)
+        return GradientTransformation, (self.init, self.update)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GradientTransformation:
+        return self  # it never changes
 
     def step(self, grads: Tree, state: Any, params: Tree) -> tuple[Tree, Any]:
         """Return the parameters after one step, and the new state: `update`, then `apply_updates`.
@@ -69,11 +88,26 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     return tree.tree_map(lambda p, u: (p + u).to(p.dtype), params, updates)
 
 
+def recorded(make: Callable[P, GradientTransformation]) -> Callable[P, GradientTransformation]:
+    """Return a function that makes transformations, so that they pickle: by the call that made them."""
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> GradientTransformation:
+        pair = make(*args, **kwargs)
+        found = GradientTransformation(pair.init, pair.update)
+        object.__setattr__(found, "_recipe", Recipe(made, args, kwargs))
+        return found
+
+    return made
+
+
+@recorded
 def stateless(update: Callable[[Tree, Tree], Tree]) -> GradientTransformation:
     """Return a transformation without a state from a function (updates, params) → updates."""
     return GradientTransformation(lambda params: {}, lambda updates, state, params: (update(updates, params), state))
 
 
+@recorded
 def chain(*transformations: Pair) -> GradientTransformation:
     """Return transformations applied one after another, the first to the gradients.
 
@@ -122,8 +156,11 @@ def as_transformation(given: Pair) -> GradientTransformation:
     Raises:
         ArgumentError: it has no `init` and `update`.
     """
-    if isinstance(given, GradientTransformation):
-        return given
+    return given if isinstance(given, GradientTransformation) else _adapted(given)
+
+
+@recorded
+def _adapted(given: Pair) -> GradientTransformation:
     init, theirs = getattr(given, "init", None), getattr(given, "update", None)
     if not (callable(init) and callable(theirs)):
         expected = "a GradientTransformation, or an object with the functions init and update"

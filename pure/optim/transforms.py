@@ -21,6 +21,7 @@ from pure.optim.transformation import (
     first_step,
     raise_unless_decay,
     raise_unless_nonnegative,
+    recorded,
     stateless,
     zeros_like,
 )
@@ -41,11 +42,13 @@ __all__ = [
 ]
 
 
+@recorded
 def scale(factor: float | Tensor) -> GradientTransformation:
     """Return u ← factor · u."""
     return stateless(lambda updates, params: tree.tree_map(lambda u: u * factor, updates))
 
 
+@recorded
 def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     """Return u ← schedule(step) · u, with state {"step": int64, 0 at first}.
 
@@ -60,6 +63,7 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     return GradientTransformation(lambda params: {"step": first_step(params)}, update)
 
 
+@recorded
 def scale_by_learning_rate(learning_rate: Rate) -> GradientTransformation:
     """Return u ← −rate · u, the last link of a chain that descends.
 
@@ -71,6 +75,7 @@ def scale_by_learning_rate(learning_rate: Rate) -> GradientTransformation:
     return scale(-learning_rate)
 
 
+@recorded
 def clip(max_delta: float) -> GradientTransformation:
     """Return each element limited to [−max_delta, max_delta], as `torch.nn.utils.clip_grad_value_`.
 
@@ -89,6 +94,7 @@ def global_norm(updates: Tree) -> Tensor:
     return sum(squares[1:], squares[0]).sqrt()
 
 
+@recorded
 def clip_by_global_norm(max_norm: float | Tensor) -> GradientTransformation:
     """Return u ← u · min(1, max_norm / ‖u‖), the norm over all leaves together.
 
@@ -111,6 +117,7 @@ def clip_by_global_norm(max_norm: float | Tensor) -> GradientTransformation:
     return stateless(update)
 
 
+@recorded
 def add_decayed_weights(weight_decay: float | Tensor, mask: Where | None = None) -> GradientTransformation:
     """Return u ← u + weight_decay · θ.
 
@@ -132,6 +139,7 @@ def add_decayed_weights(weight_decay: float | Tensor, mask: Where | None = None)
     return decay if mask is None else masked(decay, mask)
 
 
+@recorded
 def trace(decay: float | Tensor, nesterov: bool = False) -> GradientTransformation:
     """Return momentum: v ← decay · v + u, with state {"velocity": tree}.
 
@@ -155,6 +163,7 @@ def trace(decay: float | Tensor, nesterov: bool = False) -> GradientTransformati
     return GradientTransformation(lambda params: {"velocity": zeros_like(params)}, update)
 
 
+@recorded
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> GradientTransformation:
     """Return m̂ / (√v̂ + eps), with state {"step": int64, "mean": tree, "square": tree}.
 
@@ -192,6 +201,7 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> Grad
     return GradientTransformation(init, update)
 
 
+@recorded
 def scale_by_lion(b1: float = 0.9, b2: float = 0.99) -> GradientTransformation:
     """Return sign(b1 · m + (1 − b1) · u), then m ← b2 · m + (1 − b2) · u; state {"mean": tree}.
 
@@ -210,6 +220,7 @@ def scale_by_lion(b1: float = 0.9, b2: float = 0.99) -> GradientTransformation:
     return GradientTransformation(lambda params: {"mean": zeros_like(params)}, update)
 
 
+@recorded
 def scale_by_trust_ratio(eps: float = 0.0) -> GradientTransformation:
     """Return u ← u · ‖θ‖ / (‖u‖ + eps), leaf by leaf; a leaf or an update of zeros keeps the factor 1.
 
@@ -230,6 +241,7 @@ def scale_by_trust_ratio(eps: float = 0.0) -> GradientTransformation:
     return stateless(lambda updates, params: tree.tree_map(scaled, updates, params))
 
 
+@recorded
 def ema(decay: float | Tensor, debias: bool = True) -> GradientTransformation:
     """Return the exponential moving average e ← decay · e + (1 − decay) · u; state {"step": int64, "average": tree}.
 

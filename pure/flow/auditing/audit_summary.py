@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,10 +20,19 @@ from pure.flow.shared.input_checks import finite, scalar
 from pure.flow.shared.log_scale import Scaled
 from pure.flow.shared.tracked_leaves import tracked
 
-__all__ = ["evenly_spaced", "objective", "summary"]
+__all__ = ["Counts", "evenly_spaced", "objective", "summary"]
 
 LOG10_OVERFLOWING_OUTPUT = 12
 """log10 of an output that, rather than the loss's own formula, is to blame for a loss that overflows."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much is measured beside gradients: `orders`, `deletions` and `stations` of `audit`."""
+
+    orders: int
+    deletions: int
+    stations: int
 
 
 def objective(

@@ -12,14 +12,25 @@ from torch import Tensor
 
 from pure.block import Block
 from pure.errors import UnsupportedError
-from pure.flow.auditing.block_chain import Chain, Link
+from pure.flow.auditing.block_chain import Link, Links
 from pure.flow.auditing.chain_sweep import Pull, Pullback, floating, run_link
 from pure.flow.auditing.forward_sweep import Forward, Track
 from pure.flow.shared.log_scale import LOG10_2, Scaled, log10, times_power
 from pure.flow.shared.quantiles import quantiles
 from pure.tags import Tagged, substitute
 
-__all__ = ["Backward", "ChainSteps", "Steps", "backward", "direction", "log10_total", "scaled_loss"]
+__all__ = [
+    "Backward",
+    "Carried",
+    "ChainSteps",
+    "Steps",
+    "backward",
+    "direction",
+    "log10_total",
+    "scaled_loss",
+    "swept",
+    "without_branch",
+]
 
 Judge = Callable[[Any], tuple[float, float]]
 """From an output to (the loss, its distance from the unchanged output, relative to that output's norm)."""
@@ -68,7 +79,7 @@ class ChainSteps:
         extras: what the network reads beside its input.
     """
 
-    def __init__(self, chain: Chain, done: Forward, extras: Mapping[str, Any]) -> None:
+    def __init__(self, chain: Links, done: Forward, extras: Mapping[str, Any]) -> None:
         assert done.inputs is not None
         self.chain, self.done, self.extras, self._inputs = chain, done, extras, done.inputs
         self._stream = done.output
@@ -91,7 +102,31 @@ class ChainSteps:
 
     def without(self, index: int) -> Any:
         """Return the output without the link's branch, or past a link without one."""
-        return _without(self.chain, self.chain[index], index, len(self.done.seen), self._stream, self.extras)
+        y = without_branch(self.chain[index], self._stream, self.extras)
+        with torch.no_grad():
+            for at in range(index + 1, len(self.done.seen) if y is not None else 0):
+                y = run_link(self.chain[at], y, self.extras)
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """What a backward sweep takes with it from block to block.
+
+    Attributes:
+        cotangent: ∂loss/∂stream.
+        paths: its parts through 0, 1, … branches; empty if none was asked for.
+        probes: {target: a random direction of its stream, pulled back as far}.
+    """
+
+    cotangent: Scaled
+    paths: list[Scaled]
+    probes: dict[int, Scaled]
+
+    @classmethod
+    def begun(cls, cotangent: Scaled, orders: int) -> Carried:
+        """Return what a sweep begins with at the output, for paths of up to `orders` branches; below 0 for none."""
+        return cls(cotangent, [cotangent, *[_zeros(cotangent)] * orders] if orders >= 0 else [], {})
 
 
 def backward(
@@ -122,14 +157,48 @@ def backward(
     Raises:
         UnsupportedError: a block gives another output when it runs again.
     """
-    depth = len(done.seen)
+    carried = Carried.begun(cotangent, orders)
+    found, carried = swept(steps, len(done.seen), done.output, carried, stations, generator, track, deleted, judge)
+    found.paths.extend(path.log10_norm() for path in carried.paths)
+    return found
+
+
+def swept(
+    steps: Steps,
+    depth: int,
+    y: Any,
+    carried: Carried,
+    stations: Sequence[int],
+    generator: torch.Generator,
+    track: Track,
+    deleted: Sequence[int] = (),
+    judge: Judge | None = None,
+    *,
+    start: int = 0,
+) -> tuple[Backward, Carried]:
+    """Sweep back through blocks of a network that stand one behind the other.
+
+    Args:
+        steps: the blocks, counted from 0.
+        depth: how many they are.
+        y: the output of the last.
+        carried: what the sweep has brought along.
+        stations: see `backward`; positions in the whole network.
+        generator: draws the probes.
+        track: wraps the loop.
+        deleted: see `backward`.
+        judge: measures an output, where blocks are deleted.
+        start: how many blocks of the network stand before the first.
+
+    Returns:
+        what was measured, without paths, and what the sweep takes further.
+    """
+    cotangent, paths, probes = carried.cotangent, carried.paths, dict(carried.probes)
     found = Backward([cotangent.log10_norm()], [], [], [], {}, {})
-    paths = [cotangent, *[_zeros(cotangent)] * orders] if orders >= 0 else []
-    probes: dict[int, Scaled] = {}
-    y = done.output
     for index in track(range(depth - 1, -1, -1), "backward"):
-        if index + 1 in stations:
-            probes[index + 1] = direction(y, generator, each=True)
+        place = start + index
+        if place + 1 in stations:
+            probes[place + 1] = direction(y, generator, each=True)
         found.bands.append(_band(cotangent.log10_sample_norms()))
         pull = steps.pull(index, split=bool(paths))
         cotangent, by_params = pull.full(scale := cotangent)
@@ -137,17 +206,16 @@ def backward(
         found.parameters.append(Scaled(by_params, scale.exponent).log10_norm() if by_params else -math.inf)
         paths = _lengthened(pull, paths)
         probes = {target: pull.through(probe) for target, probe in probes.items()}
-        if index in stations or index == 0:
+        if place in stations or place == 0:
             for target, probe in probes.items():
-                found.probes[index, target] = 2 * probe.log10_sample_norms().cpu()
-        if index in deleted and (changed := steps.without(index)) is not None:
+                found.probes[place, target] = 2 * probe.log10_sample_norms().cpu()
+        if judge is not None and index in deleted and (changed := steps.without(index)) is not None:
             found.deletions[index] = judge(changed)
         y = steps.source(index)
     found.gradient.reverse()
     found.bands.reverse()
     found.parameters.reverse()
-    found.paths.extend(path.log10_norm() for path in paths)
-    return found
+    return found, Carried(cotangent, paths, probes)
 
 
 def direction(y: Any, generator: torch.Generator, *, each: bool = False) -> Scaled:
@@ -210,8 +278,8 @@ def _lengthened(pull: Pull, paths: list[Scaled]) -> list[Scaled]:
     return [Scaled([times_power(p, -shift) for p in part], exponent + shift) for part in parts]
 
 
-def _without(chain: Chain, link: Link, index: int, depth: int, x: Any, extras: Mapping[str, Any]) -> Any:
-    """Return the output when a block's branch adds nothing, or when a block without one is passed by; None if neither.
+def without_branch(link: Link, x: Any, extras: Mapping[str, Any]) -> Any:
+    """Return a block's output when its branch adds nothing, or its input for a block without one; None if neither.
 
     A stream whose shape a block without a branch changes cannot pass it by.
     """
@@ -227,13 +295,8 @@ def _without(chain: Chain, link: Link, index: int, depth: int, x: Any, extras: M
 
     with torch.no_grad():
         y = substitute(run_link, noted, "branch")(link, x, extras)
-        gated = bool(skipped) and _gated(link.block)
-        if not skipped or gated:
-            if [part.shape for part in floating(y)] != [part.shape for part in floating(x)]:
-                return None
-            y = x
-        for at in range(index + 1, depth):
-            y = run_link(chain[at], y, extras)
+    if not skipped or _gated(link.block):
+        return x if [part.shape for part in floating(y)] == [part.shape for part in floating(x)] else None
     return y
 
 

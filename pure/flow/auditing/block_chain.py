@@ -16,7 +16,7 @@ from pure.compose.initialize import Initialize
 from pure.errors import ArgumentError, TreeError
 from pure.tree.plain import is_wrapper, plain_tensor
 
-__all__ = ["Chain", "Link", "is_chain", "unwrapped"]
+__all__ = ["Chain", "Link", "Links", "Span", "is_chain", "unwrapped"]
 
 MAX_LINK_CHILDREN = 8
 """A chain of more children than this is walked into even where they are single layers."""
@@ -61,6 +61,9 @@ class Chain:
         params: its parameters.
         state: its state.
 
+    Attributes:
+        in_parts: whether a leaf is a tensor of another class, such as DTensor, of which a link gets all.
+
     Raises:
         ArgumentError: `block` is no block.
         TreeError: the parameters of a `Repeat` are not stacked as deep as it is.
@@ -82,7 +85,7 @@ class Chain:
         self._parts: list[Link | _Stack] = []
         self._starts: list[int] = []
         self._length = 0
-        self._in_parts = any(map(is_wrapper, tree.leaves((params, state))))  # as DTensors are
+        self.in_parts = any(map(is_wrapper, tree.leaves((params, state))))  # as DTensors are
         self._add("", block, params, state, outermost=True)
 
     def _add(self, name: str, block: Block, params: Params, state: State, outermost: bool = False) -> None:
@@ -109,10 +112,39 @@ class Chain:
         at = bisect_right(self._starts, index) - 1
         part = self._parts[at]
         link = part.link(index - self._starts[at]) if isinstance(part, _Stack) else part
-        return _plain(link) if self._in_parts else link
+        return _plain(link) if self.in_parts else link
 
     def __iter__(self) -> Iterator[Link]:
         return (self[index] for index in range(self._length))
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """Links of a chain that stand one behind the other, counted from 0.
+
+    Attributes:
+        chain: the whole chain.
+        start: the position of the first.
+        stop: the position behind the last.
+    """
+
+    chain: Chain
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> Link:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.chain[self.start + index]
+
+    def __iter__(self) -> Iterator[Link]:
+        return (self[index] for index in range(len(self)))
+
+
+Links = Chain | Span
 
 
 class _Stack:

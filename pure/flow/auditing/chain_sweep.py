@@ -17,7 +17,7 @@ from torch import Tensor
 from pure import tree
 from pure.block import Reading
 from pure.errors import PureError, UnsupportedError
-from pure.flow.auditing.block_chain import Chain, Link
+from pure.flow.auditing.block_chain import Link, Links
 from pure.flow.shared.log_scale import Scaled
 from pure.flow.shared.tracked_leaves import tracked
 from pure.tags import Tagged, substitute
@@ -70,7 +70,7 @@ class Inputs:
         most: the largest number of streams held at any time.
     """
 
-    def __init__(self, chain: Chain, extras: Mapping[str, Any], budget_bytes: float) -> None:
+    def __init__(self, chain: Links, extras: Mapping[str, Any], budget_bytes: float) -> None:
         self.chain, self.extras, self.budget = chain, extras, budget_bytes
         self.every = 1
         self.most = 0

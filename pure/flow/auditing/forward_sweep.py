@@ -13,7 +13,7 @@ from pure import tree
 from pure.errors import UnsupportedError
 from pure.flow.activations.channel_moments import Moments, log_moments
 from pure.flow.activations.gate_activity import GateShares, gate_shares
-from pure.flow.auditing.block_chain import Chain, Link
+from pure.flow.auditing.block_chain import Link, Links
 from pure.flow.auditing.chain_sweep import Inputs, floating, outermost_branch, run_link, versions
 from pure.tags import Tagged, observe
 
@@ -78,8 +78,23 @@ class Forward:
     stop: Stop | None
 
 
-def forward(chain: Chain, x: Any, extras: Mapping[str, Any], budget_bytes: float, track: Track) -> Forward:
+def forward(
+    chain: Links,
+    x: Any,
+    extras: Mapping[str, Any],
+    budget_bytes: float,
+    track: Track,
+    passing: Callable[[int, Any], None] | None = None,
+) -> Forward:
     """Run the chain once without gradients.
+
+    Args:
+        chain: the links.
+        x: what the first is given.
+        extras: what the network reads beside.
+        budget_bytes: see `Inputs`.
+        track: wraps the loop.
+        passing: called with each link's position and input before it runs.
 
     Raises:
         UnsupportedError: a block writes into its input.
@@ -92,6 +107,8 @@ def forward(chain: Chain, x: Any, extras: Mapping[str, Any], budget_bytes: float
         for index in track(range(len(chain)), "forward"):
             link = chain[index]
             inputs.keep(index, x)
+            if passing is not None:
+                passing(index, x)
             written = versions(x)
             y, tagged = observe(run_link, ("branch", "gate"))(link, x, extras)
             if versions(x) != written:

@@ -23,7 +23,7 @@ from pure.spmd.agreement import meet, stay_together
 from pure.spmd.collective_maps import Call, linear
 from pure.spmd.process_group import Group, Ranks, mapped_over, resolve
 
-__all__ = ["ONE_PROCESS", "Reduction", "Whole", "over_ranks"]
+__all__ = ["ONE_PROCESS", "Reduction", "Whole", "digest", "over_ranks"]
 
 Reduction = Literal["mean", "sum", "same"]
 """What a loss is of its samples: their mean, their sum, or what its own collectives make equal on all ranks."""
@@ -131,7 +131,7 @@ def over_ranks(
         return
     ranks = resolve(group)
     with stay_together(ranks), mapped_over(ranks):
-        state = "" if generator is None else f", generator in state {_digest(generator)}"
+        state = "" if generator is None else f", generator in state {digest(generator)}"
         samples = batch_size(batch) if batch is not None and reduction == "mean" else 1
         counts = meet(ranks, f"the start of {what}{state}", number=samples)
         weight = {"mean": samples / sum(counts), "same": 1 / ranks.size}.get(reduction or "sum", 1.0)
@@ -141,5 +141,6 @@ def over_ranks(
         yield whole
 
 
-def _digest(generator: torch.Generator) -> str:
+def digest(generator: torch.Generator) -> str:
+    """Return a short text that tells states of a generator apart."""
     return hashlib.blake2b(bytes(generator.get_state().tolist()), digest_size=4).hexdigest()

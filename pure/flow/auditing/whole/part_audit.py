@@ -15,12 +15,12 @@ from pure.block import Block, Params, State
 from pure.flow.activations.channel_moments import Moments, log_moments
 from pure.flow.activations.gate_activity import gate_shares
 from pure.flow.auditing.audit_result import Audit, BlockFlow
-from pure.flow.auditing.audit_summary import evenly_spaced, objective, summary
+from pure.flow.auditing.audit_summary import Counts, evenly_spaced, objective, summary
 from pure.flow.auditing.backward_sweep import backward
 from pure.flow.auditing.chain_sweep import Pull, floating
 from pure.flow.auditing.forward_sweep import SATURATED, Forward, Seen, Stop, joint
 from pure.flow.auditing.growth_fit import growth
-from pure.flow.auditing.network_parts import Cut, CutRun, PartRow, cut_run, rows_of
+from pure.flow.auditing.whole.network_parts import Cut, CutRun, PartRow, cut_run, rows_of
 from pure.flow.shared.input_checks import purely
 from pure.flow.shared.terminal import Bars
 from pure.tags import Tagged, substitute
@@ -37,7 +37,7 @@ def audit_parts(
     loss: Callable[..., Any] | None,
     targets: Sequence[Any],
     generator: torch.Generator,
-    counts: tuple[int, int, int],
+    counts: Counts,
     progress: bool,
 ) -> Audit | None:
     """Return the audit without advice; None for a block whose submodules tag nothing, or that has fewer than two parts.
@@ -52,7 +52,7 @@ def audit_parts(
         loss: see `audit`, as `targets` and `generator`.
         targets: what the loss takes after the output.
         generator: draws the directions.
-        counts: orders, deletions and stations of `audit`.
+        counts: how much is measured beside gradients.
         progress: show bars.
     """
     with Bars(progress) as track, purely("audit", params=params, state=state, x=x):
@@ -70,14 +70,14 @@ def audit_parts(
         whole = _of_first(loss, run.y) if done.stop is None else loss
         value, cotangent, judge = objective(done, whole, targets, generator)
         depth = len(done.seen)
-        orders, deletions, stations = (-1, 0, 0) if tokens else counts
+        counts = Counts(-1, 0, 0) if tokens else counts
         back = backward(
             steps,
             done,
             cotangent,
-            orders=orders if any(entry.branch_path for entry in done.seen) else -1,
-            stations=evenly_spaced(depth + 1, stations + 1 if stations else 0),
-            deleted=[] if done.stop else evenly_spaced(depth, deletions),
+            orders=counts.orders if any(entry.branch_path for entry in done.seen) else -1,
+            stations=evenly_spaced(depth + 1, counts.stations + 1 if counts.stations else 0),
+            deleted=[] if done.stop else evenly_spaced(depth, counts.deletions),
             judge=judge,
             generator=generator,
             track=track,
