@@ -19,6 +19,7 @@ import export
 import pure
 from export.compiler import ordered_session
 from export.errors import ArgumentError, LoadError
+from export.footprint import measuring
 from export.footprint.byte_text import in_mib
 from export.footprint.graph_values import graph_values
 from export.footprint.kernel_memory import IN_PLACE, VIEWS, workspace
@@ -323,3 +324,11 @@ def test_a_loop_takes_its_body_once(tmp_path: Path) -> None:
     used = export.memory(path)
     assert used.peak_bytes < 100 * 64 * 64 * 4, used.table()
     assert any(node.op == "Scan" and node.workspace_bytes >= 64 * 64 * 4 for node in used.nodes)
+
+
+def test_a_folded_constant_whose_axes_were_permuted_is_followed() -> None:
+    """ONNX Runtime moves a Transpose into a constant that it has folded, and leaves the name that the file gave it."""
+    file = '<ir_version: 10, opset_import: ["" : 20]> f (float[2,3,4] x) => (float[2,3,4] y) '
+    model = onnx.parser.parse_model(file + "<float[2,3,4] c = {" + "1," * 23 + "1}> { y = Add (x, c) }")
+    recorded = onnx.parser.parse_model(file + "<float[2,4,3] c> { y = Add (x, x) }").graph
+    assert measuring._inferred(model, recorded, {}).bytes["c"] == 2 * 3 * 4 * 4

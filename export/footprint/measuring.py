@@ -93,7 +93,11 @@ def _inferred(model: onnx.ModelProto, recorded: onnx.GraphProto, sizes: Mapping[
     more.CopyFrom(model)
     known = {value.name for value in model.graph.value_info}
     more.graph.value_info.extend(value for value in recorded.value_info if value.name not in known)
-    return own.filled(graph_values(onnx.shape_inference.infer_shapes(more, data_prop=computed).graph, sizes))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(more, data_prop=computed).graph
+    except onnx.shape_inference.InferenceError:  # a value's axes were permuted, and its name was kept: the bytes stay
+        inferred = recorded
+    return own.filled(graph_values(inferred, sizes))
 
 
 def _make_readable(graph: onnx.GraphProto, calls: Calls) -> None:
