@@ -15,7 +15,7 @@ import pure
 from pure import catalogue, tree
 from pure.block import EMPTY, Applied, Block, Extras, Params, Reading, State
 from pure.composite import Composite, Run
-from pure.errors import ArgumentError, TreeError
+from pure.errors import ArgumentError, DeviceError, TreeError, UnsupportedError
 from pure.layers.activation import activation_name
 
 X = torch.ones(5, 3)
@@ -359,3 +359,41 @@ def test_flow_is_an_attribute_of_pure() -> None:
     assert "flow" in dir(pure)
     with pytest.raises(AttributeError, match="flwo"):
         getattr(pure, "flwo")  # noqa: B009
+
+
+class _Asks(pure.leaf.Leaf):
+    """A block of someone's own, with what transforms cannot do."""
+
+    def forward(self, params: Any, x: Any) -> Any:
+        return x if x.sum().item() > 0 else -x
+
+
+class _Selects(pure.leaf.Leaf):
+    def forward(self, params: Any, x: Any) -> Any:
+        return x[x > 0]
+
+
+class _HasNoForwardMode(pure.leaf.Leaf):
+    def forward(self, params: Any, x: Any) -> Any:
+        return torch.cdist(x, x)
+
+
+def test_what_a_transform_cannot_do_is_no_shape_error() -> None:
+    x = torch.ones(3, 2, 4)
+    with pytest.raises(UnsupportedError, match=r"use torch\.where in place of if"):
+        torch.func.vmap(lambda x: _Asks()({}, x))(x)
+    with pytest.raises(UnsupportedError, match="vmap has no rule for it"):
+        torch.func.vmap(lambda x: _Selects()({}, x))(x)
+    with pytest.raises(UnsupportedError, match="no forward-mode rule: use jacrev or grad"):
+        torch.func.jvp(lambda x: _HasNoForwardMode()({}, x), (x,), (x,))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_a_typed_error() -> None:
+    for block in (
+        pure.Linear(2, 3),
+        pure.BatchNorm(2, affine=False),
+        pure.interop.from_module(torch.nn.Linear(2, 3))[0],
+    ):
+        with pytest.raises(DeviceError, match=r"device='cuda' is not available here: .*there is cpu"):
+            block.init(torch.Generator(), device="cuda")

@@ -147,6 +147,9 @@ def test_the_numbers_of_the_verdict_are_what_they_are_called(digits: Digits) -> 
     (leaf,), (agreement,), accuracy = verdict.leaves, verdict.agreements, verdict.accuracy
     signal, error = reference.var(0, correction=0).mean(), own.double() - reference
     assert leaf.sqnr_db == pytest.approx(float(10 * torch.log10(signal / error.square().mean())))
+    raw = reference.square().mean()
+    assert leaf.raw_sqnr_db == pytest.approx(float(10 * torch.log10(raw / error.square().mean())))
+    assert leaf.raw_sqnr_db >= leaf.sqnr_db
     assert leaf.cosine == pytest.approx(float(torch.cosine_similarity(own.double().ravel(), reference.ravel(), 0)))
     assert leaf.largest == pytest.approx(float(error.abs().max()))
     assert agreement.same == int((own.argmax(1) == exact.argmax(1)).sum())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import init as rules
 
-from pure.errors import ArgumentError
+from pure.errors import ArgumentError, DeviceError
 
 __all__ = [
     "Constant",
@@ -29,6 +29,7 @@ __all__ = [
     "XavierNormal",
     "XavierUniform",
     "fan_in",
+    "placed",
 ]
 
 Device = torch.device | str
@@ -60,6 +61,22 @@ def check_generator(generator: object) -> torch.Generator:
     return generator
 
 
+def placed(tensor: Tensor, device: Device) -> Tensor:
+    """Return a tensor on a device.
+
+    Raises:
+        DeviceError: PyTorch has no such device here.
+    """
+    try:
+        return tensor.to(device)
+    except (RuntimeError, AssertionError) as error:  # an AssertionError of a PyTorch that was built without CUDA
+        names = [kind for kind in ("cuda", "mps", "xpu") if getattr(torch, kind).is_available()]
+        raise DeviceError(
+            f"device={str(device)!r} is not available here: {str(error).splitlines()[0]}; there is "
+            f"{', '.join(['cpu', *names])}"
+        ) from error
+
+
 @dataclass(frozen=True)
 class _Rule:
     """Allocates on the generator's device, fills in place once, and moves.
@@ -82,7 +99,7 @@ class _Rule:
         tensor = torch.empty(tuple(shape), dtype=dtype, device=where)
         if target.type != "meta":  # shapes alone: nothing to draw, which also keeps vmap from refusing a random call
             self.fill(tensor, generator)
-        return tensor.to(target)
+        return placed(tensor, target)
 
     def fill(self, tensor: Tensor, generator: torch.Generator) -> None:
         """Fill in place."""

@@ -21,6 +21,7 @@ from pure.errors import (
     PureError,
     ShapeError,
     TreeError,
+    UnsupportedError,
 )
 from pure.initializers import Device, check_generator
 from pure.tree import Tree
@@ -35,6 +36,7 @@ __all__ = [
     "explain",
     "given_keys",
     "other_dtype",
+    "transform_limit",
     "wrong_keys",
 ]
 
@@ -79,6 +81,33 @@ def other_dtype(given: torch.dtype, name: str, dtype: torch.dtype) -> str:
     )
 
 
+_TRANSFORM_LIMITS = (
+    (
+        re.compile(r"\.item\(\) on a Tensor|data-dependent control flow|aten::_local_scalar_dense"),
+        "a transform has no numbers to branch on: use torch.where in place of if, and no .item(), float() or int()",
+    ),
+    (
+        re.compile(r"forward AD with|forward-mode AD"),
+        "no forward-mode rule: use jacrev or grad in place of jvp or jacfwd",
+    ),
+    (
+        re.compile(r"[Bb]atching rule|randomness|vmap: "),
+        "vmap has no rule for it: write it with other operations, or loop over the samples",
+    ),
+    (re.compile(r"setup_context"), "an autograd.Function without setup_context: define one, and generate_vmap_rule"),
+)
+
+
+def transform_limit(cause: BaseException) -> str | None:
+    """Return what PyTorch's transforms cannot do and the way out, or None for an error of another kind."""
+    text = str(cause)
+    for pattern, way_out in _TRANSFORM_LIMITS:
+        if pattern.search(text):
+            first = text.strip().splitlines()[0]
+            return f"{way_out} ({first[:200]})"
+    return None
+
+
 def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureError:
     """Return the typed error for a leaf block's failure: what was given, what was expected."""
     if isinstance(cause, PureError):
@@ -93,6 +122,8 @@ def explain(block: Block, params: Params, x: Any, cause: BaseException) -> PureE
             return DtypeError(f"{block}: {other_dtype(x.dtype, name, leaf.dtype)}")
         if leaf.device != x.device:
             return DeviceError(f"{block}: input is on {x.device}, params {name!r} on {leaf.device}: move one of them")
+    if (limit := transform_limit(cause)) is not None:
+        return UnsupportedError(f"{block}: {limit}")
     if about_shapes(cause):
         return ShapeError(f"{block}: input {describe(x)} does not fit: {cause}")
     return ForwardError(f"{block}: failed on input {describe(x)}: {type(cause).__name__}: {cause}")

@@ -68,6 +68,7 @@ def judged(leaf: str, own: Array, floats: Array, baseline: Array, limit_db: floa
         limit_db,
         "pass" if passed else "fail",
         "" if passed else f"{limit_db - ratio:.1f} dB below the limit",
+        decibels(float(np.square(target).mean()), float(np.square(error).mean())),
     )
 
 

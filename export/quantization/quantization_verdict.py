@@ -38,6 +38,7 @@ class Leaf:
         limit_db: the least `sqnr_db` that passes.
         status: "pass" or "fail".
         reason: why it failed.
+        raw_sqnr_db: the ratio with the offset counted as signal: the baseline's mean square over the error.
     """
 
     leaf: str
@@ -48,6 +49,7 @@ class Leaf:
     limit_db: float
     status: Status
     reason: str = ""
+    raw_sqnr_db: float | None = None
 
     @property
     def bits(self) -> float | None:
@@ -175,12 +177,23 @@ class QuantizationVerdict(Judgement):
         if self.leaves:
             lines += columns(
                 [
-                    ("leaf", "SQNR dB", "limit", "bits", "float file dB", "cosine", "largest error", "status"),
+                    (
+                        "leaf",
+                        "SQNR dB",
+                        "limit",
+                        "raw dB",
+                        "bits",
+                        "float file dB",
+                        "cosine",
+                        "largest error",
+                        "status",
+                    ),
                     *(
                         (
                             row.leaf,
                             _short(row.sqnr_db, ".1f"),
                             f"{row.limit_db:.1f}",
+                            _short(row.raw_sqnr_db, ".1f"),
                             _short(row.bits, ".1f"),
                             _short(row.float_sqnr_db, ".1f"),
                             _short(row.cosine, ".5f"),

@@ -16,7 +16,7 @@ from pure.block import EMPTY, Applied, Block, Params, Shape, State, no_block
 from pure.children import located
 from pure.compose.wrapper import Wrapper, as_pairs
 from pure.errors import ArgumentError, PureError, TreeError, nearest
-from pure.initializers import Device, check_generator
+from pure.initializers import Device, check_generator, placed
 from pure.leaf import Leaf
 from pure.tags import KINDS, Kind, tag
 from pure.tree import Tree
@@ -109,7 +109,7 @@ class Function(Block):
         params, state = made if isinstance(made, tuple) else (made, {})
 
         def place(leaf: Tensor) -> Tensor:
-            return leaf.to(device)
+            return placed(leaf, device)
 
         return tree.tree_map(place, tree.cast(params, dtype)), tree.tree_map(place, state)
 

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from pure import tree
 from pure.block import EMPTY, Applied, Block, Extras, Params, Shape, State, check_params
 from pure.errors import ArgumentError, TreeError, UnsupportedError
-from pure.initializers import Device, check_generator
+from pure.initializers import Device, check_generator, placed
 from pure.interop.call_errors import CAUGHT, explain_call, is_typed
 from pure.interop.pure_call import PureCall
 from pure.interop.result_kinds import register_kinds
@@ -185,10 +185,10 @@ class ModuleBlock(Block):
         check_generator(generator)
 
         def place(leaf: Tensor) -> Tensor:
-            return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else leaf.dtype, copy=True)
+            return placed(leaf.to(dtype=dtype if leaf.is_floating_point() else leaf.dtype, copy=True), device)
 
         params, state = self.initial
-        return tree.tree_map(place, params), tree.tree_map(lambda leaf: leaf.to(device=device, copy=True), state)
+        return tree.tree_map(place, params), tree.tree_map(lambda leaf: placed(leaf.clone(), device), state)
 
     def apply(
         self, params: Tree, x: Any, state: Tree = EMPTY, extras: Tree = EMPTY, training: bool = False, noise: Any = None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pure.block import EMPTY, Applied, Block, Params, Shape, State, check_params
 from pure.errors import ArgumentError, PureError, RankError, ShapeError
-from pure.initializers import Constant, Device, Initializer, check_generator
+from pure.initializers import Constant, Device, Initializer, check_generator, placed
 from pure.layers.alignment import fits, narrow, widen
 from pure.layers.norm_kernels import batch_norm, layer_norm
 from pure.leaf import Leaf, describe, explain
@@ -238,7 +238,7 @@ class BatchNorm(Block):
         state: State = {
             "running_mean": ZEROS(shape, generator, wide, device),
             "running_var": ONES(shape, generator, wide, device),
-            "num_batches_tracked": torch.zeros((), dtype=torch.int64, device=device),
+            "num_batches_tracked": placed(torch.zeros((), dtype=torch.int64), device),
         }
         return params, state
 
