@@ -3,8 +3,7 @@
 `python -m parity_tests.derivative_compositions [NAME …]` prints a table: of each catalogue row, in evaluation and in
 training, and of modules and functions that PyTorch computes by kernels of their own, the largest relative error of all
 25 compositions of two of {grad, jvp, jacrev, jacfwd, vjp}, and of 33 of three, in float64. It ends with status 1 if
-one is wrong, or ends in an error that is not typed.
-`golden/derivative_compositions.txt` holds what it printed; names may hold *.
+one is wrong, or ends in an error that is not typed. Names may hold *.
 
 The block is a function of two numbers, along which its parameters and its input move, with three outputs. The
 reference is a polynomial through the function's values on a grid, so no derivative of PyTorch enters it. Of grids of

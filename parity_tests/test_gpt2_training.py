@@ -1,11 +1,9 @@
-"""GPT-2 trained with everything that people train it with: block, module and one exported file agree."""
+"""GPT-2 trained with everything that people train it with: block and module agree to float64's rounding."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-import export
 from parity_tests.gpt2_training import Training
 from pure import tree
 
@@ -20,10 +18,3 @@ def test_twenty_steps_of_a_block_are_those_of_the_module() -> None:
             leaf, expected[name], rtol=1e-11, atol=1e-11, msg=lambda text, n=name: f"{n}: {text}"
         )
     assert found["losses"][-1] < found["losses"][0] - 0.3
-
-
-@pytest.mark.slow
-def test_under_autocast_the_file_of_a_training_and_the_module_pass_the_verdict() -> None:
-    training = Training(features=8)
-    verdict = export.verify(training.by_block, training.args(), against=training.by_module, device="cpu")
-    assert verdict, verdict.table()
