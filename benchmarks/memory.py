@@ -98,18 +98,20 @@ def one_side(network: str, side: str, calls: int) -> dict[str, Any]:
     return found
 
 
-def measurements(quick: bool = False, only: Sequence[str] = ()) -> Iterator[Measurement]:
+def measurements(
+    quick: bool = False, only: Sequence[str] = (), rounds: int = 3, calls: int = 6
+) -> Iterator[Measurement]:
     """Every network, its sides interleaved over rounds of fresh processes."""
     for network in NETWORKS:
         if (only and network not in only) or (quick and network != "transformer"):
             continue
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-        for _ in range(1 if quick else 3):
+        for _ in range(1 if quick else rounds):
             for side in SIDES:
-                command = [sys.executable, "-m", "benchmarks.memory", network, side, "2" if quick else "6"]
+                command = [sys.executable, "-m", "benchmarks.memory", network, side, "2" if quick else str(calls)]
                 done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True)
                 runs[side].append(json.loads(done.stdout.splitlines()[-1]))
-        notes: dict[str, Any] = {}
+        notes: dict[str, Any] = {"load average": list(os.getloadavg())}
         eager = runs["eager"]
         for side, found in runs.items():
             peaks = [run["peak"] / MIB for run in found]
