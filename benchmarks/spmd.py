@@ -105,12 +105,9 @@ def hessian_task(samples: int) -> tuple[Callable[[], Any], dict[str, float]]:
     return lambda: product(params), counts
 
 
-def measured(make: Callable[[], tuple[Callable[[], Any], dict[str, float]]]) -> dict[str, Any]:
+def measured(run: Callable[[], Any], counts: dict[str, float]) -> dict[str, Any]:
     """Run a task a few times on all ranks together; return this rank's numbers."""
-    mapped = status("RssFile")
-    run, counts = make()
     run()
-    mapped = status("RssFile") - mapped
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     dist.barrier()
@@ -126,7 +123,7 @@ def measured(make: Callable[[], tuple[Callable[[], Any], dict[str, float]]]) -> 
         wall.append(time.perf_counter() - start)
         sent.append(loopback() - moved)
     peak = status("VmHWM") - before
-    return {"seconds": wall, "processor": used, "peak": peak, "mapped": mapped, "sent": min(sent), "counts": counts}
+    return {"seconds": wall, "processor": used, "peak": peak, "sent": min(sent), "counts": counts}
 
 
 def rank_main(folder: Path) -> None:
@@ -143,7 +140,7 @@ def rank_main(folder: Path) -> None:
     found = {}
     for name, make in tasks.items():
         each: list[Any] = [None] * ranks
-        dist.all_gather_object(each, measured(make))
+        dist.all_gather_object(each, measured(*make()))
         found[name] = each
     if spmd.rank() == 0:
         (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
@@ -170,7 +167,6 @@ def measurements(quick: bool = False) -> Iterator[Measurement]:
             notes[f"{count}: share of the busiest rank"] = max(used) / sum(used)
             notes[f"{count}: share, predicted"] = counts["share"]
             notes[f"{count}: peak MiB a rank"] = max(rank["peak"] for rank in ranks) / MIB
-            notes[f"{count}: MiB a rank read from files"] = max(rank["mapped"] for rank in ranks) / MIB
             notes[f"{count}: parameters MiB a rank"] = counts["parameters"] / MIB
             notes[f"{count}: sent MiB a rank"] = ranks[0]["sent"] / count / MIB
             notes[f"{count}: sent, predicted"] = counts["sent"] / MIB

@@ -2,9 +2,10 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
-__all__ = ["square", "warm"]
+__all__ = ["nap", "square", "warm"]
 
 WARMED: list[int] = []
 
@@ -24,3 +25,10 @@ def square(cell: str) -> dict[str, float]:
             return {"square": 0.0, "warmed": 1.0}
         raise FileNotFoundError(cell)
     return {"square": float(cell) ** 2, "warmed": float(len(WARMED))}
+
+
+def nap(cell: str) -> str:
+    """Leave this process's number in a file of the cell's name; a name that ends in "late" then sleeps for long."""
+    Path(cell).write_text(str(os.getpid()), encoding="utf-8")
+    time.sleep(300 if cell.endswith("late") and not Path(f"{cell}.awake").exists() else 0)
+    return cell

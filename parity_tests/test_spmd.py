@@ -12,8 +12,9 @@ import torch.distributed as dist
 
 import export
 import pure
-from parity_tests.spmd.__main__ import PAGE, measured, wrong
+from parity_tests.spmd.__main__ import BOUND, PAGE, measured, wrong
 from parity_tests.spmd.audits import AUDITS, audited, without_held
+from parity_tests.spmd.compiled import COMPILED
 from parity_tests.spmd.faults import FAULTS
 from parity_tests.spmd.launch import processes
 from parity_tests.spmd.measurements import MEASUREMENTS
@@ -84,6 +85,14 @@ def test_a_failure_in_the_middle_of_an_audit_ends_all_within_30_seconds(how: str
     found = {file.name: json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.iterdir()}
     assert sorted(found) == ["rank0.json", "rank1.json", "rank2.json"]
     assert found["rank0.json"] == found["rank1.json"] == found["rank2.json"]
+
+
+def test_compiled_functions_around_gradients_of_two_processes() -> None:
+    for rank in processes(2, "parity_tests.spmd.compiled"):
+        found = dict(line.split(": ") for line in rank.output.splitlines() if line.split(":")[0] in COMPILED)
+        assert rank.code == 0, rank.output
+        assert found.keys() == set(COMPILED)
+        assert all(float(difference) <= BOUND for difference in found.values()), found
 
 
 def test_without_a_process_group() -> None:

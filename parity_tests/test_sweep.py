@@ -1,5 +1,10 @@
 """A sweep gives on every executor what a loop gives, reports a cell that dies, and goes on from its record."""
 
+import json
+import os
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,7 +13,8 @@ import pytest
 from export.app.sweep import EXECUTORS, Outcome, sweep
 from export.errors import ArgumentError
 from parity_tests import sweep_cells
-from parity_tests.sweep_cells import square, warm
+from parity_tests.sources import ROOT
+from parity_tests.sweep_cells import nap, square, warm
 
 CELLS = [str(number) for number in range(6)]
 
@@ -46,6 +52,47 @@ def test_a_sweep_goes_on_from_its_record(tmp_path: Path) -> None:
     assert values(again) == [4.0, 0.0, 9.0, 1.0]
     assert len(record.read_text(encoding="utf-8").splitlines()) == 6
     assert values(sweep(lambda cell: None, ["1", "2", "3"], record=record)) == [1.0, 4.0, 9.0]
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and that nobody has asked for does not."""
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at as Linux shows them")
+def test_workers_end_when_the_sweep_is_killed_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    cells = [str(tmp_path / name) for name in ("first", "second", "late", "last")]
+    record = tmp_path / "cells.jsonl"
+    code = (
+        "import sys; from export.app.sweep import sweep; from parity_tests.sweep_cells import nap\n"
+        "if __name__ == '__main__': sweep(nap, sys.argv[2:], executor='process', workers=1, record=sys.argv[1])"
+    )
+    script = tmp_path / "sweeping.py"
+    script.write_text(code, encoding="utf-8")
+    process = subprocess.Popen([sys.executable, script, record, *cells], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    late, deadline = Path(cells[2]), time.monotonic() + 300
+    while not (late.exists() and late.read_text(encoding="utf-8")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    worker = int(late.read_text(encoding="utf-8"))
+    assert alive(worker)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while alive(worker):
+        assert time.monotonic() < deadline, "the worker has not ended in 30 s"
+        time.sleep(0.1)
+    assert [json.loads(line)["cell"] for line in record.read_text(encoding="utf-8").splitlines()] == cells[:2]
+    Path(f"{cells[2]}.awake").touch()
+    done: list[str] = []
+    found = sweep(nap, cells, record=record, tick=lambda cell, share: done.append(cell))
+    assert [outcome.value for outcome in found] == cells
+    assert done == cells[2:]
 
 
 def test_workers_warm_up_once() -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pure.errors import DtypeError, UnsupportedError
 from pure.spmd.agreement import NOTHING, Alike, connected, meet
-from pure.spmd.process_group import Ranks
+from pure.spmd.process_group import Ranks, eager
 
 __all__ = ["Call", "linear"]
 
@@ -257,6 +257,7 @@ def _function(name: str) -> Any:
 _FUNCTIONS = {name: _function(name) for name in _RULES}
 
 
+@eager
 def linear(name: str, call: Call, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Return the map of this name of the tensors, all ranks' at once."""
     found: tuple[Tensor, ...] = _FUNCTIONS[name].apply(call, *tensors)

@@ -69,7 +69,7 @@ def audit(
 
     With `group`, each rank walks a stretch of a chain's blocks: streams go up from rank to rank, gradients come down.
     All ranks give the same and get the same, which is what one process finds bit for bit, `held` excepted: that is the
-    most of any rank. A rank reads its own blocks' parameters and keeps their inputs, so W ranks audit a network of W
+    most of any rank. A rank uses its own blocks' parameters and keeps their inputs, so W ranks audit a network of W
     times the memory. The sweeps pass one rank after another; deletions run on all ranks at once.
 
     Everything is in evaluation.
