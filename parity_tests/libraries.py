@@ -19,6 +19,7 @@ class Library:
 timm: Any = Library("timm")
 timm_layers: Any = Library("timm.layers")
 timm_nfnet: Any = Library("timm.models.nfnet")
+timm_registry: Any = Library("timm.models._registry")
 timm_resnet: Any = Library("timm.models.resnet")
 timm_resnetv2: Any = Library("timm.models.resnetv2")
 timm_vit: Any = Library("timm.models.vision_transformer")

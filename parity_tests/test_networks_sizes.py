@@ -58,6 +58,7 @@ SIZES: list[tuple[str, dict[str, Any], int, tuple[int, ...], tuple[int, ...]]] =
     ("densenet40_12", {}, 1_019_722, SMALL, (2, 10)),
     ("densenet_bc100_12", {}, 769_162, SMALL, (2, 10)),
     ("mobilenet_v2", {}, 3_504_872, LARGE, (2, 1000)),
+    ("mobilenetv2_timm", {}, 3_504_872, LARGE, (2, 1000)),
     ("convnext_tiny", {}, 28_589_128, LARGE, (2, 1000)),
     ("convnext_small", {}, 50_223_688, LARGE, (2, 1000)),
     ("convnext_base", {}, 88_591_464, LARGE, (2, 1000)),
@@ -77,6 +78,8 @@ SIZES: list[tuple[str, dict[str, Any], int, tuple[int, ...], tuple[int, ...]]] =
     ("vit_small_patch16_224", {"init_values": 1e-5}, 22_059_880, LARGE, (2, 1000)),
     ("vit_base_patch16_224", {}, 86_567_656, LARGE, (2, 1000)),
     ("vit_large_patch16_224", {}, 304_326_632, LARGE, (2, 1000)),
+    ("mlp_mixer", {}, 59_880_472, LARGE, (2, 1000)),
+    ("gmlp", {}, 19_422_656, LARGE, (2, 1000)),
     ("gpt2", {}, 124_439_808, TOKENS, (2, 5, 50257)),
     ("gpt2", {"head": False}, 124_439_808, TOKENS, (2, 5, 768)),
     ("gpt2_medium", {}, 354_823_168, TOKENS, (2, 5, 50257)),
@@ -84,6 +87,7 @@ SIZES: list[tuple[str, dict[str, Any], int, tuple[int, ...], tuple[int, ...]]] =
     ("bert_base", {"pooler": True}, 109_482_240, TOKENS, (2, 768)),
     ("llama", {}, 6_738_415_616, TOKENS, (2, 5, 32000)),
     ("llama", LLAMA, 1_235_814_400, TOKENS, (2, 5, 128256)),
+    ("gemma2", {}, 2_614_341_888, TOKENS, (2, 5, 256000)),
     ("tutorial_resnet", {}, 268_736, SMALL, (2, 128, 32, 32)),
     ("plain_mlp", DIGITS, 167_260, ROW, (2, 10)),
     ("skip_mlp", DIGITS, 167_260, ROW, (2, 10)),
@@ -103,7 +107,7 @@ WITHOUT_SIZE = {
 }
 WITHOUT_SIZE |= {"cifar_preresnet", "cifar_resnet", "cifar_wide_resnet", "densenet_cifar", "residual_mlp"}
 WITHOUT_SIZE |= {"dynamic_net", "residual_block", "residual_mlp_block", "simple_block", "simple_block_with_skip"}
-WITHOUT_SIZE |= {"bert_layer", "gpt2_block", "llama_block", "transformer_block", "transformer_layer"}
+WITHOUT_SIZE |= {"bert_layer", "gpt2_block", "llama_block", "mixer_block", "transformer_block", "transformer_layer"}
 """General builders and single blocks."""
 
 

@@ -66,6 +66,7 @@ class Scheme:
         copies: {a second name: the name that it repeats}, for tied weights; written on saving, and on loading required
             to be equal where they are there.
         prefix: prefix of every name in a checkpoint of the network inside a larger model; optional on loading.
+        needs: what one of our names must contain, where another family's names would fit too.
         reads_only: an older naming, which is read and no longer written.
     """
 
@@ -76,9 +77,12 @@ class Scheme:
     copies: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     reads_only: bool = False
+    needs: str = ""
 
     def translate(self, names: list[str]) -> dict[str, tuple[str, Rule]] | None:
         """Return {our name: (the library's, the rule)}, None if a name has no rule or two coincide."""
+        if not any(self.needs in name for name in names):
+            return None
         found: dict[str, tuple[str, Rule]] = {}
         for name in names:
             for rule in self.rules:

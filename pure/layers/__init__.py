@@ -3,20 +3,20 @@
 from pure.layers.activation import Activation
 from pure.layers.attention import Attention
 from pure.layers.axes import MoveAxis, Upsample
-from pure.layers.channel_norm import ChannelNorm, GlobalResponseNorm
+from pure.layers.channel_norm import ChannelNorm, ChannelRMSNorm, GlobalResponseNorm
 from pure.layers.conv import Conv1d, Conv2d, Conv3d
 from pure.layers.dropout import Dropout, DropPath
 from pure.layers.embedding import BertEmbeddings, Embedding, LearnedPositions
 from pure.layers.linear import Linear
 from pure.layers.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from pure.layers.patches import ClassToken, MeanToken, PatchEmbedding
-from pure.layers.pool import AvgPool, Flatten, GlobalAvgPool, MaxPool
+from pure.layers.pool import AvgPool, BlurPool, Flatten, GlobalAvgPool, MaxPool, ZeroPad
 from pure.layers.rotary import Rotary
 from pure.layers.scale import Scale
 from pure.layers.shift import Shift
 from pure.layers.squeeze import SqueezeExcite
 from pure.layers.tokens import FirstToken
-from pure.layers.weight_standard import ScaledActivation, ScaledStdConv2d
+from pure.layers.weight_standard import ScaledActivation, ScaledStdConv2d, StdConv2d
 
 __all__ = [
     "Activation",
@@ -24,7 +24,9 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "BertEmbeddings",
+    "BlurPool",
     "ChannelNorm",
+    "ChannelRMSNorm",
     "ClassToken",
     "Conv1d",
     "Conv2d",
@@ -51,5 +53,7 @@ __all__ = [
     "ScaledStdConv2d",
     "Shift",
     "SqueezeExcite",
+    "StdConv2d",
     "Upsample",
+    "ZeroPad",
 ]

@@ -22,6 +22,10 @@ def _identity(x: Tensor) -> Tensor:
     return x  # a function with a name, so that blocks which hold it can be pickled
 
 
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "relu": Tensor.relu,
     "relu6": F.relu6,
@@ -30,6 +34,7 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "selu": F.selu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": _quick_gelu,
     "silu": F.silu,
     "mish": F.mish,
     "softplus": F.softplus,
@@ -39,7 +44,7 @@ ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "tanh": Tensor.tanh,
     "identity": _identity,
 }
-"""Name → function. "gelu" is the exact one (erf), "gelu_tanh" its tanh approximation."""
+"""Name → function. "gelu" is the exact one (erf), "gelu_tanh" its tanh approximation, "quick_gelu" x σ(1.702 x)."""
 
 
 ActivationLike = str | Callable[[Tensor], Tensor]

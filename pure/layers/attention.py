@@ -41,6 +41,7 @@ class Attention(Composite):
         kv_heads: heads of k and v, a divisor of `heads`, each shared by heads / kv_heads queries; None for `heads`.
         head_features: size of a head; None for features / heads.
         causal: whether a token sees itself and earlier ones only.
+        window: how many of these it sees at most, itself among them; None for all. Only with `causal`.
         bias: whether q, k and v have a bias.
         out_bias: whether the output has a bias; None for `bias`.
         fused: whether one matrix gives q, k and v.
@@ -89,6 +90,7 @@ class Attention(Composite):
     k_norm: Block | None = None
     norm_heads: bool = True
     gated: bool = False
+    window: int | None = None
     mask: str = "mask"
     weight_init: Initializer = KaimingUniform()
     bias_init: Initializer | None = None
@@ -106,6 +108,8 @@ class Attention(Composite):
             raise ArgumentError(
                 f"Attention: head_features={self.head_features}, softcap={self.softcap}: expected positive numbers"
             )
+        if self.window is not None and (self.window < 1 or not self.causal):
+            raise ArgumentError(f"Attention window={self.window}, causal={self.causal}: expected causal=True, and 1 up")
         for name, norm in (("q_norm", self.q_norm), ("k_norm", self.k_norm)):
             if norm is not None and not isinstance(norm, Block):
                 raise ArgumentError(f"Attention {name}={norm!r}: expected a Block, such as RMSNorm({self.size})")
@@ -185,6 +189,8 @@ class Attention(Composite):
             return mask
         position = torch.arange(tokens, device=x.device)
         past = position[:, None] >= position
+        if self.window is not None:
+            past = past & (position[:, None] - position < self.window)
         return past if mask is None else past & mask
 
     def attend(

@@ -16,7 +16,7 @@ from pure.layers.distances import vector_norm
 from pure.layers.norm_kernels import layer_norm
 from pure.leaf import Leaf, describe
 
-__all__ = ["ChannelNorm", "GlobalResponseNorm"]
+__all__ = ["ChannelNorm", "ChannelRMSNorm", "GlobalResponseNorm"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +41,7 @@ class _Gains(Leaf):
         """Return the constant start; nothing is drawn."""
         check_generator(generator)
         values = {"weight": self.start, "bias": 0.0}
-        rules = {name: Constant(value) for name, value in values.items()}
+        rules = {name: Constant(values[name]) for name in self.leaf_names()}
         return {name: rule((self.channels,), generator, dtype, device) for name, rule in rules.items()}, {}
 
     def widened(self, params: Params, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,6 +85,50 @@ class ChannelNorm(_Gains):
         wide, weight, bias = self.widened(params, x)
         y = layer_norm(wide.movedim(1, -1), (self.channels,), weight, bias, self.eps)
         return narrow(y.movedim(-1, 1), x)
+
+
+@dataclass(frozen=True, repr=False)
+class ChannelRMSNorm(_Gains):
+    """x / √(mean(x²) + eps) · weight over axis 1 of (batch, channels, *space), at each position alone.
+
+    Leaf: `weight` (channels,).
+
+    Args:
+        channels: size of axis 1.
+        eps: added to the mean square.
+        variance: divide by the unbiased variance over the channels instead of the mean square (timm's SimpleNorm).
+
+    Raises:
+        RankError: the input has no channel axis.
+        ShapeError: axis 1 is not `channels`.
+
+    Source: Zhang and Sennrich 2019 (1910.07467), equation 4.
+
+    Example:
+        >>> params, _ = ChannelRMSNorm(2, eps=0.0).init(torch.Generator())
+        >>> ChannelRMSNorm(2, eps=0.0)(params, torch.tensor([[[1.0], [7.0]]])).flatten()
+        tensor([0.2000, 1.4000])
+    """
+
+    variance: bool = False
+
+    def leaf_names(self) -> tuple[str, ...]:
+        """Return the name of the parameter."""
+        return ("weight",)
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the normalised `x`."""
+        if x.ndim < 2:
+            raise RankError(f"{self}: input {describe(x)}, expected (batch, {self.channels}, *space)")
+        weight = params["weight"]
+        if not fits(weight, x) or weight.shape != (self.channels,):
+            raise RuntimeError(f"weight {describe(weight)}")
+        if x.shape[1] != self.channels:
+            raise ShapeError(f"{self}: input {describe(x)}, expected {self.channels} channels on axis 1")
+        wide = widen(x)
+        square = wide.var(1, keepdim=True) if self.variance else wide.square().mean(1, keepdim=True)
+        y: Tensor = wide * torch.rsqrt(square + self.eps) * along(widen(weight), wide, 1)
+        return narrow(y, x)
 
 
 @dataclass(frozen=True, repr=False)

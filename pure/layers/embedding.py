@@ -169,6 +169,8 @@ class BertEmbeddings(Composite):
         dropout: rate after the norm.
         eps: of the norm.
         weight_init: rule for the three tables.
+        count_tokens: a token's position is `padding` plus how many tokens other than padding stand up to it, and
+            padding's own is `padding` (RoBERTa), instead of its place.
 
     Raises:
         DtypeError: an input, or token types, that hold no integers.
@@ -191,13 +193,21 @@ class BertEmbeddings(Composite):
     dropout: float = 0.0
     eps: float = 1e-12
     weight_init: Initializer = NORMAL
+    count_tokens: bool = False
+
+    def __post_init__(self) -> None:
+        if self.count_tokens and self.padding is None:
+            raise ArgumentError("BertEmbeddings count_tokens=True, padding=None: expected the index of padding")
+        super().__post_init__()
 
     def parts(self) -> dict[str, Block]:
         """Return the three tables, the norm and the dropout."""
         rule = self.weight_init
         found: dict[str, Block] = {
             "word": Embedding(self.vocab_size, self.features, self.padding, rule),
-            "position": LearnedPositions(self.positions, self.features, rule),
+            "position": Embedding(self.positions, self.features, self.padding, rule)
+            if self.count_tokens
+            else LearnedPositions(self.positions, self.features, rule),
             "token_type": Embedding(self.types, self.features, weight_init=rule),
             "norm": LayerNorm(self.features, self.eps),
         }
@@ -212,7 +222,13 @@ class BertEmbeddings(Composite):
             raise ShapeError(
                 f"BertEmbeddings: token_type_ids {tuple(types.shape)} for tokens {tuple(x.shape)}: expected one shape"
             )
-        y = run("norm", run("position", run("word", x) + run("token_type", types)))
+        added = run("word", x) + run("token_type", types)
+        if self.count_tokens:
+            known = (x != self.padding).to(x.dtype)
+            placed = added + run("position", known.cumsum(1) * known + self.padding)
+        else:
+            placed = run("position", added)
+        y = run("norm", placed)
         return run("dropout", y) if self.dropout else y
 
     def out_shape(self, x_shape: Shape) -> Shape:

@@ -101,12 +101,13 @@ class LayerNorm(_Affine):
 
 @dataclass(frozen=True, repr=False)
 class RMSNorm(_Affine):
-    """x / √(mean(x²) + eps) · weight over the last axis.
+    """x / √(mean(x²) + eps) · (offset + weight) over the last axis.
 
     Args:
         features: size of the last axis.
         eps: added to the mean square.
         affine: whether there is a weight.
+        offset: added to the weight, which starts at 1 − offset; Gemma's norms have 1.
 
     Raises:
         RankError: the input has no batch axis.
@@ -122,6 +123,14 @@ class RMSNorm(_Affine):
     features: int
     eps: float = 1e-6
     affine: bool = True
+    offset: float = 0.0
+
+    def init(
+        self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
+    ) -> tuple[Params, State]:
+        """Return 1 − offset for the weight; nothing is drawn."""
+        params, state = super().init(generator, dtype, device)
+        return {name: leaf - self.offset if self.offset else leaf for name, leaf in params.items()}, state
 
     def leaf_names(self) -> tuple[str, ...]:
         """Return the names of the parameters."""
@@ -135,7 +144,10 @@ class RMSNorm(_Affine):
         """Return the normalised `x`."""
         if x.ndim < 2:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, …, {self.features}): add x.unsqueeze(0)")
-        return narrow(F.rms_norm(widen(x), (self.features,), _gain(params, "weight", x), self.eps), x)
+        weight = _gain(params, "weight", x)
+        if weight is not None and self.offset:
+            weight = weight + self.offset
+        return narrow(F.rms_norm(widen(x), (self.features,), weight, self.eps), x)
 
 
 @dataclass(frozen=True, repr=False)

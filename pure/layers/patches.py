@@ -97,19 +97,21 @@ class PatchEmbedding(Composite):
 
 @dataclass(frozen=True, repr=False)
 class ClassToken(Leaf):
-    """[c, x]: one learnt token in front of every sample's tokens.
+    """[c, x]: learnt tokens in front of every sample's tokens, by default one.
 
-    Leaf: `weight` (1, 1, features).
+    Leaf: `weight` (1, count, features).
 
     Args:
         features: size of a token.
         weight_init: rule for c.
+        count: how many tokens; above 1 they are called registers.
 
     Raises:
         RankError: the input is not (batch, tokens, features).
         ShapeError: tokens of another size.
 
-    Source: Dosovitskiy et al. 2020 (2010.11929), equation 1; Devlin et al. 2018 (1810.04805), section 3.
+    Source: Dosovitskiy et al. 2020 (2010.11929), equation 1; Devlin et al. 2018 (1810.04805), section 3; registers:
+    Darcet et al. 2023 (2309.16588), section 2.2.
 
     Example:
         >>> params, _ = ClassToken(4).init(torch.Generator())
@@ -119,6 +121,12 @@ class ClassToken(Leaf):
 
     features: int
     weight_init: Initializer = Constant(0.0)
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.count < 1:
+            raise ArgumentError(f"ClassToken count={self.count}: expected at least 1")
 
     def leaf_names(self) -> tuple[str, ...]:
         """Return the name of the parameter."""
@@ -127,23 +135,23 @@ class ClassToken(Leaf):
     def init(
         self, generator: torch.Generator, dtype: torch.dtype = torch.float32, device: Device = "cpu"
     ) -> tuple[Params, State]:
-        """Draw the token."""
-        return {"weight": self.weight_init((1, 1, self.features), generator, dtype, device)}, {}
+        """Draw the tokens."""
+        return {"weight": self.weight_init((1, self.count, self.features), generator, dtype, device)}, {}
 
     def forward(self, params: Params, x: Any) -> Tensor:
-        """Return one token more."""
+        """Return `count` tokens more."""
         if x.ndim != 3:
             raise RankError(f"{self}: input {describe(x)}, expected (batch, tokens, {self.features})")
         weight: Tensor = params["weight"]
         if x.shape[2] != self.features:
             raise ShapeError(f"{self}: input {describe(x)}, expected tokens of {self.features} features")
-        if not fits(weight, x) or weight.shape != (1, 1, self.features):
+        if not fits(weight, x) or weight.shape != (1, self.count, self.features):
             raise RuntimeError(f"weight {describe(weight)}")
-        return torch.cat([weight.expand(x.shape[0], 1, self.features), x], 1)
+        return torch.cat([weight.expand(x.shape[0], self.count, self.features), x], 1)
 
     def out_shape(self, x_shape: Shape) -> Shape:
-        """Return (batch, tokens + 1, features)."""
-        return (x_shape[0], x_shape[1] + 1, *x_shape[2:])
+        """Return (batch, tokens + count, features)."""
+        return (x_shape[0], x_shape[1] + self.count, *x_shape[2:])
 
 
 @dataclass(frozen=True, repr=False)

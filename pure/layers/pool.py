@@ -14,7 +14,7 @@ from pure.errors import RankError
 from pure.layers.conv import Sizes
 from pure.leaf import Leaf, describe
 
-__all__ = ["AvgPool", "Flatten", "GlobalAvgPool", "MaxPool"]
+__all__ = ["AvgPool", "BlurPool", "Flatten", "GlobalAvgPool", "MaxPool", "ZeroPad"]
 
 
 def _spatial(x: Tensor, block: Leaf) -> int:
@@ -92,6 +92,64 @@ class AvgPool(Leaf):
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[_spatial(x, self) - 1]
         stride = self.kernel_size if self.stride is None else self.stride
         return pool(x, self.kernel_size, stride, self.padding, self.ceil_mode, self.count_include_pad)
+
+
+@dataclass(frozen=True, repr=False)
+class BlurPool(Leaf):
+    """Every `stride`-th value of x after the 3×3 binomial filter [1 2 1]ᵀ[1 2 1] / 16, borders reflected.
+
+    Args:
+        stride: step of the filter, over two spatial axes.
+
+    Raises:
+        RankError: the input is not (batch, channels, height, width).
+
+    Source: Zhang 2019 (1904.11486), section 3.2, "Triangle-3".
+
+    Example:
+        >>> import torch
+        >>> BlurPool(1)({}, torch.tensor([[[[0.0, 4.0], [0.0, 4.0]]]]))
+        tensor([[[[2., 2.],
+                  [2., 2.]]]])
+    """
+
+    stride: int = 2
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the blurred values: the filter is a mean over 2×2 windows, taken twice."""
+        if x.ndim != 4:
+            raise RankError(f"{self}: input {describe(x)}, expected (batch, channels, height, width)")
+        padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        return F.avg_pool2d(F.avg_pool2d(padded, 2, 1), 2, self.stride)
+
+
+@dataclass(frozen=True, repr=False)
+class ZeroPad(Leaf):
+    """Zeros around the spatial axes of (batch, channels, height, width).
+
+    A `MaxPool` behind it counts them as values, unlike its own padding of −∞.
+
+    Args:
+        width: rows and columns on each side.
+
+    Raises:
+        RankError: the input is not (batch, channels, height, width).
+
+    Source: `torch.nn.ZeroPad2d`.
+
+    Example:
+        >>> import torch
+        >>> ZeroPad(1)({}, torch.ones(1, 1, 1, 1)).sum(2)
+        tensor([[[0., 1., 0.]]])
+    """
+
+    width: int = 1
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the padded images."""
+        if x.ndim != 4:
+            raise RankError(f"{self}: input {describe(x)}, expected (batch, channels, height, width)")
+        return F.pad(x, (self.width,) * 4)
 
 
 @dataclass(frozen=True, repr=False)

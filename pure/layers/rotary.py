@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,10 @@ class Rotary:
         base: of the wavelengths.
         interleaved: pairs are neighbours (2i, 2i + 1), as in the paper and in GPT-J, instead of (i, i + d/2), as in
             GPT-NeoX and Llama.
+        llama3: (factor, low_frequency, high_frequency, original_tokens) of Llama 3.1's longer context: wavelengths
+            above original_tokens / low_frequency are stretched by the factor, those below original_tokens /
+            high_frequency are kept, between them the two are mixed.
+        stretch: positions are divided by it ("linear" scaling).
 
     Raises:
         ArgumentError: an odd or non-positive number of features.
@@ -39,19 +44,36 @@ class Rotary:
     features: int | None = None
     base: float = 10000.0
     interleaved: bool = False
+    llama3: tuple[float, float, float, float] | None = None
+    stretch: float = 1.0
 
     def __post_init__(self) -> None:
         if self.features is not None and (self.features < 2 or self.features % 2):
             raise ArgumentError(f"Rotary features={self.features}: expected a positive even number, or None for all")
         if not self.base > 0:
             raise ArgumentError(f"Rotary base={self.base}: expected a positive number")
+        if not self.stretch > 0 or (self.llama3 is not None and not 0 < self.llama3[1] < self.llama3[2]):
+            raise ArgumentError(
+                f"Rotary stretch={self.stretch}, llama3={self.llama3}: expected a positive stretch, and "
+                "0 < low_frequency < high_frequency"
+            )
 
     def angles(self, tokens: int, features: int, like: Tensor) -> Tensor:
         """Return the angles (tokens, features / 2), on the device of `like`, at least float32."""
         wide = torch.promote_types(like.dtype, torch.float32)
         exponents = torch.arange(0, features, 2, dtype=wide, device=like.device) / features
         positions = torch.arange(tokens, device=like.device).to(wide)
-        return positions[:, None] * torch.pow(self.base, -exponents)
+        return positions[:, None] * self._frequencies(exponents)
+
+    def _frequencies(self, exponents: Tensor) -> Tensor:
+        """Return the angle between neighbouring positions, one a pair."""
+        frequencies = torch.pow(self.base, -exponents)
+        if self.llama3 is None:
+            return frequencies / self.stretch if self.stretch != 1.0 else frequencies
+        factor, low, high, original = self.llama3
+        turns = frequencies * original / (2 * math.pi)
+        kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+        return (1 - kept) * frequencies / factor + kept * frequencies
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return (batch, …, tokens, features) with its first features turned."""

@@ -16,7 +16,7 @@ from pure.layers.alignment import widen
 from pure.layers.conv import Conv2d
 from pure.leaf import Leaf
 
-__all__ = ["GAMMA", "ScaledActivation", "ScaledStdConv2d"]
+__all__ = ["GAMMA", "ScaledActivation", "ScaledStdConv2d", "StdConv2d"]
 
 GAMMA: Final[dict[str, float]] = {
     "identity": 1.0,
@@ -89,6 +89,43 @@ class ScaledStdConv2d(Conv2d):
         var, mean = torch.var_mean(wide, dim=(1, 2, 3), correction=0, keepdim=True)
         factor = gain.to(wide.dtype) * (self.gamma * wide[0].numel() ** -0.5)
         standard = ((wide - mean) * torch.rsqrt(var + self.eps) * factor).to(weight.dtype)
+        return super().forward({**params, "weight": standard}, x)
+
+
+@dataclass(frozen=True, repr=False)
+class StdConv2d(Conv2d):
+    """Conv2d with the weight (w − mean w) / √(var w + eps), one mean and variance a filter.
+
+    Args:
+        eps: added to the variance of a filter.
+
+    The other arguments are those of `Conv2d`.
+
+    Raises:
+        ArgumentError: an eps that is not positive, and what `Conv2d` raises.
+
+    Source: Qiao et al. 2019 (1903.10520), section 3.1, as in BiT (1912.11370).
+
+    Example:
+        >>> conv = StdConv2d(3, 8, 3, padding=1)
+        >>> params, _ = conv.init(torch.Generator().manual_seed(0))
+        >>> conv(params, torch.zeros(2, 3, 5, 5)).shape
+        torch.Size([2, 8, 5, 5])
+    """
+
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps <= 0:
+            raise ArgumentError(f"StdConv2d eps={self.eps}: expected a positive number")
+
+    def forward(self, params: Params, x: Any) -> Tensor:
+        """Return the convolution with the standardised weight; statistics at least in float32."""
+        weight = params["weight"]
+        wide = widen(weight)
+        var, mean = torch.var_mean(wide, dim=(1, 2, 3), correction=0, keepdim=True)
+        standard = ((wide - mean) * torch.rsqrt(var + self.eps)).to(weight.dtype)
         return super().forward({**params, "weight": standard}, x)
 
 

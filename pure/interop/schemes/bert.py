@@ -29,10 +29,11 @@ MODEL = Scheme(
         *(Rule(f"layers.{{i}}.{o}.{{leaf}}", f"encoder.layer.{{i}}.{t}.{{leaf}}") for o, t in LAYER.items()),
         Rule("pooler.dense.{leaf}", "pooler.dense.{leaf}"),
     ),
-    ignored=(r"(bert\.)?embeddings\.(position_ids|token_type_ids)",),
+    ignored=(r"(bert\.|roberta\.)?embeddings\.(position_ids|token_type_ids)",),
 )
 
 SCHEMES: Final[tuple[Scheme, ...]] = (
     MODEL,
     replace(MODEL, family="BERT inside a larger model (BertForMaskedLM, …)", prefix="bert."),
+    replace(MODEL, family="RoBERTa inside a larger model (RobertaForMaskedLM, …)", prefix="roberta."),
 )

@@ -28,6 +28,20 @@ def _columns(leaf: Tensor) -> Tensor:
     return leaf[:, None, None]
 
 
+REST: Final = (
+    Rule(DOWN + ".norm.{leaf}", DOWN + ".0.{leaf}"),
+    Rule(DOWN + ".conv.{leaf}", DOWN + ".1.{leaf}"),
+    Rule(BLOCK + ".branch.depthwise.{leaf}", BLOCK + ".conv_dw.{leaf}"),
+    Rule(BLOCK + ".branch.norm.{leaf}", BLOCK + ".norm.{leaf}"),
+    Rule(BLOCK + ".branch.fc{n}.{leaf}", BLOCK + ".mlp.fc{n}.{leaf}"),
+    Rule(BLOCK + ".branch.grn.{leaf}", BLOCK + ".mlp.grn.{leaf}"),
+    Rule(BLOCK + ".branch.scale.weight", BLOCK + ".gamma"),
+    Rule("norm_pre.{leaf}", "norm_pre.{leaf}"),
+    Rule("head.pre_logits.{leaf}", "head.pre_logits.fc.{leaf}"),
+    Rule("head.{part}.{leaf}", "head.{part}.{leaf}"),
+)
+"""timm's names behind the stem."""
+
 SCHEMES: Final[tuple[Scheme, ...]] = (
     Scheme(
         "torchvision",
@@ -52,14 +66,8 @@ SCHEMES: Final[tuple[Scheme, ...]] = (
         (
             Rule("stem.conv.{leaf}", "stem.0.{leaf}"),
             Rule("stem.norm.{leaf}", "stem.1.{leaf}"),
-            Rule(DOWN + ".norm.{leaf}", DOWN + ".0.{leaf}"),
-            Rule(DOWN + ".conv.{leaf}", DOWN + ".1.{leaf}"),
-            Rule(BLOCK + ".branch.depthwise.{leaf}", BLOCK + ".conv_dw.{leaf}"),
-            Rule(BLOCK + ".branch.norm.{leaf}", BLOCK + ".norm.{leaf}"),
-            Rule(BLOCK + ".branch.fc{n}.{leaf}", BLOCK + ".mlp.fc{n}.{leaf}"),
-            Rule(BLOCK + ".branch.grn.{leaf}", BLOCK + ".mlp.grn.{leaf}"),
-            Rule(BLOCK + ".branch.scale.weight", BLOCK + ".gamma"),
-            Rule("head.{part}.{leaf}", "head.{part}.{leaf}"),
+            Rule("stem.{k}.{leaf}", "stem.{k}.{leaf}"),
+            *REST,
         ),
     ),
 )

@@ -1,7 +1,9 @@
-"""The names of transformers for Llama."""
+"""The names of transformers for Llama, Mistral, Qwen 2 and 3, and Gemma 2."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from pure.interop.scheme import Rule, Scheme
@@ -18,14 +20,22 @@ LAYER = {
     "mlp.branch.f.gate": "mlp.gate_proj",
     "mlp.branch.f.up": "mlp.up_proj",
     "mlp.branch.f.down": "mlp.down_proj",
+    "attention.branch.f.q_norm": "self_attn.q_norm",
+    "attention.branch.f.k_norm": "self_attn.k_norm",
 }
+SANDWICH = {
+    "attention.branch.out_norm": "post_attention_layernorm",
+    "mlp.branch.norm": "pre_feedforward_layernorm",
+    "mlp.branch.out_norm": "post_feedforward_layernorm",
+}
+"""Gemma 2's norms where they differ."""
 
 
-def _rules(body: str, prefix: str) -> tuple[Rule, ...]:
+def _rules(body: str, prefix: str, layer: Mapping[str, str] = LAYER) -> tuple[Rule, ...]:
     """Return the rules for a network whose layers are under `body` here and under `prefix` in the library."""
     return (
         Rule(f"{body}embedding.weight", f"{prefix}embed_tokens.weight"),
-        *(Rule(f"{body}blocks.{{i}}.{o}.{{leaf}}", f"{prefix}layers.{{i}}.{t}.{{leaf}}") for o, t in LAYER.items()),
+        *(Rule(f"{body}blocks.{{i}}.{o}.{{leaf}}", f"{prefix}layers.{{i}}.{t}.{{leaf}}") for o, t in layer.items()),
         Rule(f"{body}norm.weight", f"{prefix}norm.weight"),
     )
 
@@ -48,4 +58,18 @@ SCHEMES: Final[tuple[Scheme, ...]] = (
         ignored=ANGLES,
     ),
     Scheme("transformers", "Llama without its head (LlamaModel)", _rules("", ""), ignored=ANGLES),
+    Scheme(
+        "transformers",
+        "Gemma 2 (Gemma2ForCausalLM)",
+        tuple(replace(rule, ours="logits." + rule.ours) for rule in _rules("body.", "model.", LAYER | SANDWICH)),
+        ignored=ANGLES,
+        copies={"lm_head.weight": "model.embed_tokens.weight"},
+    ),
+    Scheme(
+        "transformers",
+        "Gemma 2 without its head (Gemma2Model)",
+        _rules("", "", LAYER | SANDWICH),
+        ignored=ANGLES,
+        needs="out_norm",
+    ),
 )

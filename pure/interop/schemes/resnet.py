@@ -18,6 +18,7 @@ PLAIN: Final = (
 )
 OPTIONS: Final = (
     Rule("conv1.{k}.{leaf}", "conv1.{k}.{leaf}"),
+    Rule("maxpool.{k}.{leaf}", "maxpool.{k}.{leaf}"),
     Rule("layer{n}.{i}.branch.se.{part}.{leaf}", "layer{n}.{i}.se.{part}.{leaf}"),
     Rule("layer{n}.{i}.shortcut.project.conv.{leaf}", "layer{n}.{i}.downsample.1.{leaf}"),
     Rule("layer{n}.{i}.shortcut.project.norm.{leaf}", "layer{n}.{i}.downsample.2.{leaf}"),

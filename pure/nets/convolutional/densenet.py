@@ -9,7 +9,7 @@ from pure.block import Block
 from pure.compose import Sequential
 from pure.errors import ArgumentError
 from pure.initializers import Constant, Initializer, KaimingNormal
-from pure.layers import Activation, BatchNorm, Conv2d, GlobalAvgPool, Linear, MaxPool
+from pure.layers import Activation, BatchNorm, BlurPool, Conv2d, GlobalAvgPool, Linear, MaxPool
 from pure.skips.dense.dense_layers import dense_block, transition
 
 __all__ = [
@@ -35,6 +35,8 @@ def densenet(
     num_classes: int = 1000,
     in_channels: int = 3,
     small_images: bool = False,
+    deep_stem: bool = False,
+    blur: bool = False,
     weight_init: Initializer = KaimingNormal(),
 ) -> Block:
     """Return stem, dense blocks with transitions, BN-relu, mean over space, linear classifier.
@@ -53,10 +55,12 @@ def densenet(
         num_classes: outputs of the classifier.
         in_channels: channels of the image.
         small_images: a 3×3 stem of stride 1 without pooling, in place of 7×7 of stride 2 and a max pool.
+        deep_stem: three 3×3 convolutions, the first two of `growth` channels, in place of the 7×7 one.
+        blur: stride by a binomial filter behind the max pool (Zhang 2019, 1904.11486).
         weight_init: rule for the convolutions, He's by default.
 
     Raises:
-        ArgumentError: no blocks, a block of no layers, or a compression outside (0, 1].
+        ArgumentError: no blocks, a block of no layers, a compression outside (0, 1], or two stems.
 
     Source: Huang et al. 2016 (1608.06993), section 3 and table 1.
 
@@ -66,12 +70,11 @@ def densenet(
     """
     if not blocks or min(blocks) < 1 or not 0 < compression <= 1:
         raise ArgumentError(f"densenet blocks={blocks}, compression={compression}: expected blocks, and θ in (0, 1]")
-    conv = partial(Conv2d, in_channels, stem_channels, bias=False, weight_init=weight_init)
-    features: dict[str, Block] = {
-        "conv0": conv(3, padding=1) if small_images else conv(7, stride=2, padding=3),
-    }
+    if small_images and (deep_stem or blur):
+        raise ArgumentError("densenet small_images=True takes neither deep_stem nor blur: choose one stem")
+    features = _stem(in_channels, growth, stem_channels, small_images, deep_stem, weight_init)
     if not small_images:
-        features |= {"norm0": BatchNorm(stem_channels), "relu0": Activation("relu"), "pool0": MaxPool(3, 2, 1)}
+        features["pool0"] = Sequential(MaxPool(3, 1, 1), BlurPool(2)) if blur else MaxPool(3, 2, 1)
     width = stem_channels
     for index, depth in enumerate(blocks, start=1):
         features[f"denseblock{index}"] = dense_block(
@@ -88,6 +91,23 @@ def densenet(
         pool=GlobalAvgPool(),
         classifier=Linear(width, num_classes, bias_init=Constant(0.0)),
     )
+
+
+def _stem(
+    in_channels: int, growth: int, channels: int, small_images: bool, deep: bool, weight_init: Initializer
+) -> dict[str, Block]:
+    """Return the layers before the first pooling."""
+    conv = partial(Conv2d, bias=False, weight_init=weight_init)
+    if small_images:
+        return {"conv0": conv(in_channels, channels, 3, padding=1)}
+    if not deep:
+        first = {"conv0": conv(in_channels, channels, 7, stride=2, padding=3)}
+        return {**first, "norm0": BatchNorm(channels), "relu0": Activation("relu")}
+    parts: dict[str, Block] = {}
+    for index, (before, after) in enumerate(((in_channels, growth), (growth, growth), (growth, channels))):
+        parts[f"conv{index}"] = conv(before, after, 3, stride=1 if index else 2, padding=1)
+        parts |= {f"norm{index}": BatchNorm(after), f"relu{index}": Activation("relu")}
+    return parts
 
 
 def densenet_cifar(

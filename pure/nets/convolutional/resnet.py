@@ -8,8 +8,19 @@ from typing import Any, Literal, get_args
 from pure.block import Block
 from pure.compose import Sequential
 from pure.errors import ArgumentError
-from pure.layers import Activation, BatchNorm, Conv2d, Dropout, DropPath, GlobalAvgPool, Linear, MaxPool
-from pure.skips.additive.conv_blocks import HE, StrideIn, basic_block, bottleneck, conv3x3, projection
+from pure.layers import Activation, AvgPool, BlurPool, Conv2d, Dropout, DropPath, GlobalAvgPool, Linear, MaxPool
+from pure.layers.conv import divisible
+from pure.skips.additive.conv_blocks import (
+    HE,
+    Antialias,
+    NormName,
+    StrideIn,
+    basic_block,
+    bottleneck,
+    conv3x3,
+    norm2d,
+    projection,
+)
 
 __all__ = [
     "resnet18",
@@ -27,7 +38,8 @@ __all__ = [
 ]
 
 BlockName = Literal["basic", "bottleneck"]
-Stem = Literal["7x7", "deep", "3x3"]
+Stem = Literal["7x7", "deep", "tiered", "3x3"]
+StemPool = Literal["max", "conv"]
 
 
 def check_stages(depths: Sequence[int], widths: Sequence[int]) -> None:
@@ -44,17 +56,29 @@ def check_choice(what: str, given: str, choices: tuple[str, ...]) -> None:
         raise ArgumentError(f"{what}={given!r}: expected one of {', '.join(choices)}")
 
 
-def _stem(name: Stem, in_channels: int, channels: int) -> dict[str, Block]:
+def _stem(
+    name: Stem, in_channels: int, channels: int, norm: NormName, antialias: Antialias | None, pool: StemPool
+) -> dict[str, Block]:
     act = Activation("relu")
     half = channels // 2
     conv1: Block = Conv2d(in_channels, channels, 7, 2, 3, bias=False, weight_init=HE)
     if name == "3x3":
         conv1 = conv3x3(in_channels, channels)
-    if name == "deep":
-        first = conv3x3(in_channels, half, 2), BatchNorm(half), act
-        conv1 = Sequential(*first, conv3x3(half, half), BatchNorm(half), act, conv3x3(half, channels))
-    parts = {"conv1": conv1, "bn1": BatchNorm(channels), "act1": act}
-    return parts if name == "3x3" else {**parts, "maxpool": MaxPool(3, 2, 1)}
+    if name in ("deep", "tiered"):
+        narrow = 3 * (half // 4) if name == "tiered" else half
+        first = conv3x3(in_channels, narrow, 2), norm2d(norm, narrow), act
+        conv1 = Sequential(*first, conv3x3(narrow, half), norm2d(norm, half), act, conv3x3(half, channels))
+    parts = {"conv1": conv1, "bn1": norm2d(norm, channels), "act1": act}
+    if name == "3x3":
+        return parts
+    maxpool: Block = MaxPool(3, 2, 1)
+    if pool == "conv":
+        maxpool = Sequential(conv3x3(channels, channels, 2), norm2d(norm, channels), act)
+    elif antialias == "avg":
+        maxpool = AvgPool(2)
+    elif antialias == "blur":
+        maxpool = Sequential(MaxPool(3, 1, 1), BlurPool(2))
+    return {**parts, "maxpool": maxpool}
 
 
 def resnet_v1(
@@ -70,8 +94,11 @@ def resnet_v1(
     stem_channels: int = 64,
     stride_in: StrideIn = "3x3",
     avg_down: bool = False,
-    squeeze: bool = False,
+    squeeze: bool | float = False,
     zero_gamma: bool = False,
+    norm: NormName = "batch",
+    antialias: Antialias | None = None,
+    stem_pool: StemPool = "max",
     dropout: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> Block:
@@ -88,20 +115,24 @@ def resnet_v1(
         in_channels: of the image.
         groups: of the bottleneck's 3×3 convolution (ResNeXt).
         width_per_group: channels of a group where `widths` is 64; 128 with one group is Wide ResNet-50-2.
-        stem: "7x7" with max pooling, "deep" (three 3×3 convolutions with max pooling, ResNet-C and -D), or "3x3"
-            without stride or pooling, for small images.
+        stem: "7x7" with max pooling, "deep" (three 3×3 convolutions with max pooling, ResNet-C and -D), "tiered" (the
+            same, the first one narrower, timm's -T), or "3x3" without stride or pooling, for small images.
         stem_channels: outputs of the stem.
         stride_in: where a bottleneck strides: "3x3" (version 1.5, as both libraries), or "1x1" (the paper).
         avg_down: pool in front of the projection of a shortcut that strides (ResNet-D).
-        squeeze: end each branch in squeeze-and-excitation.
+        squeeze: end each branch in squeeze-and-excitation; a number is its hidden width over the branch's, else 1/16.
         zero_gamma: start the last BatchNorm of each branch at γ = 0.
+        norm: "batch" or "group" (of 32 groups).
+        antialias: what strides in place of strided convolutions and of the stem's pooling: "avg" or "blur".
+        stem_pool: "max", or "conv", a strided 3×3 convolution with norm and relu in its place (ResNet-RS).
         dropout: rate in front of the head.
         drop_path_rate: of the last block; the others' rise linearly from 0.
 
     Raises:
         ArgumentError: an unknown name, or depths and widths that do not fit; groups with basic blocks.
 
-    Source: He et al. 2015 (1512.03385), table 1; He et al. 2018 (1812.01187), figures 1 and 2.
+    Source: He et al. 2015 (1512.03385), table 1; He et al. 2018 (1812.01187), figures 1 and 2; Zhang 2019 (1904.11486);
+    Bello et al. 2021 (2103.07579).
 
     Example:
         >>> net = resnet_v1((1, 1), block="basic", widths=(8, 16), stem_channels=8, num_classes=5)
@@ -111,6 +142,9 @@ def resnet_v1(
     check_stages(depths, widths)
     check_choice("block", block, get_args(BlockName))
     check_choice("stem", stem, get_args(Stem))
+    check_choice("stem_pool", stem_pool, get_args(StemPool))
+    if avg_down and norm != "batch":
+        raise ArgumentError(f"avg_down=True, norm={norm!r}: expected norm='batch' with pooled shortcuts")
     if block == "basic" and (groups, width_per_group, stride_in) != (1, 64, "3x3"):
         raise ArgumentError("groups, width_per_group and stride_in are options of block='bottleneck'")
     rates = iter(DropPath.linear(drop_path_rate, sum(depths)))
@@ -125,8 +159,10 @@ def resnet_v1(
                 "shortcut": projection(channels, out, stride, pooled=True)
                 if avg_down and (stride != 1 or channels != out)
                 else None,
-                "squeeze": 0 if squeeze else None,
+                "squeeze": _hidden(squeeze, out),
                 "zero_gamma": zero_gamma,
+                "norm": norm,
+                "antialias": antialias,
                 "drop_path": next(rates),
             }
             if block == "bottleneck":
@@ -138,7 +174,15 @@ def resnet_v1(
         stages[f"layer{number}"] = Sequential(*blocks)
     drop: dict[str, Block] = {"drop": Dropout(dropout)} if dropout else {}
     head = {"pool": GlobalAvgPool(), **drop, "fc": Linear(channels, num_classes)}
-    return Sequential(**_stem(stem, in_channels, stem_channels), **stages, **head)
+    first = _stem(stem, in_channels, stem_channels, norm, antialias, stem_pool)
+    return Sequential(**first, **stages, **head)
+
+
+def _hidden(squeeze: bool | float, channels: int) -> int | None:
+    """Return the hidden width of squeeze-and-excitation: None for none, 0 for its default."""
+    if isinstance(squeeze, bool):
+        return 0 if squeeze else None
+    return divisible(channels * squeeze, keep=0.0)
 
 
 def resnet18(**options: Any) -> Block:

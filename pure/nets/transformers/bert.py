@@ -74,6 +74,7 @@ def bert_base(
     attention_dropout: float = 0.1,
     activation: ActivationLike = "gelu",
     eps: float = 1e-12,
+    count_tokens: bool = False,
     pooler: bool = False,
 ) -> Block:
     """Return BERT's encoder, by default that of the base model.
@@ -96,6 +97,7 @@ def bert_base(
         attention_dropout: rate of dropping attention probabilities.
         activation: of the feed-forward layers.
         eps: of the norms.
+        count_tokens: whether positions count the tokens other than padding, from padding + 1 on (RoBERTa).
         pooler: whether the output is tanh(W x₀ + b) of the first token, (batch, features), instead.
 
     Raises:
@@ -119,7 +121,9 @@ def bert_base(
         eps=eps,
     )
     parts: dict[str, Block] = {
-        "embeddings": BertEmbeddings(vocab_size, features, positions, types, padding, dropout, eps, WEIGHT),
+        "embeddings": BertEmbeddings(
+            vocab_size, features, positions, types, padding, dropout, eps, WEIGHT, count_tokens
+        ),
         "layers": Sequential(*[layer] * depth),
     }
     if pooler:

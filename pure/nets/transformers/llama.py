@@ -29,7 +29,11 @@ def llama_block(
     kv_heads: int | None = None,
     head_features: int | None = None,
     base: float = 10000.0,
+    rotary: Rotary | None = None,
     attention_bias: bool = False,
+    out_bias: bool | None = None,
+    qk_norm: bool = False,
+    window: int | None = None,
     attention_dropout: float = 0.0,
     eps: float = 1e-6,
 ) -> Block:
@@ -46,7 +50,11 @@ def llama_block(
         kv_heads: heads of keys and values, each shared by heads / kv_heads queries; None for `heads`.
         head_features: size of a head; None for features / heads.
         base: of the rotary wavelengths.
+        rotary: rotary positions of another form, in place of `base`.
         attention_bias: whether the four attention maps have a bias.
+        out_bias: whether the output map has one; None for `attention_bias` (Qwen 2 has False).
+        qk_norm: whether each head's queries and keys have a norm (Qwen 3).
+        window: how many tokens each one sees at most; None for all earlier ones (Mistral 7B: 4096).
         attention_dropout: rate of dropping attention probabilities.
         eps: of the norms.
 
@@ -56,6 +64,8 @@ def llama_block(
         >>> llama_block(8, 4, 12, kv_heads=2).out_shape((1, 3, 8))
         (1, 3, 8)
     """
+    size = features // heads if head_features is None else head_features
+    norm = RMSNorm(size, eps) if qk_norm else None
     attention = Attention(
         features,
         heads,
@@ -63,7 +73,11 @@ def llama_block(
         head_features=head_features,
         causal=True,
         bias=attention_bias,
-        rotary=Rotary(base=base),
+        out_bias=out_bias,
+        rotary=Rotary(base=base) if rotary is None else rotary,
+        q_norm=norm,
+        k_norm=norm,
+        window=window,
         dropout=attention_dropout,
         mask="attention_mask",
         weight_init=WEIGHT,
@@ -83,7 +97,11 @@ def llama(
     head_features: int | None = None,
     hidden: int = 11008,
     base: float = 10000.0,
+    rotary: Rotary | None = None,
     attention_bias: bool = False,
+    out_bias: bool | None = None,
+    qk_norm: bool = False,
+    window: int | None = None,
     attention_dropout: float = 0.0,
     eps: float = 1e-6,
     tied: bool = False,
@@ -106,7 +124,11 @@ def llama(
         head_features: size of a head; None for features / heads.
         hidden: size of the feed-forward layers.
         base: of the rotary wavelengths; Llama 3 has 500000.
+        rotary: rotary positions of another form, in place of `base`.
         attention_bias: whether the attention maps have a bias.
+        out_bias: whether the output map has one; None for `attention_bias` (Qwen 2 has False).
+        qk_norm: whether each head's queries and keys have a norm (Qwen 3).
+        window: how many tokens each one sees at most; None for all earlier ones (Mistral 7B: 4096).
         attention_dropout: rate of dropping attention probabilities.
         eps: of the norms; Llama 2 and 3 have 1e-5.
         tied: whether the head is the transposed token embedding.
@@ -130,7 +152,11 @@ def llama(
         kv_heads=kv_heads,
         head_features=head_features,
         base=base,
+        rotary=rotary,
         attention_bias=attention_bias,
+        out_bias=out_bias,
+        qk_norm=qk_norm,
+        window=window,
         attention_dropout=attention_dropout,
         eps=eps,
     )

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any
 
 from pure.block import Block
 from pure.compose import Sequential
 from pure.errors import ArgumentError
-from pure.initializers import Constant, Initializer, KaimingUniform, Normal, TruncatedNormal, XavierUniform
-from pure.layers import Activation, Dropout, DropPath, LayerNorm, Linear, Scale
+from pure.initializers import TruncatedNormal
+from pure.layers import Activation, Dropout, DropPath, Linear, Scale
+from pure.layers.activation import ActivationLike
 from pure.layers.attention import Attention
 from pure.layers.conv import Sizes, spread
 from pure.layers.embedding import LearnedPositions
-from pure.layers.patches import ClassToken, MeanToken, PatchEmbedding
-from pure.layers.tokens import FirstToken
-from pure.nets.transformers.parts import check_depth, feed_forward, transformer_block
-from pure.skips.scaled.norm_placement import pre_norm
+from pure.layers.patches import ClassToken, PatchEmbedding
+from pure.nets.transformers.parts import check_depth
+from pure.nets.transformers.vit_parts import (
+    ZERO,
+    AttentionPool,
+    Layers,
+    NormName,
+    Placement,
+    Pool,
+    RulesName,
+    TwoHeads,
+    initial_rules,
+    pooled,
+    vit_mlp,
+    vit_norm,
+)
+from pure.skips.scaled import norm_placement as placement_of_norms
 
 __all__ = [
     "vision_transformer",
@@ -32,39 +46,6 @@ __all__ = [
     "vit_tiny_patch16_224",
 ]
 
-RulesName = Literal["timm", "torchvision"]
-
-ZERO: Final = Constant(0.0)
-
-
-class Rules(NamedTuple):
-    """Initializers that a library uses for each part; None for the layer's own."""
-
-    patch: Initializer
-    patch_bias: Initializer | None
-    token: Initializer
-    positions: Initializer
-    attention: Initializer
-    attention_out: Initializer
-    mlp: Initializer
-    mlp_bias: Initializer
-    head: Initializer
-
-
-def initial_rules(name: str, patch_values: int) -> Rules:
-    """Return the initial values of timm or torchvision for patches of `patch_values` numbers.
-
-    timm: linear weights truncated normal of 0.02, biases 0. torchvision: Xavier's rule in attention and feed-forward
-    layers, patches truncated normal of √(1 / patch_values), the head 0.
-    """
-    small = TruncatedNormal(std=0.02)
-    if name == "timm":
-        return Rules(KaimingUniform(), None, Normal(std=1e-6), small, small, small, small, ZERO, small)
-    if name == "torchvision":
-        xavier, patch = XavierUniform(), TruncatedNormal(std=math.sqrt(1 / patch_values))
-        return Rules(patch, ZERO, ZERO, Normal(std=0.02), xavier, KaimingUniform(), xavier, Normal(std=1e-6), ZERO)
-    raise ArgumentError(f"initial={name!r}: expected one of {', '.join(get_args(RulesName))}")
-
 
 def vision_transformer(
     *,
@@ -77,8 +58,21 @@ def vision_transformer(
     heads: int = 12,
     hidden: int | None = None,
     qkv_bias: bool = True,
+    qk_norm: bool = False,
     init_values: float | None = None,
-    pool: Literal["token", "mean"] = "token",
+    activation: ActivationLike = "gelu",
+    gated: bool = False,
+    norm: NormName = "layer",
+    placement: Placement = "pre",
+    branches: int = 1,
+    class_token: bool = True,
+    distilled: bool = False,
+    registers: int = 0,
+    token_positions: bool = True,
+    pre_norm: bool = False,
+    final_norm: bool = True,
+    norm_first: bool | None = None,
+    pool: Pool = "token",
     representation_size: int | None = None,
     dropout: float = 0.0,
     attention_dropout: float = 0.0,
@@ -94,7 +88,8 @@ def vision_transformer(
     then a norm, and a linear map of the class token. 86,567,656 parameters by default.
 
     Leaves: `patch_embed.proj`, `cls_token`, `pos_embed`, `blocks.<i>.attention.branch`, `blocks.<i>.mlp.branch`, `norm`
-    (`fc_norm` for pool="mean"), `pre_logits`, `head`.
+    (`fc_norm` for pool="mean"), `pre_logits`, `head`; with the options of that name `dist_token`, `reg_token`,
+    `norm_pre`, `attn_pool`, `heads`.
 
     Args:
         image_size: height and width of the images, one number for both.
@@ -106,8 +101,22 @@ def vision_transformer(
         heads: of the attention.
         hidden: of the feed-forward branches; None for 4 · features.
         qkv_bias: whether queries, keys and values have a bias.
-        init_values: start of LayerScale's gains; None for no gains.
-        pool: "token" reads the class token after the norm, "mean" the mean of the others before it.
+        qk_norm: whether each head's queries and keys have a norm.
+        init_values: start of LayerScale's gains, with "res_post" of the norms' own; None for no gains.
+        activation: of the feed-forward branches.
+        gated: whether these are gated units, SwiGLU with activation="silu", `hidden` counting gates and values.
+        norm: "layer" or "rms".
+        placement: "pre" x + f(LN x) or "res_post" x + LN(f x).
+        branches: how many attentions, and then feed-forward branches, share one sum (2203.09795).
+        class_token: whether there is a class token.
+        distilled: whether a distillation token and a head of its own follow it (DeiT); the heads' mean is returned.
+        registers: how many more learnt tokens there are (2309.16588).
+        token_positions: whether class token and registers have positions as well.
+        pre_norm: whether a norm stands before the blocks, the patches having no bias then (CLIP).
+        final_norm: whether a norm stands behind the blocks.
+        norm_first: whether that norm stands before the pooling; None for all but pool="mean".
+        pool: "token" reads the class token, "mean" the mean of the patches, "attention" a learnt query's answer with
+            a feed-forward layer (SigLIP).
         representation_size: width of a tanh layer before the head; None for none.
         dropout: rate in the feed-forward branches and on the output of every branch.
         attention_dropout: rate of dropping attention probabilities.
@@ -118,7 +127,8 @@ def vision_transformer(
         initial: the library whose initial values are used, "timm" or "torchvision".
 
     Raises:
-        ArgumentError: patches that do not tile the image, heads that do not divide the features, unknown names.
+        ArgumentError: patches that do not tile the image, heads that do not divide the features, unknown names,
+            options that exclude each other.
 
     Source: Dosovitskiy et al. 2020 (2010.11929), section 3.1, equations 1 to 4.
 
@@ -127,44 +137,59 @@ def vision_transformer(
         >>> net.out_shape((2, 3, 8, 8))
         (2, 5)
     """
-    if pool not in ("token", "mean"):
-        raise ArgumentError(f"pool={pool!r}: expected 'token' or 'mean'")
     check_depth(depth)
+    if (pool == "token" or distilled) and not class_token:
+        raise ArgumentError(f"class_token=False, pool={pool!r}, distilled={distilled}: expected a class token to read")
+    if distilled and (pool != "token" or representation_size is not None):
+        raise ArgumentError(f"distilled=True, pool={pool!r}: expected pool='token' and no representation_size")
     rules = initial_rules(initial, in_channels * math.prod(spread(patch_size, 2, "patch_size")))
     patches = PatchEmbedding(
-        in_channels, features, patch_size, image_size, weight_init=rules.patch, bias_init=rules.patch_bias
+        in_channels, features, patch_size, image_size, not pre_norm, weight_init=rules.patch, bias_init=rules.patch_bias
     )
+    make_norm = partial(vit_norm, norm, eps=eps)
+    head_norm = make_norm(features // heads) if qk_norm else None
     attention = Attention(
         features,
         heads,
         bias=qkv_bias,
         out_bias=True,
         fused=True,
+        q_norm=head_norm,
+        k_norm=head_norm,
         dropout=attention_dropout,
         weight_init=rules.attention,
         bias_init=ZERO,
         out_init=rules.attention_out,
     )
     hidden = 4 * features if hidden is None else hidden
-    mlp = feed_forward(features, hidden, dropout=dropout, weight_init=rules.mlp, bias_init=rules.mlp_bias)
-    norm = LayerNorm(features, eps)
-    scale = 1.0 if init_values is None else Scale(features, init_values)
-    blocks = [
-        transformer_block(partial(pre_norm, norm=norm, scale=scale, dropout=dropout, drop_path=rate), attention, mlp)
-        for rate in DropPath.linear(drop_path_rate, depth)
-    ]
-    parts: dict[str, Block] = {
-        "patch_embed": patches,
-        "cls_token": ClassToken(features, rules.token),
-        "pos_embed": LearnedPositions(patches.tokens + 1, features, weight_init=rules.positions),
-    }
+    gain = 1.0 if init_values is None or placement == "res_post" else Scale(features, init_values)
+    mlp = vit_mlp(features, hidden, activation, gated, dropout, rules)
+    layers = Layers(features, attention, mlp, make_norm(features), gain, dropout, placement, branches)
+    prefix = class_token + distilled + registers
+    positions = patches.tokens + (prefix if token_positions else 0)
+    pos_embed = {"pos_embed": LearnedPositions(positions, features, weight_init=rules.positions)}
+    tokens: dict[str, Block] = {"reg_token": ClassToken(features, rules.token, registers)} if registers else {}
+    tokens |= {"dist_token": ClassToken(features, rules.positions)} if distilled else {}
+    tokens |= {"cls_token": ClassToken(features, rules.token)} if class_token else {}
+    parts: dict[str, Block] = {"patch_embed": patches}
+    parts |= {**tokens, **pos_embed} if token_positions else {**pos_embed, **tokens}
     if position_dropout:
         parts["pos_drop"] = Dropout(position_dropout)
-    parts["blocks"] = Sequential(*blocks)
-    if pool == "token":
-        parts |= {"norm": norm, "pool": FirstToken()}
-    else:
-        parts |= {"pool": MeanToken(skip=1), "fc_norm": norm}
+    if pre_norm:
+        parts["norm_pre"] = make_norm(features)
+    parts["blocks"] = Sequential(*[layers.block(rate) for rate in DropPath.linear(drop_path_rate, depth)])
+    last = make_norm(features) if final_norm else None
+    if distilled:
+        parts |= {"norm": last} if last is not None else {}
+        return Sequential(**parts, heads=TwoHeads(features, num_classes, rules.head))
+
+    def attended() -> Block:
+        attend = AttentionPool(features, heads, weight_init=rules.attention, bias_init=ZERO)
+        behind = vit_mlp(features, hidden, activation, False, 0.0, rules)
+        return Sequential(attend=attend, mlp=placement_of_norms.pre_norm(behind, make_norm(features)))
+
+    first = pool != "mean" if norm_first is None else norm_first
+    parts |= pooled(pool, prefix, last, first, attended)
     width = features
     if representation_size is not None:
         rule = TruncatedNormal(std=math.sqrt(1 / features))

@@ -11,18 +11,38 @@ from torch import Tensor
 from pure.block import Block
 from pure.compose import Sequential
 from pure.errors import ArgumentError
-from pure.layers import Activation, AvgPool, BatchNorm, Dropout, DropPath
+from pure.layers import Activation, AvgPool, BatchNorm, Conv2d, Dropout, DropPath, StdConv2d
 from pure.layers.resizing import pad_channels
-from pure.skips.additive.conv_blocks import HE, conv1x1, conv3x3
+from pure.skips.additive.conv_blocks import HE, NormName, conv1x1, conv3x3, norm2d
 from pure.skips.additive.residual import Residual
 from pure.skips.additive.shortcut import Identity, Project, Shortcut
 
-__all__ = ["PoolPad", "preact_basic", "preact_bottleneck", "pyramid_block", "pyramid_bottleneck"]
+__all__ = ["PoolPad", "preact_basic", "preact_bottleneck", "preact_conv", "pyramid_block", "pyramid_bottleneck"]
 
 
-def _preactivated(branch: dict[str, Block], channels: int, shortcut: Block | None, drop_path: float) -> Block:
-    """Return x + f(BN-relu x), or S(a) + f(a) with a = BN-relu x where a shortcut is given."""
-    before: dict[str, Block] = {"norm1": BatchNorm(channels), "act1": Activation("relu")}
+def preact_conv(
+    in_channels: int, out_channels: int, size: int, stride: int = 1, standard_eps: float | None = None
+) -> Conv2d:
+    """Return a convolution without bias that keeps the size but for its stride, by He's rule.
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        size: odd size of the kernel.
+        stride: of the kernel.
+        standard_eps: standardise the weights with that eps; None does not.
+    """
+    sizes = in_channels, out_channels, size, stride, size // 2
+    if standard_eps is None:
+        return Conv2d(*sizes, bias=False, weight_init=HE)
+    return StdConv2d(*sizes, bias=False, weight_init=HE, eps=standard_eps)
+
+
+def _preactivated(
+    branch: dict[str, Block], channels: int, shortcut: Block | None, drop_path: float, norm: NormName
+) -> Block:
+    """Return x + f(norm-relu x), or S(a) + f(a) with a = norm-relu x where a shortcut is given."""
+    before: dict[str, Block] = {"norm1": norm2d(norm, channels), "act1": Activation("relu")}
     if drop_path:
         branch["drop_path"] = DropPath(drop_path)
     if shortcut is None:
@@ -30,7 +50,13 @@ def _preactivated(branch: dict[str, Block], channels: int, shortcut: Block | Non
     return Sequential(**before, residual=Residual(Sequential(**branch), shortcut))
 
 
-def _shortcut(sizes: tuple[int, int, int], given: Block | None, project: bool | None, pooled: bool) -> Block | None:
+def _shortcut(
+    sizes: tuple[int, int, int],
+    given: Block | None,
+    project: bool | None,
+    pooled: bool,
+    standard_eps: float | None = None,
+) -> Block | None:
     """Return the shortcut where the shape changes, else None."""
     in_channels, out_channels, stride = sizes
     changes = stride != 1 or in_channels != out_channels
@@ -42,7 +68,9 @@ def _shortcut(sizes: tuple[int, int, int], given: Block | None, project: bool | 
         return given
     if pooled and stride != 1:
         pool = AvgPool(stride, ceil_mode=True, count_include_pad=False)
-        return Sequential(pool=pool, conv=conv1x1(in_channels, out_channels))
+        return Sequential(pool=pool, conv=preact_conv(in_channels, out_channels, 1, 1, standard_eps))
+    if standard_eps is not None:
+        return Sequential(conv=preact_conv(in_channels, out_channels, 1, stride, standard_eps))
     return Project(in_channels, out_channels, stride, bias=False, weight_init=HE)
 
 
@@ -55,6 +83,7 @@ def preact_basic(
     pooled: bool = False,
     dropout: float = 0.0,
     drop_path: float = 0.0,
+    norm: NormName = "batch",
 ) -> Block:
     """Return x + conv₂ relu(BN(conv₁ relu(BN x))), 3×3 convolutions; also Wide ResNet's.
 
@@ -70,6 +99,7 @@ def preact_basic(
         pooled: stride that convolution by an average in front of it.
         dropout: rate of a dropout between the convolutions (Wide ResNet, section 2.4).
         drop_path: the probability of dropping a sample's branch in training.
+        norm: "batch" or "group" (of 32 groups).
 
     Source: He et al. 2016 (1603.05027), figure 4e and appendix; Zagoruyko and Komodakis 2016 (1605.07146), figure 1d.
 
@@ -79,13 +109,13 @@ def preact_basic(
     """
     branch: dict[str, Block] = {
         "conv1": conv3x3(in_channels, out_channels, stride),
-        "norm2": BatchNorm(out_channels),
+        "norm2": norm2d(norm, out_channels),
         "act2": Activation("relu"),
         **({"dropout": Dropout(dropout)} if dropout else {}),
         "conv2": conv3x3(out_channels, out_channels),
     }
     around = _shortcut((in_channels, out_channels, stride), shortcut, None, pooled)
-    return _preactivated(branch, in_channels, around, drop_path)
+    return _preactivated(branch, in_channels, around, drop_path, norm)
 
 
 def preact_bottleneck(
@@ -98,6 +128,8 @@ def preact_bottleneck(
     project: bool | None = None,
     pooled: bool = False,
     drop_path: float = 0.0,
+    norm: NormName = "batch",
+    standard_eps: float | None = None,
 ) -> Block:
     """Return x + conv₃ relu(BN(conv₂ relu(BN(conv₁ relu(BN x))))), conv₂ 3×3 with stride.
 
@@ -113,6 +145,8 @@ def preact_bottleneck(
         project: whether there is that shortcut; None is where the shape changes.
         pooled: stride that convolution by an average in front of it.
         drop_path: the probability of dropping a sample's branch in training.
+        norm: "batch" or "group" (of 32 groups).
+        standard_eps: standardise the weights (1903.10520) with that eps; None does not.
 
     Raises:
         ArgumentError: no projection although the shape changes.
@@ -125,16 +159,16 @@ def preact_bottleneck(
     """
     width = out_channels // 4 if hidden is None else hidden
     branch: dict[str, Block] = {
-        "conv1": conv1x1(in_channels, width),
-        "norm2": BatchNorm(width),
+        "conv1": preact_conv(in_channels, width, 1, 1, standard_eps),
+        "norm2": norm2d(norm, width),
         "act2": Activation("relu"),
-        "conv2": conv3x3(width, width, stride),
-        "norm3": BatchNorm(width),
+        "conv2": preact_conv(width, width, 3, stride, standard_eps),
+        "norm3": norm2d(norm, width),
         "act3": Activation("relu"),
-        "conv3": conv1x1(width, out_channels),
+        "conv3": preact_conv(width, out_channels, 1, 1, standard_eps),
     }
-    around = _shortcut((in_channels, out_channels, stride), shortcut, project, pooled)
-    return _preactivated(branch, in_channels, around, drop_path)
+    around = _shortcut((in_channels, out_channels, stride), shortcut, project, pooled, standard_eps)
+    return _preactivated(branch, in_channels, around, drop_path, norm)
 
 
 @dataclass(frozen=True, repr=False)
