@@ -15,15 +15,18 @@ import pickle
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
 __all__ = [
     "ArgumentError",
     "ExportError",
+    "HtmlText",
     "PureError",
     "PureExportError",
     "documented",
+    "html_text",
     "json_ready",
     "listed",
     "nearest",
@@ -248,3 +251,21 @@ def raise_unless_pickles(what: str, **held: Any) -> None:
                 "define it at the top level of a module, in place of a lambda or a function inside of another; or use "
                 "cloudpickle"
             ) from error
+
+
+def html_text(text: str, passed: bool | None = None) -> str:
+    """Return text for a notebook: monospaced and scrolling, with a coloured edge where something passed or failed.
+
+    >>> html_text("a < b").endswith(">a &lt; b</pre>")
+    True
+    """
+    edge = {None: "#bbbbbb", True: "#009E73", False: "#D55E00"}[passed]
+    style = f"border-left:3px solid {edge};padding:0.3em 0.8em;overflow-x:auto;line-height:1.35;white-space:pre"
+    return f'<pre style="{style}">{escape(text, quote=False)}</pre>'
+
+
+class HtmlText:
+    """Something whose text a notebook shows as it is, with a green or red edge where it has `passed`."""
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self), getattr(self, "passed", None))

@@ -25,6 +25,7 @@ from typing import Any, Final
 import torch
 
 from pure import tree
+from pure.block_html import block_html
 from pure.errors import ArgumentError, TreeError, nearest
 from pure.initializers import Device, check_generator
 from pure.tree import Tree
@@ -91,6 +92,9 @@ class Block:
             if entry.repr and (entry.default is MISSING or getattr(self, entry.name) != entry.default)
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        return block_html(self)
 
     def children(self) -> dict[str, Block]:
         """Return the child blocks by name, in the order in which they are initialised."""

@@ -9,6 +9,7 @@ import torch
 
 from pure import tree
 from pure.block import EMPTY, Block, Shape, specification
+from pure_export_shared import html_text
 
 __all__ = ["Summary", "summary"]
 
@@ -46,6 +47,9 @@ class Summary:
         lines = [f"{row.name:<{width}}  {row.kind:<6}  {row.shape!s:<22}{row.count:>12,}" for row in self.rows]
         total = f"{self.in_shape} → {self.out_shape}, {self.parameters:,} parameters"
         return "\n".join([*lines, total])
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain data."""

@@ -30,7 +30,7 @@ from export.ops.registry import LOWERINGS, lowering
 from export.runtime.environment import version_of
 from export.trace import isolation
 from export.trace.aten_graph import Traced, trace
-from pure_export_shared import replacing
+from pure_export_shared import HtmlText, replacing
 
 if TYPE_CHECKING:  # as in `Exported.load`
     from export.runtime.loaded_file import Loaded
@@ -47,7 +47,7 @@ TARGET_KEY = "pure_export.target"
 
 
 @dataclasses.dataclass(frozen=True)
-class Exported:
+class Exported(HtmlText):
     """What an export wrote.
 
     Attributes:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from export.errors import VerificationError
 from export.footprint.byte_text import in_mib
-from pure_export_shared import json_ready
+from pure_export_shared import HtmlText, json_ready
 
 __all__ = [
     "Divergence",
@@ -184,7 +184,7 @@ def columns(lines: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-class Judgement:
+class Judgement(HtmlText):
     """What every verdict offers, made from what it found.
 
     Subclasses are frozen dataclasses with `status` and `table()`.

@@ -28,7 +28,10 @@ from pure.flow.per_sample.sample_gradients import per_sample_gradients
 from pure.flow.per_sample.sample_norms import PerSampleNorms, per_sample_norms
 from pure.flow.plot.style import PlotError
 from pure.flow.shared.result import save_json
+from pure.flow.shared.tensorboard import to_tensorboard
 from pure.flow.shared.terminal import rich_table, show
+from pure.flow.watching.run_page import watch_page
+from pure.flow.watching.watch import BlockNorms, Observation, Watched, noise_scale, watch
 
 __all__ = [
     "ActivationGradient",
@@ -37,6 +40,7 @@ __all__ = [
     "Autocorrelation",
     "BlockDeletion",
     "BlockFlow",
+    "BlockNorms",
     "ChannelSignal",
     "Correlation",
     "Curvature",
@@ -48,6 +52,7 @@ __all__ = [
     "GradientNorms",
     "JacobianSpectrum",
     "Landscape",
+    "Observation",
     "PairDeletion",
     "PairNorm",
     "ParameterGradient",
@@ -62,6 +67,7 @@ __all__ = [
     "Spread",
     "StepProfile",
     "TangentKernel",
+    "Watched",
     "audit",
     "correlation",
     "curvature",
@@ -75,6 +81,7 @@ __all__ = [
     "infinite_width",
     "jacobian_spectrum",
     "landscape",
+    "noise_scale",
     "ntk",
     "partial_jacobians",
     "path_coherence",
@@ -88,4 +95,7 @@ __all__ = [
     "show",
     "signal",
     "theory",
+    "to_tensorboard",
+    "watch",
+    "watch_page",
 ]

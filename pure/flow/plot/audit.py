@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Final
 
 from pure.flow.auditing.audit_result import NOTHING_TO_CHANGE, Audit, PathShares
+from pure.flow.auditing.growth_fit import Growth
 from pure.flow.plot.panels import curve, panels
 from pure.flow.plot.style import COLOURS
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["audit_page"]
 
 BLUE, ORANGE, GREEN = COLOURS[:3]
+MAX_LEGEND_LETTERS: Final = 48
+"""Letters of all labels up to which a panel's legend is one row."""
 
 
 def audit_page(audit: Audit, *, title: str | None = None) -> Figure:
@@ -73,28 +78,51 @@ def _gradient(axes: Axes, audit: Audit) -> None:
     depth = [block.depth for block in blocks]
     low, high = [b.log10_gradient_p10 for b in blocks], [b.log10_gradient_p90 for b in blocks]
     middle = [b.log10_gradient_median for b in blocks]
-    curve(axes, depth, middle, low, high, colour=BLUE, marker="o", label="sample: median, 10–90%")
+    curve(axes, depth, middle, low, high, colour=BLUE, marker="o", label="sample: 10–90%")
     own = [b.log10_parameter_gradient for b in blocks]
     curve(axes, depth, own, colour=ORANGE, marker="s", label="parameters")
     grown = audit.gradient_growth
     if grown is not None and 0 < grown.factor < math.inf:
-        end, steps = blocks[-1].log10_gradient_median, len(blocks) - 1
-        first, last = _ends(audit)
+        own = [audit.blocks[name] for name in audit.family]
         slope = -math.log10(grown.factor) / 2
-        anchor = next((b.log10_gradient_median for b in blocks if b.depth == last), end)
-        line = [anchor + slope * (at - last) for at in (first, last)]
-        axes.plot([first, last], line, "--", color="black", linewidth=1.0, label="fit" if steps else "")
+        _fit(axes, [b.depth for b in own], [b.log10_gradient_median for b in own], slope, _said(grown, 0.5))
     _legend(axes)
     _named(axes, r"gradient: $\log_{10}\Vert\partial\,\mathrm{loss}/\partial\,\cdot\Vert_2$", "depth")
 
 
 def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, frameon=True, framealpha=0.8, edgecolor="none")
+    """Put the legend above the panel, where no data are."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(
+            handles,
+            labels,
+            fontsize=6.5,
+            frameon=False,
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            ncols=len(handles) if sum(map(len, labels)) < MAX_LEGEND_LETTERS else 1,
+            borderaxespad=0.1,
+            handlelength=1.4,
+            columnspacing=0.9,
+        )
 
 
-def _ends(audit: Audit) -> tuple[int, int]:
-    return audit.blocks[audit.family[0]].depth, audit.blocks[audit.family[-1]].depth
+def _fit(axes: Axes, depth: Sequence[int], values: Sequence[float], slope: float, label: str) -> None:
+    """Draw the fitted slope through the middle of the points, which one step apart does not move."""
+    known = [value - slope * at for at, value in zip(depth, values, strict=True) if math.isfinite(value)]
+    if not known:
+        return
+    anchor = median(known)
+    ends = [depth[0], depth[-1]]
+    axes.plot(ends, [anchor + slope * at for at in ends], "--", color="black", linewidth=1.0, label=label)
+
+
+def _said(grown: Growth, power: float = 1.0) -> str:
+    """Return the fit with its interval, as the factor of a root where a square was fitted."""
+    factor, low, high = (end**power for end in (grown.factor, grown.low, grown.high))
+    apart = f", {len(grown.apart)} step{'s' if len(grown.apart) > 1 else ''} apart" if grown.apart else ""
+    return f"fit {factor:.3g}$^L$ [{low:.3g}, {high:.3g}]{apart}"
 
 
 def _stream(axes: Axes, audit: Audit) -> None:
@@ -109,10 +137,9 @@ def _stream(axes: Axes, audit: Audit) -> None:
             curve(axes, depth, values, colour=colour, marker=marker, label=label)
     grown = audit.stream_growth
     if grown is not None and 0 < grown.factor < math.inf:
-        first, last = _ends(audit)
-        start = audit.blocks[audit.family[0]].stream.log10_second_moment
-        line = [start, start + math.log10(grown.factor) * (last - first)]
-        axes.plot([first, last], line, "--", color="black", linewidth=1.0, label=f"fit {grown.factor:.3g}$^L$")
+        own = [audit.blocks[name] for name in audit.family]
+        values = [b.stream.log10_second_moment for b in own]
+        _fit(axes, [b.depth for b in own], values, math.log10(grown.factor), _said(grown))
     _legend(axes)
     _named(axes, r"signal: $\log_{10}$", "depth")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
@@ -67,6 +68,15 @@ def canvas(height_inches: float = 3.6, width_inches: float = WIDTH_INCHES) -> It
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PlotError('pictures need matplotlib: pip install "pure-export[report]"') from error
+
+    class Picture(Figure):  # made here, because its base is imported here
+        """A figure that a notebook shows as the value of a cell, without a magic and without pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+        figure = Picture(figsize=(width_inches, height_inches), layout="constrained")
         yield figure, figure.subplots()

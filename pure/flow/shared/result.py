@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pure.errors import ArgumentError
 from pure.storage import write_whole
-from pure_export_shared import json_ready
+from pure_export_shared import html_text, json_ready
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,6 +38,9 @@ class Result(PlainData, ABC):
     @abstractmethod
     def table(self) -> str:
         """Return a plain text table."""
+
+    def _repr_html_(self) -> str:
+        return html_text(self.table())
 
     def plot(self, **options: Any) -> Figure:
         """Draw the result.

@@ -61,7 +61,7 @@ def audit_streams(
             "stream",
             len(blocks),
             *_gradient(norms, tagged.path),
-            log10(norms.blocks[name].l2) if norms and name in norms.blocks else -math.inf,
+            log10(norms.blocks[name].l2) if norms and name in norms.blocks else math.nan,
             stream,
             branch,
             ratio,

@@ -1,0 +1,1 @@
+"""Gradient flow during training: what is measured beside a step, and the page of a run."""
