@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["audit_page"]
 
 BLUE, ORANGE, GREEN = COLOURS[:3]
-MAX_LEGEND_LETTERS: Final = 48
-"""Letters of all labels up to which a panel's legend is one row."""
+LOG10_FLAT: Final = 0.02
+"""The least range of a panel's axis: differences far below it are rounding."""
 
 
 def audit_page(audit: Audit, *, title: str | None = None) -> Figure:
@@ -41,7 +41,7 @@ def audit_page(audit: Audit, *, title: str | None = None) -> Figure:
     """
     said = [advice.text for advice in audit.advice] or [NOTHING_TO_CHANGE]
     lines = [line for text in said for line in textwrap.wrap(f"• {text}", 112, subsequent_indent="   ")]
-    with panels(3, 2, 6.6 + 0.14 * len(lines)) as (figure, axes):
+    with panels(3, 2, 7.4 + 0.14 * len(lines)) as (figure, axes):
         _gradient(axes[0], audit)
         _stream(axes[1], audit)
         _branches(axes[2], audit)
@@ -83,15 +83,15 @@ def _gradient(axes: Axes, audit: Audit) -> None:
     curve(axes, depth, own, colour=ORANGE, marker="s", label="parameters")
     grown = audit.gradient_growth
     if grown is not None and 0 < grown.factor < math.inf:
-        own = [audit.blocks[name] for name in audit.family]
+        family = [audit.blocks[name] for name in audit.family]
         slope = -math.log10(grown.factor) / 2
-        _fit(axes, [b.depth for b in own], [b.log10_gradient_median for b in own], slope, _said(grown, 0.5))
+        _fit(axes, [b.depth for b in family], [b.log10_gradient_median for b in family], slope, _said(grown, 0.5))
     _legend(axes)
     _named(axes, r"gradient: $\log_{10}\Vert\partial\,\mathrm{loss}/\partial\,\cdot\Vert_2$", "depth")
 
 
 def _legend(axes: Axes) -> None:
-    """Put the legend above the panel, where no data are."""
+    """Put the legend below the panel, where no data are."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(
@@ -99,10 +99,10 @@ def _legend(axes: Axes) -> None:
             labels,
             fontsize=6.5,
             frameon=False,
-            loc="lower right",
-            bbox_to_anchor=(1.0, 1.0),
-            ncols=len(handles) if sum(map(len, labels)) < MAX_LEGEND_LETTERS else 1,
-            borderaxespad=0.1,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.24),
+            ncols=min(2, len(handles)),
+            borderaxespad=0.0,
             handlelength=1.4,
             columnspacing=0.9,
         )
@@ -160,6 +160,9 @@ def _branches(axes: Axes, audit: Audit) -> None:
     ratios = [math.log10(block.branch_to_skip) if block.branch_to_skip > 0 else math.nan for block in blocks]
     if any(map(math.isfinite, ratios)):
         curve(axes, [block.depth for block in blocks], ratios, colour=BLUE, marker="o")
+        known = [ratio for ratio in ratios if math.isfinite(ratio)]
+        if max(known) - min(known) < LOG10_FLAT:
+            axes.set_ylim(min(known) - LOG10_FLAT, max(known) + LOG10_FLAT)
     else:
         _empty(axes, "no tagged branches")
 

@@ -16,6 +16,8 @@ __all__ = ["Panel", "line_page"]
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 260, 58, 30, 10
 """Units of a chart and of its margins."""
 TICKS: Final = 5
+FLAT: Final = 0.02
+"""The least margin of an axis, in decades or as a share: differences far below it are rounding."""
 _Place = Callable[[float, float], tuple[float, float]]
 
 
@@ -58,7 +60,7 @@ def _chart(panel: Panel) -> str:
     if not known or not panel.x:
         return f"<figure>{heading}<p>nothing was measured</p></figure>"
     low, high = min(known), max(known)
-    pad = 0.06 * (high - low) or 0.5 * (abs(high) or 1.0) * 0.1
+    pad = max(0.06 * (high - low), FLAT if panel.log else FLAT * abs(high), 1e-300)
     low, high = low - pad, high + pad
     first, last = min(panel.x), max(panel.x)
     span = last - first or 1.0

@@ -14,8 +14,9 @@ from pure import tree
 from pure.block import Params
 from pure.errors import ArgumentError
 from pure.flow.per_sample.sample_norms import per_sample_norms
-from pure.flow.shared.result import Result
+from pure.flow.shared.result import PlainData
 from pure.flow.shared.text_table import table as text_table
+from pure_export_shared import HtmlText
 
 __all__ = ["BlockNorms", "Observation", "Watched", "noise_scale", "watch"]
 
@@ -38,7 +39,7 @@ class BlockNorms:
 
 
 @dataclass(frozen=True)
-class Observation(Result):
+class Observation(PlainData, HtmlText):
     """What was measured at one step.
 
     Attributes:
@@ -50,6 +51,9 @@ class Observation(Result):
     step: int
     blocks: dict[str, BlockNorms] = field(default_factory=dict)
     measures: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.table()
 
     def table(self) -> str:
         """Return a plain text table."""
