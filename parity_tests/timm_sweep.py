@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -237,7 +238,7 @@ def main() -> None:
     print(text)
     if given.write:
         versions = {
-            "timm": timm.__version__,
+            "timm": version("timm"),
             "torch": torch.__version__.partition("+")[0],
             "image": IMAGE,
             "full": MAX_FULL,

@@ -81,7 +81,7 @@ def vit(name: str) -> Found:
         options["qkv_bias"] = False
     if registers:
         options |= {"registers": registers[0], "token_positions": False}
-    options |= _trained(size, int(match["patch"]), rest, registers)
+    options |= _trained(size, int(match["patch"]), int(image), rest, registers)
     return vision_transformer, options
 
 
@@ -93,7 +93,7 @@ def _sized(size: str, patch: int, image: int) -> dict[str, Any]:
     return {"image_size": whole, "patch_size": patch, **sizes}
 
 
-def _trained(size: str, patch: int, words: list[str], registers: list[int]) -> dict[str, Any]:
+def _trained(size: str, patch: int, image: int, words: list[str], registers: list[int]) -> dict[str, Any]:
     """Return what depends on several words of a name: how these networks were trained."""
     options: dict[str, Any] = {}
     if size == "giant" and {"dinov2", "tipsv2", "radio"} & set(words):
@@ -104,8 +104,9 @@ def _trained(size: str, patch: int, words: list[str], registers: list[int]) -> d
         options |= {"activation": "silu"} if gated else {}
     if size == "so400m" and {"tipsv2", "radio"} & set(words):
         options["hidden"] = 4304
-    if "siglip" in words:
-        options |= {"activation": "gelu_tanh"} if patch == 32 or size in ("so400m", "giantopt") else {}
+    tanh = size == "giantopt" or patch == 32 or (size, patch) == ("so400m", 16) or (size, image) == ("large", 512)
+    if "siglip" in words and tanh:
+        options["activation"] = "gelu_tanh"
     if "gap" in words and registers and size not in ("so150m",):
         options["norm_first"] = False
     if "gap" in words and registers and size not in ("base", "so150m"):

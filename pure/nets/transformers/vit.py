@@ -184,7 +184,7 @@ def vision_transformer(
         return Sequential(**parts, heads=TwoHeads(features, num_classes, rules.head))
 
     def attended() -> Block:
-        attend = AttentionPool(features, heads, weight_init=rules.attention, bias_init=ZERO)
+        attend = AttentionPool(features, heads, weight_init=rules.attention, bias_init=ZERO, skip=prefix)
         behind = vit_mlp(features, hidden, activation, False, 0.0, rules)
         return Sequential(attend=attend, mlp=placement_of_norms.pre_norm(behind, make_norm(features)))
 

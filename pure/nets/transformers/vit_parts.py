@@ -141,7 +141,7 @@ def vit_mlp(features: int, hidden: int, activation: ActivationLike, gated: bool,
 
 @dataclass(frozen=True, repr=False)
 class AttentionPool(Attention):
-    """One learnt query attends to all tokens: (batch, tokens, features) → (batch, features).
+    """One learnt query attends to the tokens behind the first `skip`: (batch, tokens, features) → (batch, features).
 
     Children: `latent` (the query, before its map), `q`, `kv` (keys, then values) and `out`. Arguments as for
     `Attention`; of its options only `dropout`, `scale` and the initializers apply.
@@ -156,6 +156,8 @@ class AttentionPool(Attention):
         torch.Size([2, 8])
     """
 
+    skip: int = 0
+
     def parts(self) -> dict[str, Block]:
         """Return the query and the affine maps."""
         found = super().parts()
@@ -167,7 +169,7 @@ class AttentionPool(Attention):
     def combine(self, run: Run, params: Params, x: Any, extras: Extras) -> Any:
         """Return what the query attends to."""
         query = run("latent", x)[:, :1]
-        keys, values = run("kv", x).chunk(2, -1)
+        keys, values = run("kv", x[:, self.skip :]).chunk(2, -1)
         q, k, v = (self._split(part) for part in (run("q", query), keys, values))
         return self.finish(run, query, self.attend(run, q, k, v))[:, 0]
 
