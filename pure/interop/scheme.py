@@ -81,7 +81,7 @@ class Scheme:
 
     def translate(self, names: list[str]) -> dict[str, tuple[str, Rule]] | None:
         """Return {our name: (the library's, the rule)}, None if a name has no rule or two coincide."""
-        if not any(self.needs in name for name in names):
+        if self.needs and not any(self.needs in name for name in names):
             return None
         found: dict[str, tuple[str, Rule]] = {}
         for name in names:
