@@ -37,7 +37,7 @@ TIMM_OPTIONS: Final = {
 }
 """timm's name of a model argument → ours."""
 WITHOUT_EFFECT: Final = ("dynamic_img_size", "strict_img_size", "global_pool", "pretrained")
-"""Arguments that change no tensor; `image_size` and `resize_positions` stand for another image size."""
+"""Arguments that change no tensor; `image_size` stands for another image size."""
 
 BODIES: Final = {"GPT2Model", "LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model", "Gemma2Model"}
 """transformers' networks without the head that gives logits."""
