@@ -15,6 +15,12 @@ __all__ = ["UNTOLD", "line", "markdown", "summary"]
 UNTOLD = ("wrong", "untyped", "crashed", "hanging")
 """What no stage of ours may come to: a wrong value that nothing tells, an error without a type, no end."""
 SHORT = {"right": "✓", "typed": "typed", "told": "told", "open": "open", "none": "–"}
+LEGEND = (
+    "✓: the value is right, and so is the file's verdict where it got one. typed: an error of its own type that names the "
+    "cause. told: the verdict failed. open: right, but for picks that rounding leaves open, which are named. hanging: not done "
+    "in its time; crashed: the process ended, as for want of memory. held out: a model that was left alone while faults were "
+    "mended."
+)
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "timm", "torchvision", "transformers")
 MORE_PACKAGES = ("pytorchcv", "x-transformers")
 
@@ -94,7 +100,7 @@ def markdown(records: Sequence[Record]) -> str:
     """Return the page: counts, then a table of all models, then what is not right and why."""
     ordered = sorted(records, key=lambda record: (record["library"], record["architecture"], record["name"]))
     lines = ["# Models that other people wrote", "", "Written by `python -m parity_tests.zoo`; what it checks of each:"]
-    lines += ["", *(f"- **{name}**: {_said(check)}" for name, check in STAGES.items()), ""]
+    lines += ["", *(f"- **{name}**: {_said(check)}" for name, check in STAGES.items()), "", LEGEND, ""]
     lines += [f"{part}  " for part in summary(ordered).splitlines()]
     lines += [
         "",
@@ -108,7 +114,7 @@ def markdown(records: Sequence[Record]) -> str:
         ]
         ours, theirs = stages.get("forward file", {}), stages.get("torch.onnx", {})
         times = f"{ours.get('seconds', 0):.1f} / {theirs.get('seconds', 0):.1f}"
-        nodes = f"{ours.get('nodes', 0)} / {theirs.get('nodes', 0)}"
+        nodes = " / ".join(str(one.get("nodes") or "–") for one in (ours, theirs))
         held = " (held out)" if record["held_out"] else ""
         lines.append(
             f"| {record['library']}:{record['name']}{held} | {record['architecture']} | "
