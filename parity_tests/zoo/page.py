@@ -16,10 +16,10 @@ UNTOLD = ("wrong", "untyped", "crashed", "hanging")
 """What no stage of ours may come to: a wrong value that nothing tells, an error without a type, no end."""
 SHORT = {"right": "✓", "typed": "typed", "told": "told", "open": "open", "none": "–"}
 LEGEND = (
-    "✓: the value is right, and so is the file's verdict where it got one. typed: an error of its own type that names the "
-    "cause. told: the verdict failed. open: right, but for picks that rounding leaves open, which are named. hanging: not done "
-    "in its time; crashed: the process ended, as for want of memory. held out: a model that was left alone while faults were "
-    "mended."
+    "✓: the value is right, and so is the file's verdict where it got one. typed: an error of its own type that names "
+    "the cause. told: the verdict failed. open: right, but for picks that rounding leaves open, which are named. "
+    "hanging: not done in its time. crashed: the process ended, as for want of memory. held out: a model that was left "
+    "alone while faults were mended."
 )
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "timm", "torchvision", "transformers")
 MORE_PACKAGES = ("pytorchcv", "x-transformers")
