@@ -96,13 +96,13 @@ def test_results_go_to_tensorboard_by_name(run: list[flow.Observation]) -> None:
         add_scalar=lambda name, value, step: scalars.update({name: value}),
         add_histogram=lambda name, values, step: histograms.update({name: values}),
     )
-    flow.to_tensorboard(writer, run[0], 0)
+    flow.to_tensorboard(writer, run[0], step=0)
     block = next(iter(run[0].blocks))
     assert scalars[f"flow/blocks/{block}/ratio"] == run[0].blocks[block].ratio
     params, _ = NET.init(torch.Generator().manual_seed(0), torch.float64)
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     norms = flow.per_sample_norms(loss, params, x)
-    flow.to_tensorboard(writer, norms, 0, "norms")
+    flow.to_tensorboard(writer, norms, step=0, prefix="norms")
     torch.testing.assert_close(histograms["norms/total"], norms.total)
     assert all(map(math.isfinite, scalars.values()))
     with pytest.raises(ArgumentError, match="add_scalar"):

@@ -62,6 +62,7 @@ def test_activation_equals_torch_and_never_writes_in_place(name: str) -> None:
     expected = {
         "gelu_tanh": lambda v: F.gelu(v, approximate="tanh"),
         "identity": lambda v: v,
+        "quick_gelu": lambda v: v * torch.sigmoid(1.702 * v),
     }.get(name) or getattr(F, name)
     assert torch.equal(pure.Activation(name)({}, x), expected(x))
     assert torch.equal(x, before)

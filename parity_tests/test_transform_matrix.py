@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from export.app.sweep import Outcome
 from parity_tests import transform_matrix
 
 
@@ -44,5 +45,6 @@ def test_the_exit_status_tells_a_wrong_cell_and_too_few_right_ones(
     outcomes: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = [transform_matrix.Cell("vjp", "static", "MLP", word, 1.0, "", 0.0) for word in outcomes.split()]
-    monkeypatch.setattr(transform_matrix, "measured", lambda names, workers: iter(cells))
+    found = [Outcome("vjp, static, MLP", vars(cell)) for cell in cells]
+    monkeypatch.setattr(transform_matrix, "sweep", lambda run, names, **options: found)
     assert transform_matrix.main("--only", "vjp, static, MLP") == status

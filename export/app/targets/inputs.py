@@ -137,7 +137,7 @@ def network_input(name: str, block: Block, seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     home = nets.NETWORKS[name].__module__
-    if home.rpartition(".")[2] in ("gpt2", "bert", "llama"):
+    if home.rpartition(".")[2] in ("gpt2", "bert", "llama", "gemma"):
         return torch.randint(VOCABULARY, (BATCH, TOKENS), generator=generator)
     small = home.endswith(SMALL_IMAGES) or name in ("densenet40_12", "densenet_bc100_12")
     for channels in (3, 1):

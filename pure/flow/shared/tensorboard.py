@@ -16,7 +16,7 @@ __all__ = ["to_tensorboard"]
 FEWEST_IN_HISTOGRAM: Final = 2
 
 
-def to_tensorboard(writer: Any, result: PlainData, step: int = 0, prefix: str = "flow") -> None:
+def to_tensorboard(writer: Any, result: PlainData, *, step: int = 0, prefix: str = "flow") -> None:
     """Write a result's numbers as scalars and its lists of numbers as histograms.
 
     Names follow the result's fields and mappings, as "flow/blocks/3/log10_gradient". What is not finite is left out.
@@ -35,7 +35,7 @@ def to_tensorboard(writer: Any, result: PlainData, step: int = 0, prefix: str = 
         >>> from pure.flow.watching.watch import Observation
         >>> seen = []
         >>> writer = SimpleNamespace(add_scalar=lambda *given: seen.append(given), add_histogram=None)
-        >>> to_tensorboard(writer, Observation(3, {}, {"noise": 2.0}), 3)
+        >>> to_tensorboard(writer, Observation(3, {}, {"noise": 2.0}), step=3)
         >>> seen
         [('flow/step', 3.0, 3), ('flow/measures/noise', 2.0, 3)]
     """

@@ -13,7 +13,9 @@ from pure.storage import write_whole
 __all__ = ["watch_page"]
 
 
-def watch_page(observations: Sequence[Observation], path: str | os.PathLike[str], title: str = "Training run") -> None:
+def watch_page(
+    observations: Sequence[Observation], path: str | os.PathLike[str], *, title: str = "Training run"
+) -> None:
     """Write the page of a watched run: one HTML file that needs nothing else, with values under the pointer.
 
     Args:
