@@ -34,6 +34,10 @@ class Counts:
     deletions: int
     stations: int
 
+    def boundaries(self, depth: int) -> list[int]:
+        """Return the boundaries of so many blocks between which partial Jacobians are measured."""
+        return evenly_spaced(depth + 1, self.stations + 1 if self.stations else 0)
+
 
 def objective(
     done: Forward, loss: Callable[..., Any] | None, targets: Sequence[Any], generator: torch.Generator

@@ -97,7 +97,7 @@ def audit_over_ranks(
     if depth == 0:
         return summary(done, None, math.nan)
     own, handed, value = Backward([], [], [], [], {}, {}), None, math.nan
-    stations = evenly_spaced(depth + 1, counts.stations + 1 if counts.stations else 0)
+    stations = counts.boundaries(depth)
     for rank in track(range(top, -1, -1), "backward"):
         given = shifted(ranks, f"audit: cotangents from rank {rank + 1}", handed, by=-1) if rank < top else None
         handed = None

@@ -76,7 +76,7 @@ def audit_parts(
             done,
             cotangent,
             orders=counts.orders if any(entry.branch_path for entry in done.seen) else -1,
-            stations=evenly_spaced(depth + 1, counts.stations + 1 if counts.stations else 0),
+            stations=counts.boundaries(depth),
             deleted=[] if done.stop else evenly_spaced(depth, counts.deletions),
             judge=judge,
             generator=generator,
