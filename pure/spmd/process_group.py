@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -125,6 +126,19 @@ def _made_for_checks(group: dist.ProcessGroup) -> dist.ProcessGroup:
         group_desc="pure.spmd checks",
     )
     return made
+
+
+@atexit.register
+def _end_groups_of_checks() -> None:
+    """End the groups made here in a process that ends without `destroy_process_group`, as after an error.
+
+    A gloo group beside the default one that is still alive there aborts the interpreter now and then (PyTorch 2.15),
+    and the process ends by a signal instead of its error's exit status.
+    """
+    for ranks in list(_KNOWN.values()):
+        group, checks = ranks._group(), ranks._checks()
+        if checks is not None and checks is not group and dist.is_initialized():
+            dist.destroy_process_group(checks)
 
 
 def _timeout(group: dist.ProcessGroup) -> timedelta | None:
