@@ -297,6 +297,20 @@ def test_another_version_must_agree_as_well() -> None:
     assert {row.case for row in wrong.rows if row.status == "fail"} == {"against"}
 
 
+def test_another_version_may_train_by_backward() -> None:
+    def by_func(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return w - 0.1 * torch.func.grad(lambda w: (x @ w).tanh().sum())(w)
+
+    def by_backward(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        leaf = w.clone().requires_grad_()
+        (x @ leaf).tanh().sum().backward()
+        torch.optim.SGD([leaf], lr=0.1).step()
+        return leaf
+
+    verdict = export.verify(by_func, (torch.linspace(-1, 1, 8), X), against=by_backward, device="cpu")
+    assert verdict.passed, verdict.table()
+
+
 def test_both_branches_are_forced_and_one_that_is_wrong_is_found(tmp_path: Path) -> None:
     def fn(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         return torch.cond(x.mean() > -100, lambda a: a * 2, lambda a: a.exp() + shift, (x,))

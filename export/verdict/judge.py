@@ -273,14 +273,18 @@ class Judge:
         return None if not found else "fail" if "fail" in found else "ambiguous"
 
     def against(self, other: Callable[..., Any], args: Sequence[Any]) -> list[Row]:
-        """Judge another eager version by the same scales."""
+        """Judge another eager version by the same scales; a module without autograd, a function as the caller has it.
+
+        A function may train, and so call `backward`.
+        """
         given = list(args)
+        autograd = torch.is_grad_enabled() and not isinstance(other, torch.nn.Module)
         if isinstance(other, torch.nn.Module):
             buffers = {name for name, _ in other.named_buffers()}
             given = [arg for arg in args[1:] if not (_empty(arg) or _holds(arg, buffers))]
         leaves = self.file.arguments.leaves
         eager, scales = run(self.file.fn, self.file.arguments, leaves), self.scales(leaves, None)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.set_grad_enabled(autograd), torch.random.fork_rng(devices=[]):
             _, found, _ = describe(other(*given), is_tensor, "out")
         if len(found) != len(eager.leaves):
             reason = f"gives {len(found)} tensors, the function {len(eager.leaves)}"
