@@ -95,12 +95,25 @@ def test_list_shows_every_row() -> None:
     rows = {row["name"]: row for row in data("list")}
     assert list(rows) == list(ROWS)
     assert rows["linear"]["parameters"] == 6 * 3 + 3
-    assert {"name", "family", "formula", "parameters", "source", "checked"} == set(rows["linear"])
+    assert {"name", "family", "formula", "parameters", "source", "extras", "checked"} == set(rows["linear"])
     assert all({"oracle", "difference", "float32", "float16"} == set(row["checked"]) for row in rows.values())
     lines = {line.partition(" ")[0]: line for line in run("list").stdout.splitlines()}
     for case in CASES:
         beginning = case.formula[:30].rpartition(" ")[0] if len(case.formula) > 30 else case.formula
         assert beginning in lines[case.name], "a long formula goes on in the next line"
+
+
+def test_list_shows_which_rows_take_extras() -> None:
+    rows = {row["name"]: row["extras"] for row in data("list")}
+    assert rows["dynamic_net"] == ["control"]
+    assert rows["bert_layer"] == ["attention_mask"]
+    assert rows["layer_deep_norm"] == ["[mask]"]
+    assert rows["linear"] == []
+    for case in CASES:
+        needed = {*(("control",) if case.control is not None else ()), *(name for name, _ in case.extras)}
+        assert needed == {name for name in rows[case.name] if not name.startswith("[")}
+    lines = {line.partition(" ")[0]: line for line in run("list").stdout.splitlines()}
+    assert "attention_mask" in lines["bert_layer"]
 
 
 @pytest.mark.parametrize("by", ["blocks", "leaves", "activations"])

@@ -25,12 +25,13 @@ def list_cases(
 ) -> None:
     """List the catalogue: every block with what the tests checked of it.
 
-    `oracle` is the independent implementation that it equals and `difference` the largest relative float64 difference
-    # Imported here, so that the other commands and --help do not wait for it.
-    from it, over outputs, gradients and new state; `float32` and `float16` are the ratios of the file's verdict.
+    `extras` are the keys that it reads of extras; one in brackets may be left out. `oracle` is the independent
+    implementation that it equals and `difference` the largest relative float64 difference from it, over outputs,
+    gradients and new state; `float32` and `float16` are the ratios of the file's verdict.
     A narrow terminal shows fewer columns; --json has them all.
     """
-    from export.app.reference import checked
+    # Imported here, so that the other commands and --help do not wait for it.
+    from export.app.reference import checked, facts
     from pure import count
     from pure.block import specification
     from pure.catalogue import CASES, FAMILIES
@@ -51,6 +52,7 @@ def list_cases(
             "formula": case.formula,
             "parameters": count(specification(case.make())[0]),
             "source": case.source,
+            "extras": list(facts.extras_of(case)),
         }
         found = recorded.get(case.name)
         if found is not None and found["fingerprint"] == checked.fingerprint(case):

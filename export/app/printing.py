@@ -32,16 +32,18 @@ def catalogue(rows: list[dict[str, Any]]) -> None:
         return f"{found['ratio']:.2g}" if found["status"] == "pass" else Text(found["status"], style="yellow")
 
     width = stdout().width
-    columns = ["name", "family", "formula", "parameters", "oracle", "difference", "float32", "float16"]
+    columns = ["name", "family", "formula", "extras", "parameters", "oracle", "difference", "float32", "float16"]
     if width < MIN_WIDTH_FOR_ORACLE:
         columns.remove("oracle")
     if width < MIN_WIDTH_FOR_FAMILY:
-        columns = ["name", "formula", "difference", "float32"] if width >= MIN_WIDTH_FOR_RATIOS else ["name", "formula"]
+        wider = ["extras", "difference", "float32"] if width >= MIN_WIDTH_FOR_RATIOS else []
+        columns = ["name", "formula", *wider]
     lines: list[list[str | Text]] = []
     for row in rows:
         checked = row.get("checked", {})
         shown: dict[str, str | Text] = {
             **{key: row[key] for key in ("name", "family", "formula")},
+            "extras": ", ".join(row["extras"]),
             "parameters": f"{row['parameters']:,}",
             "oracle": checked.get("oracle", "-"),
             "difference": f"{checked['difference']:.1g}" if checked else Text("not recorded", style="yellow"),

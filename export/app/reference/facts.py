@@ -15,7 +15,7 @@ from pure.block import Block, Reading, Shape
 from pure.catalogue import Case
 from pure.tags import observe
 
-__all__ = ["Entry", "Facts", "facts", "listed", "shape_text"]
+__all__ = ["Entry", "Facts", "extras_of", "facts", "listed", "shape_text"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,20 @@ def facts(case: Case) -> Facts:
         tuple(_extra(name, extras) for name in dict.fromkeys([*extras, *read.asked])),
         block.stochastic,
     )
+
+
+def extras_of(case: Case) -> tuple[str, ...]:
+    """Return the keys that a row's block reads of extras, those in brackets that its example leaves out.
+
+    >>> from pure import catalogue
+    >>> extras_of(catalogue.case("layer_post_norm"))
+    ('mask',)
+    """
+    block, params, state, x, extras = case.example()
+    read = Reading(extras, complete=False)
+    with torch.no_grad():
+        block(params, x, state, read)
+    return (*extras, *(f"[{name}]" for name in dict.fromkeys(read.asked) if name not in extras))
 
 
 def _extra(name: str, extras: Mapping[str, Any]) -> Entry:
