@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.func import grad
 
 import export
-from export.graph.function_calls import DOMAIN
-from export.graph.function_inlining import inline
+from export.graph.functions.function_calls import DOMAIN
+from export.graph.functions.function_inlining import inline
 from export.graph.onnx_export import count_nodes
 from parity_tests import edited_files
 from pure import Activation, Function, Linear, Residual, Sequential, nets, tags, tree
@@ -285,7 +285,7 @@ def test_a_body_called_twice_under_one_path_is_one_unit(tmp_path: Path) -> None:
 
 def placed(path: Path, x: np.ndarray[Any, Any]) -> dict[str, str]:
     """{readable name of a node that ONNX Runtime runs: the weight it reads}, from ONNX Runtime's own graph."""
-    from export.graph.function_calls import read_calls
+    from export.graph.functions.function_calls import read_calls
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

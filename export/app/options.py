@@ -29,4 +29,4 @@ Inputs = Annotated[
     Path | None, typer.Option(help="An .npz or .safetensors file with the inputs, by the arguments' names.")
 ]
 Weights = Annotated[Path | None, typer.Option("--weights", help="A .safetensors file with the target's parameters.")]
-Opset = Annotated[int | None, typer.Option(help="The ONNX opset, 18 to 23; 20 unless given.")]
+Opset = Annotated[int | None, typer.Option(help="The ONNX opset, 13 to 23; 20 unless given.")]

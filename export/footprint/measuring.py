@@ -17,8 +17,8 @@ from export.footprint.graph_values import GraphValues, graph_values
 from export.footprint.lifetimes import Step, alive_at, lifetimes
 from export.footprint.memory_use import AliveValue, MemoryUse, NodeMemory
 from export.footprint.size_formulas import put_sizes
-from export.graph.function_calls import Calls, read_calls
-from export.graph.function_inlining import inline
+from export.graph.functions.function_calls import Calls, read_calls
+from export.graph.functions.function_inlining import inline
 from export.runtime import sessions
 from export.runtime.onnxruntime_errors import ERRORS, translated
 from export.runtime.saved_graph import save_to, saved_graph

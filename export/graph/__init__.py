@@ -1,1 +1,1 @@
-"""A recorded function as an ONNX model: built, checked, with repeated blocks as ONNX functions."""
+"""A recorded function as an ONNX model: built, checked, converted to older opsets."""

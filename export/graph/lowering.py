@@ -12,7 +12,7 @@ from torch.fx import GraphModule, Node
 from export.graph.builder import Builder, Scope
 from export.graph.onnx_types import ONNX_TYPES
 
-__all__ = ["lower_graph", "lower_subgraph"]
+__all__ = ["lower_graph", "lower_subgraph", "reads", "swept"]
 
 
 def lower_graph(g: Builder, module: GraphModule) -> list[ir.Value]:
@@ -101,3 +101,29 @@ def _identity(g: Builder, value: ir.Value) -> ir.Value:
     if len(g.scopes[-1].nodes) == count:
         raise AssertionError("an Identity was reused")
     return result
+
+
+def reads(node: ir.Node) -> set[ir.Value]:
+    """Return the values that a node uses, those used inside its branches included."""
+    found = {value for value in node.inputs if value is not None}
+    for attribute in node.attributes.values():
+        if isinstance(attribute.value, ir.Graph):
+            for inner in attribute.value:
+                found |= reads(inner)
+            found |= set(attribute.value.outputs)
+    return found
+
+
+def swept(nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> list[ir.Node]:
+    """Drop nodes that no output needs."""
+    needed = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if needed.intersection(node.outputs):
+            for attribute in node.attributes.values():
+                if isinstance(attribute.value, ir.Graph):
+                    inner = swept(list(attribute.value), attribute.value.outputs)
+                    attribute.value.remove([n for n in attribute.value if n not in set(inner)])
+            kept.append(node)
+            needed |= reads(node)
+    return kept[::-1]

@@ -21,10 +21,11 @@ from export.files.protobuf_wire import CALL_KEY
 from export.graph.builder import Builder
 from export.graph.call_metadata import decided_branches, describe_call
 from export.graph.checking import check as check_model
-from export.graph.function_calls import DOMAIN
-from export.graph.function_inlining import is_constant
-from export.graph.function_outline import outline
-from export.graph.lowering import lower_graph
+from export.graph.functions.function_calls import DOMAIN
+from export.graph.functions.function_inlining import is_constant
+from export.graph.functions.function_outline import outline
+from export.graph.lowering import lower_graph, reads, swept
+from export.graph.older_opsets import IR_VERSIONS, OLDEST, WRITTEN, convert_to_older
 from export.graph.onnx_types import ONNX_TYPES, dtype_name
 from export.ops.registry import LOWERINGS, lowering
 from export.runtime.environment import version_of
@@ -38,8 +39,8 @@ if TYPE_CHECKING:  # as in `Exported.load`
 __all__ = ["DEFAULT_OPSET", "OPSETS", "Exported", "build", "count_nodes", "to_onnx", "translate"]
 
 DEFAULT_OPSET = 20
-OPSETS = range(18, 24)
-"""The opsets that a file may have."""
+OPSETS = range(OLDEST, 24)
+"""The opsets that a file may have; those below 18 are converted, node by node, from 18."""
 
 TARGETS = (None, "cpu", "cuda")
 TARGET_KEY = "pure_export.target"
@@ -111,8 +112,8 @@ def to_onnx(
         bake: positions of arguments whose tensors are fixed in the file; the loaded function takes the others.
         dynamic: one entry an argument in the style of vmap's `in_dims`: None, `{axis: name}` for all of its leaves,
             or a pytree prefix of such. The same name means the same size.
-        opset: the ONNX opset, 18 to 23; 20 by default.
-        functions: whether repeated blocks become ONNX functions, each called once a block.
+        opset: the ONNX opset, 13 to 23; 20 by default. Below 18 onnx's version converter takes part.
+        functions: whether repeated blocks become ONNX functions, each called once a block; never below opset 18.
         external: whether large tensors go into a data file beside the model, `model.onnx.<digest>.data`: None where
             the model would exceed 2 GB, which no ONNX file may; True for tensors from 1 KiB on; a number for tensors
             of at least so many bytes; False never. Both files belong together; move them together.
@@ -235,7 +236,8 @@ def translate(
     Where `aside` is given, large tensors go there by their names, and the model holds their descriptions alone.
     """
     arguments = traced.arguments
-    g = (CudaBuilder if target == "cuda" else Builder)(traced.sizes, opset, lowering, target)
+    written = max(opset, WRITTEN)
+    g = (CudaBuilder if target == "cuda" else Builder)(traced.sizes, written, lowering, target)
     g.reserve([*arguments.leaf_names, *traced.out_names])
     g.captured_names = traced.constants
     placeholders = traced.graph.graph.find_nodes(op="placeholder")
@@ -264,14 +266,17 @@ def translate(
     examples = traced.outputs
     outputs = _name_outputs(g, inputs, results, traced.out_names, examples)
     nodes = swept(g.scopes[0].nodes, outputs)
-    used = {value for node in nodes for value in _reads(node)}
+    used = {value for node in nodes for value in reads(node)}
     kept = set(fixed_names.values())  # a file is a checkpoint: baked tensors that nothing reads stay as well
     initializers = [value for name, value in g.initializers.items() if value in used or name in kept]
     graph = ir.Graph(
-        inputs, outputs, nodes=nodes, initializers=initializers, opset_imports={"": opset}, name=traced.name
+        inputs, outputs, nodes=nodes, initializers=initializers, opset_imports={"": written}, name=traced.name
     )
     model = ir.Model(
-        graph, ir_version=10, producer_name="pure-export", producer_version=version_of("pure-export") or "unknown"
+        graph,
+        ir_version=IR_VERSIONS[written],
+        producer_name="pure-export",
+        producer_version=version_of("pure-export") or "unknown",
     )
     call = describe_call(traced, baked)
     model.metadata_props[CALL_KEY] = json.dumps(call, separators=(",", ":"))
@@ -283,6 +288,8 @@ def translate(
     if aside is not None:
         aside.update(saving.set_aside(model))
     proto = ir.to_proto(model)
+    if opset < written:
+        proto, functions = convert_to_older(proto, opset), False
     if check and target == "cuda":
         raise_unless_on_cuda(proto)
     if functions:
@@ -308,32 +315,6 @@ def _name_outputs(
         value.shape = ir.Shape([g.sizes.dimension(size) for size in example.shape])
         outputs.append(value)
     return outputs
-
-
-def _reads(node: ir.Node) -> set[ir.Value]:
-    """Return the values that a node uses, those used inside its branches included."""
-    found = {value for value in node.inputs if value is not None}
-    for attribute in node.attributes.values():
-        if isinstance(attribute.value, ir.Graph):
-            for inner in attribute.value:
-                found |= _reads(inner)
-            found |= set(attribute.value.outputs)
-    return found
-
-
-def swept(nodes: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> list[ir.Node]:
-    """Drop nodes that no output needs."""
-    needed = set(outputs)
-    kept = []
-    for node in reversed(nodes):
-        if needed.intersection(node.outputs):
-            for attribute in node.attributes.values():
-                if isinstance(attribute.value, ir.Graph):
-                    inner = swept(list(attribute.value), attribute.value.outputs)
-                    attribute.value.remove([n for n in attribute.value if n not in set(inner)])
-            kept.append(node)
-            needed |= _reads(node)
-    return kept[::-1]
 
 
 def count_nodes(graph: onnx.GraphProto, functions: Sequence[onnx.FunctionProto] = ()) -> int:

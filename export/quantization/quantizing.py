@@ -20,7 +20,7 @@ import onnxruntime
 from export.errors import ArgumentError, WriteError
 from export.files import digest, protobuf_wire
 from export.files.opening import open_model
-from export.graph.function_inlining import inline
+from export.graph.functions.function_inlining import inline
 from export.quantization import onnxruntime_quantizer, preparation
 from export.quantization.batches import Feed, fed
 from export.quantization.integer_kernels import Kernels, kernels

@@ -9,7 +9,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from export.errors import LoadError, UnsupportedOpError
-from export.graph.function_calls import read_calls
+from export.graph.functions.function_calls import read_calls
 from export.graph.node_notes import CAST_HINT, unsupported
 
 __all__ = ["ERRORS", "translated"]

@@ -17,7 +17,7 @@ import onnxruntime
 
 from export.errors import ArgumentError, ProviderError
 from export.files.signature_leaves import Leaf, declared
-from export.graph.function_calls import read_calls
+from export.graph.functions.function_calls import read_calls
 from export.runtime import cuda_builds, cuda_start
 from export.runtime.onnxruntime_errors import ERRORS, translated
 from export.runtime.placement import CPU, CUDA, placement, raise_unless_on_cuda

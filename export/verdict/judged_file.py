@@ -17,7 +17,7 @@ from export.files import protobuf_wire, stored_tensors
 from export.files.call_schema import read_call
 from export.files.checkpoint import weights
 from export.files.pytree_structure import Structure, describe
-from export.graph.function_inlining import inline
+from export.graph.functions.function_inlining import inline
 from export.graph.model_file import read_model
 from export.graph.node_notes import read_notes
 from export.graph.onnx_export import baked_positions

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 
 from export.devices import size_flow
-from export.graph.function_calls import read_calls
+from export.graph.functions.function_calls import read_calls
 from export.runtime import sessions
 
 __all__ = ["Placement", "place"]

@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 
 from export.files.checkpoint import weights
 from export.files.pytree_structure import Structure, describe
-from export.graph.function_inlining import inline
+from export.graph.functions.function_inlining import inline
 from export.graph.model_file import read_model
 from export.graph.onnx_types import ONNX_TYPES, dtype_name
 from export.ops.registry import LOWERINGS

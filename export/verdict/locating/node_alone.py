@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from export.files.tensor_values import Kind, as_array, from_array, to_ortvalue
-from export.graph.function_bodies import reads
+from export.graph.functions.function_bodies import reads
 from export.graph.onnx_types import ONNX_TYPES, dtype_name
 from export.runtime import sessions
 from export.verdict.locating.opened_graph import Opened

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import onnx
 from onnx import helper
 
-from export.graph.function_bodies import inside, renamed
+from export.graph.functions.function_bodies import inside, renamed
 from export.graph.node_notes import read_notes
 from export.verdict.branch_forcing import condition_key
 

@@ -16,7 +16,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from export.graph.function_bodies import reads
+from export.graph.functions.function_bodies import reads
 from export.verdict.comparison import element_ratios
 from export.verdict.locating.opened_graph import Opened, Site
 from export.verdict.sampled import Sampled

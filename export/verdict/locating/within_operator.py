@@ -13,7 +13,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from export.graph.function_inlining import inline
+from export.graph.functions.function_inlining import inline
 from export.graph.onnx_export import translate
 from export.verdict.judged_file import JudgedFile
 from export.verdict.locating.node_alone import Alone, Cut, cut_out, run_outputs

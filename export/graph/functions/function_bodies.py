@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import onnx
 from onnx import helper
 
-from export.graph.function_calls import DOMAIN
+from export.graph.functions.function_calls import DOMAIN
 from export.graph.node_notes import read_notes
 
 __all__ = ["Occurrence", "call_of", "fresh", "function_of", "inside", "reads", "relative", "renamed"]

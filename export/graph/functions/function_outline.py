@@ -4,7 +4,7 @@ The nodes of a block are those whose path begins with the block's; the nodes of 
 blocks compute the same if their nodes agree one by one, in order, in all but names: operators, attributes, which value
 goes where, dtypes, shapes, small constants, paths inside the block and source lines. The outermost such blocks become
 functions of the values that come from outside, weights among them. A block stays as it is where a path leaves and
-enters it again. ONNX Runtime puts the bodies back at load, and so does `export.graph.function_inlining`.
+enters it again. ONNX Runtime puts the bodies back at load, and so does `export.graph.functions.function_inlining`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Collection, Sequence
 import onnx
 from onnx import helper
 
-from export.graph.canonical_forms import Form, canonical_form
-from export.graph.function_bodies import Occurrence, call_of, fresh, function_of, reads
-from export.graph.function_calls import DOMAIN
+from export.graph.functions.canonical_forms import Form, canonical_form
+from export.graph.functions.function_bodies import Occurrence, call_of, fresh, function_of, reads
+from export.graph.functions.function_calls import DOMAIN
 from export.graph.node_notes import read_notes
 
 __all__ = ["outline"]

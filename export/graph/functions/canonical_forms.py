@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from export.graph.function_bodies import Occurrence, relative
+from export.graph.functions.function_bodies import Occurrence, relative
 from export.graph.node_notes import read_notes
 
 __all__ = ["Form", "canonical_form"]

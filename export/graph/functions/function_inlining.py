@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import onnx
 from onnx import helper
 
-from export.graph.function_bodies import inside, renamed
-from export.graph.function_calls import DOMAIN
+from export.graph.functions.function_bodies import inside, renamed
+from export.graph.functions.function_calls import DOMAIN
 from export.graph.node_notes import read_notes
 
 __all__ = ["inline", "is_constant"]
@@ -27,7 +27,7 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Example:
         >>> from onnx import parser
-        >>> from export.graph.function_outline import outline
+        >>> from export.graph.functions.function_outline import outline
         >>> model = parser.parse_model('''<ir_version: 10, opset_import: ["" : 20]> g (float[2] x) => (float[2] y) {
         ...     a = Sin (x) b = Cos (a) c = Tan (b) d = Abs (c) e = Sin (d) f = Cos (e) h = Tan (f) y = Abs (h) }''')
         >>> model = onnx.shape_inference.infer_shapes(model)

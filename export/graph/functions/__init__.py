@@ -1,0 +1,1 @@
+"""Repeated blocks as ONNX functions: found, written once, called, and put back."""
