@@ -9,6 +9,7 @@ from typing import Any
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the sources beside this file, where this is a checkout
 
@@ -45,6 +46,9 @@ API: dict[str, str] = {
 }
 """The public modules, each a page of the reference, with what it is for."""
 
+TABLES = ("ZOO.md", "CHECKPOINTS.md", "CUDA_PLACEMENT.md", "SPMD_PARITY.md", "FILES.md")
+"""Pages that are mostly one long table, in which almost any word stands; the search shows them last."""
+
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Put the generated pages into the navigation."""
@@ -61,6 +65,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, content in made.items():
         files.append(File.generated(config, path, content=content))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> None:
+    """Let the search show pages of tables after those that explain."""
+    if page.file.src_uri in TABLES:
+        page.meta["search"] = {"boost": 0.01}
 
 
 def on_env(env: Any, config: MkDocsConfig, files: Files) -> None:

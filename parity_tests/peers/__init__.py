@@ -1,0 +1,1 @@
+"""The calls of other libraries that docs/coming-from.md names, each run beside ours."""
