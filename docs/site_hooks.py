@@ -46,8 +46,17 @@ API: dict[str, str] = {
 }
 """The public modules, each a page of the reference, with what it is for."""
 
-TABLES = ("ZOO.md", "CHECKPOINTS.md", "CUDA_PLACEMENT.md", "SPMD_PARITY.md", "FILES.md")
-"""Pages that are mostly one long table, in which almost any word stands; the search shows them last."""
+RANKS = {
+    **dict.fromkeys(("ZOO.md", "CHECKPOINTS.md", "CUDA_PLACEMENT.md", "SPMD_PARITY.md", "FILES.md"), 0.01),
+    "ARCHITECTURE.md": 0.1,
+    "catalogue/": 0.1,
+    "api/": 0.3,
+    "answers.md": 2.0,
+}
+"""How the search ranks pages by the beginning of their path, where it is not 1.
+
+Almost any word stands in a long table, and most in some row of the catalogue.
+"""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -68,9 +77,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> None:
-    """Let the search show pages of tables after those that explain."""
-    if page.file.src_uri in TABLES:
-        page.meta["search"] = {"boost": 0.01}
+    """Let the search show pages that explain before those that list."""
+    for start, rank in RANKS.items():
+        if page.file.src_uri.startswith(start):
+            page.meta["search"] = {"boost": rank}
 
 
 def on_env(env: Any, config: MkDocsConfig, files: Files) -> None:
