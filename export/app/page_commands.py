@@ -67,9 +67,24 @@ def reference(
         stdout().print(f"{count} rows  {out.absolute()}", soft_wrap=True)
 
 
+def _pages_that_begin(incomplete: str) -> list[str]:
+    """Return the pages whose name, or last part of it, begins so; a shell asks for them."""
+    # Imported here, so that the other commands and --help do not wait for it.
+    from export.app import documentation
+
+    return [name for name in documentation.pages() if name.startswith(incomplete)] or [
+        name.rpartition("/")[2] for name in documentation.pages() if name.rpartition("/")[2].startswith(incomplete)
+    ]
+
+
 def docs(
     name: Annotated[
-        str | None, typer.Argument(metavar="[PAGE[#SECTION]]", help="What to print; without it the pages are listed.")
+        str | None,
+        typer.Argument(
+            metavar="[PAGE[#SECTION]]",
+            help="What to print; without it the pages are listed.",
+            autocompletion=_pages_that_begin,
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Build the site into this folder; needs the extra docs.")] = None,
     browse: Annotated[bool, typer.Option("--open", help="Open the site that was built.")] = False,
