@@ -12,6 +12,7 @@ from parity_tests.markdown_pages import DOCS, code_blocks, documents, examples, 
 from parity_tests.sources import ROOT
 
 PROCESSES = DOCS / "tutorials" / "several-processes.md"
+PROGRAM = re.compile("^```py$", re.MULTILINE)
 RUN_BY_NAME = {"tutorials/several-processes.md": 1}
 """How many `py` blocks each page has; the tests run `python` blocks without being told of them."""
 
@@ -32,8 +33,5 @@ def test_the_program_for_several_processes(ranks: int, tmp_path: Path) -> None:
 
 
 def test_no_program_is_left_out() -> None:
-    pages = {page: (DOCS / page).read_text(encoding="utf-8") for page in documents()}
-    found = {
-        page: len(re.findall("^```py$", text, re.MULTILINE)) for page, text in texts.items() if "\n```py\n" in text
-    }
+    found = {page: len(PROGRAM.findall((DOCS / page).read_text(encoding="utf-8"))) for page in documents()}
     assert {page: count for page, count in found.items() if count} == RUN_BY_NAME
