@@ -334,7 +334,7 @@ def test_one_error_does_not_hide_the_other_verdicts(monkeypatch: pytest.MonkeyPa
         (("flow", "skip_mpl"), "did you mean 'skip_mlp'"),
         (("onnx", "nothing", "n.onnx"), "is unknown"),
         (("onnx", "linear", "/no/such/folder/n.onnx"), "does not exist"),
-        (("onnx", "linear", "n.onnx", "--opset", 3), "opset must be from 18"),
+        (("onnx", "linear", "n.onnx", "--opset", 3), "opset must be from 13 to 23"),
         (("flow", "linear", "--plot", "/tmp/n.nothing"), "no picture format"),
         (("flow", "linear", "--per-sample", "--by", "activations"), "by leaves or blocks"),
         (("audit", "skip_mpl"), "did you mean 'skip_mlp'"),
