@@ -310,6 +310,44 @@ def test_the_pair_moves_together_and_is_read_from_any_folder(tmp_path: Path, mon
     assert right(Path("there/other name.onnx"))
 
 
+def linked(kind: str, folder: Path) -> Path:
+    """Return the model of a folder, its files links to blobs as in the Hub's cache, or with a second name each."""
+    (folder / "blobs").mkdir()
+    for number, name in enumerate(name for name in files(folder) if name != "blobs"):
+        blob = folder / "blobs" / str(number)
+        if kind == "hard links":
+            os.link(folder / name, blob)
+        else:
+            (folder / name).rename(blob)
+            (folder / name).symlink_to(Path("blobs") / str(number))
+    return next(folder.glob("*.onnx"))
+
+
+@pytest.mark.parametrize("kind", ["cache of the Hub", "hard links"])
+def test_files_that_are_links_are_read_and_judged(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    write(tmp_path / "ours" / "f.onnx", external=True)
+    path = linked(kind, tmp_path / "ours")
+    assert right(path)
+    assert np.array_equal(export.weights(path)["params"]["weight"], made()["weight"].numpy())
+    assert export.memory(path, sizes={"batch": 2}).peak_bytes > 0
+    assert export.verify(network, (made(), X), path, bake=(0,), dynamic=(None, {0: "batch"}), device="cpu")
+
+    (tmp_path / "theirs").mkdir()
+    weight = onnx.numpy_helper.from_array(np.full((2, 32), 0.5, np.float32), "w")
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 32]) for name in "xy"]
+    node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], [weight])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    outside = {"save_as_external_data": True, "location": "w.data", "size_threshold": 0}
+    onnx.save(model, tmp_path / "theirs" / "m.onnx", **outside)
+    path = linked(kind, tmp_path / "theirs")
+    with pytest.raises(onnx.checker.ValidationError, match="link"):
+        onnx.load(path)
+    assert export.verify(lambda x: x + 0.5, (X,), path, device="cpu")
+    assert not export.verify(lambda x: x + 0.6, (X,), path, device="cpu")
+
+
 def test_a_file_with_data_beside_it_is_judged_like_any_other(tmp_path: Path) -> None:
     def branches(params: Any, x: torch.Tensor) -> torch.Tensor:
         return torch.cond(x.sum() > -5, lambda a: a @ params["w"], lambda a: a @ params["w"].sin(), (x,))

@@ -41,22 +41,17 @@ UNITS = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-
 SUBNORMAL = {UNITS[dtype]: float(torch.finfo(dtype).smallest_normal) for dtype in UNITS}
 """Below which values a dtype has fewer digits, by its rounding unit: all are multiples of twice the unit times this."""
 
-LARGEST = torch.finfo(torch.bfloat16).max
-"""The largest rounding that bfloat16 holds."""
-
 
 def rounding_of(unit: float, size: Tensor, y: Any) -> Tensor:
-    """Return roundings in units of `unit` as numbers; those of values that are too small for the dtype's digits too.
-
-    They come in bfloat16 where it holds them all: those of a graph lie in memory together, and need few digits.
-    """
+    """Return roundings in units of `unit` as numbers, few digits of each; those of values too small for the dtype too."""
     found = torch.nan_to_num(unit * size, nan=0.0, posinf=0.0)
     small = (y != 0) & (y.abs() < SUBNORMAL[unit])
     found = torch.where(small, found.clamp(min=2 * unit * SUBNORMAL[unit]), found)
     if unit == UNITS[torch.float64]:
         return found
-    tiny = (found > 0) & (found < torch.finfo(torch.bfloat16).smallest_normal)
-    return found.clamp(max=LARGEST).to(torch.float32 if bool(tiny.any()) else torch.bfloat16)
+    short = torch.finfo(torch.bfloat16)  # roundings of a graph lie in memory together
+    tiny = (found > 0) & (found < short.smallest_normal)
+    return found.clamp(max=short.max).to(torch.float32 if bool(tiny.any()) else torch.bfloat16)
 
 
 ORDERED_SUM = 0.25
