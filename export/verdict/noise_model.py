@@ -43,7 +43,7 @@ SUBNORMAL = {UNITS[dtype]: float(torch.finfo(dtype).smallest_normal) for dtype i
 
 
 def rounding_of(unit: float, size: Tensor, y: Any) -> Tensor:
-    """Return roundings in units of `unit` as numbers, few digits of each; those of values too small for the dtype too."""
+    """Return roundings in units of `unit` as numbers of few digits, those of values too small for the dtype too."""
     found = torch.nan_to_num(unit * size, nan=0.0, posinf=0.0)
     small = (y != 0) & (y.abs() < SUBNORMAL[unit])
     found = torch.where(small, found.clamp(min=2 * unit * SUBNORMAL[unit]), found)
