@@ -221,6 +221,7 @@ def command(*words: object) -> str:
 def test_the_command_lists_and_prints_pages() -> None:
     listed = json.loads(command("--json"))
     assert [f"{name}.md" for name in sorted(listed)] == PAGES
+    assert list(listed)[:3] == ["index", "install", "answers"], "as in the navigation"
     assert "how-to/opsets" in command()
     assert command("opsets") == command("how-to/opsets.html") == (DOCS / "how-to" / "opsets.md").read_text()
     assert command("errors#shapeerror").startswith("## ShapeError\n")

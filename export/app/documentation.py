@@ -27,7 +27,9 @@ def home() -> Path:
 
 
 def pages() -> dict[str, str]:
-    """Return the title of every written page by its name, such as "how-to/opsets"; the catalogue's are not among them.
+    """Return the title of every written page by its name, such as "how-to/opsets", in the order of the navigation.
+
+    The catalogue's and the API's pages are not among them.
 
     Raises:
         ArgumentError: if the pages are not installed.
@@ -37,7 +39,9 @@ def pages() -> dict[str, str]:
     for path in sorted(folder.rglob("*.md")):
         title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
         found[path.relative_to(folder).with_suffix("").as_posix()] = title
-    return {START: found.pop(START), **found}
+    navigation = (home() / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    order = [name for name in re.findall(r"- (\S+)\.md$", navigation, re.MULTILINE) if name in found]
+    return {name: found[name] for name in dict.fromkeys([*order, *found])}
 
 
 def page(name: str) -> str:
