@@ -18,6 +18,7 @@ from parity_tests.oracles.oracle import assert_equal as oracle_equal
 from pure import tree
 from pure.block import Block
 from pure.errors import ArgumentError, RankError, ShapeError
+from pure.interop import CheckpointError, resize_positions
 from pure.interop.checkpoints import from_state_dict, to_state_dict
 from pure.interop.scheme import Source
 from pure.layers import DropPath
@@ -284,3 +285,36 @@ def test_every_branch_is_tagged() -> None:
     _, seen = pure.capture(block)(params, picture(2, 3, 8, 8))
     branches = [name for name in seen if name.endswith("branch")]
     assert branches == [f"blocks.{i}.{part}.branch" for i in (0, 1) for part in ("attention", "mlp")]
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_a_checkpoint_at_another_image_size_is_resized_as_timm_does(registers: int) -> None:
+    sizes: dict[str, Any] = {"embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 3, "reg_tokens": registers}
+    small, large = (timm_vit.VisionTransformer(img_size=side, patch_size=4, **sizes).eval() for side in (16, 24))
+    small = randomised(small).float()
+    block = vit.vision_transformer(
+        image_size=24, patch_size=4, features=8, depth=1, heads=2, num_classes=3, registers=registers
+    )
+    given = small.state_dict()
+    with pytest.raises(
+        CheckpointError, match=r"'pos_embed'.*another image size: .*image_size=…, or .*resize_positions"
+    ):
+        from_state_dict(block, given)
+    theirs = timm_vit.checkpoint_filter_fn(given, large, interpolation="bicubic", antialias=True)
+    resized = resize_positions(block, given)
+    assert torch.equal(resized["pos_embed"], theirs["pos_embed"])
+    large.load_state_dict(theirs)
+    params, state = tree.cast(from_state_dict(block, resized), torch.float64)
+    x = picture(2, 3, 24, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(block(params, x, state), large.double()(x), rtol=1e-12, atol=1e-12)
+
+
+def test_what_has_no_positions_to_resize_is_refused() -> None:
+    block = vit.vision_transformer(image_size=16, patch_size=4, features=8, depth=1, heads=2)
+    with pytest.raises(ArgumentError, match=r"no pos_embed or encoder\.pos_embedding"):
+        resize_positions(block, {})
+    with pytest.raises(ArgumentError, match=r"shape \(1, 7, 8\): expected \(1, 1 \+ side², 8\)"):
+        resize_positions(block, {"pos_embed": torch.zeros(1, 7, 8)})
+    with pytest.raises(ArgumentError, match="expected a vision transformer"):
+        resize_positions(pure.Linear(2, 2), {"pos_embed": torch.zeros(1, 5, 8)})

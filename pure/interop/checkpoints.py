@@ -18,6 +18,7 @@ from pure.interop.files import read
 from pure.interop.mismatch import CheckpointError, check_tensors, misfit, refusal
 from pure.interop.scheme import Rule, Scheme, Source
 from pure.interop.schemes import SCHEMES
+from pure.interop.schemes.vit import POSITIONS
 
 __all__ = ["from_state_dict", "to_state_dict"]
 
@@ -60,6 +61,11 @@ def _best(block: Block, given: Mapping[str, Tensor], source: str | None) -> tupl
         for prefix in dict.fromkeys((scheme.prefix, ""))
     ]
     return max(choices, key=lambda pair: sum(theirs in given for theirs, _ in pair[1].values()))
+
+
+RESIZED = (
+    " (positions of another image size: make the network with that image_size=…, or load resize_positions(block, …))"
+)
 
 
 def from_state_dict(
@@ -111,7 +117,7 @@ def from_state_dict(
         if wrong is None:
             taken[ours] = rule.load(leaf) if rule.load else leaf
         else:
-            misfits[theirs] = wrong
+            misfits[theirs] = wrong + (RESIZED if theirs in POSITIONS else "")
     extra = _unexpected(scheme, names, list(given))
     if missing or extra or misfits:
         theirs_all = [theirs for theirs, _ in wanted.values()]

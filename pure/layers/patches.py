@@ -67,10 +67,16 @@ class PatchEmbedding(Composite):
         return spread(self.image_size, 2, "image_size"), spread(self.patch_size, 2, "patch_size")
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """How many patches an image has, down and across."""
+        (height, width), (down, across) = self._sizes()
+        return height // down, width // across
+
+    @property
     def tokens(self) -> int:
         """How many tokens an image gives."""
-        (height, width), (down, across) = self._sizes()
-        return (height // down) * (width // across)
+        rows, columns = self.grid
+        return rows * columns
 
     def parts(self) -> dict[str, Block]:
         """Return the projection."""

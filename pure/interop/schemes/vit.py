@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Final
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from pure.block import Block
+from pure.errors import ArgumentError
 from pure.interop.scheme import Rule, Scheme
+from pure.layers.embedding import LearnedPositions
+from pure.layers.patches import PatchEmbedding
 
-__all__ = ["SCHEMES"]
+__all__ = ["POSITIONS", "SCHEMES", "resize_positions"]
 
 
 def _without_batch(leaf: Tensor) -> Tensor:
@@ -18,6 +26,8 @@ def _without_batch(leaf: Tensor) -> Tensor:
 def _with_batch(leaf: Tensor) -> Tensor:
     return leaf.unsqueeze(0)
 
+
+POSITIONS: Final = ("pos_embed", "encoder.pos_embedding")
 
 TORCHVISION: Final = "encoder.layers.encoder_layer_{i}."
 
@@ -77,3 +87,47 @@ SCHEMES: Final[tuple[Scheme, ...]] = (
         ),
     ),
 )
+
+
+def resize_positions(block: Block, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a checkpoint whose learned positions fit a vision transformer at another image size.
+
+    The positions of the patches are resized as images, bicubic and with antialiasing as timm does; those of the class
+    token and of registers stay. All else is the given tensors.
+
+    Args:
+        block: the network at the size that is wanted, such as `nets.create(name, image_size=384)`.
+        state_dict: a checkpoint of timm or torchvision of a model with square images.
+
+    Raises:
+        ArgumentError: the block is no vision transformer with learned positions, or the checkpoint has none that fit.
+
+    Example:
+        >>> import torch
+        >>> from pure import nets
+        >>> net = nets.vision_transformer(image_size=32, patch_size=8, features=8, depth=1, heads=2)
+        >>> resize_positions(net, {"pos_embed": torch.zeros(1, 1 + 2 * 2, 8)})["pos_embed"].shape
+        torch.Size([1, 17, 8])
+    """
+    parts = block.children()
+    patches, positions = parts.get("patch_embed"), parts.get("pos_embed")
+    if not isinstance(patches, PatchEmbedding) or not isinstance(positions, LearnedPositions):
+        raise ArgumentError(
+            f"{type(block).__name__}: expected a vision transformer of pure.nets with learned positions"
+        )
+    name = next((name for name in POSITIONS if name in state_dict), None)
+    if name is None:
+        raise ArgumentError(f"the checkpoint has no {' or '.join(POSITIONS)}: expected one of timm or torchvision")
+    leaf = state_dict[name]
+    rows, columns = patches.grid
+    kept = positions.count - rows * columns
+    side = math.isqrt(max(leaf.shape[1] - kept, 0))
+    if leaf.ndim != 3 or side * side != leaf.shape[1] - kept or side == 0:
+        raise ArgumentError(
+            f"{name} has shape {tuple(leaf.shape)}: expected (1, {kept} + side², {positions.features}), the "
+            "positions of square images"
+        )
+    image = leaf[:, kept:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    wide = image if image.element_size() > 2 else image.float()
+    resized = F.interpolate(wide, (rows, columns), mode="bicubic", antialias=True).to(leaf.dtype)
+    return {**state_dict, name: torch.cat((leaf[:, :kept], resized.flatten(2).mT), 1)}
