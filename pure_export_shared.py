@@ -260,8 +260,9 @@ def html_text(text: str, passed: bool | None = None) -> str:
     True
     """
     edge = {None: "#bbbbbb", True: "#009E73", False: "#D55E00"}[passed]
-    style = f"border-left:3px solid {edge};padding:0.3em 0.8em;overflow-x:auto;line-height:1.35;white-space:pre"
-    return f'<pre style="{style}">{escape(text, quote=False)}</pre>'
+    style = f"border-left:3px solid {edge};padding:0.3em 0.8em;"
+    style += "overflow-x:auto;line-height:1.35;white-space:pre;font-family:ui-monospace,Menlo,Consolas,monospace"
+    return f'<pre tabindex="0" style="{style}">{escape(text, quote=False)}</pre>'
 
 
 class HtmlText:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # fetched at the first use, by `__getattr__`
     from export.quantization.quantizing import Quantized, quantize
     from export.runtime.loaded_file import Loaded
     from export.runtime.loading import load
+    from export.testing.verdict_page import write_html
     from export.verdict.verdict_result import Verdict
     from export.verdict.verification import verify
 
@@ -40,6 +41,7 @@ _HOMES = {
     "jit": "export.compiler.jitted",
     "Jitted": "export.compiler.jitted",
     "weights": "export.files.checkpoint",
+    "write_html": "export.testing.verdict_page",
     "replace_weights": "export.files.checkpoint",
 }
 _MODULES = ("errors", "runtime")
@@ -63,6 +65,7 @@ __all__ = [
     "verify",
     "verify_quantized",
     "weights",
+    "write_html",
 ]
 
 

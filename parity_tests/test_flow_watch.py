@@ -1,8 +1,11 @@
 """`flow.watch`, its page, TensorBoard's names, and what notebooks are shown."""
 
+import html
+import json
 import math
+import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +16,8 @@ import pure
 from pure import flow, nets, tree
 from pure.block_html import block_html
 from pure.errors import ArgumentError
-from pure.flow.plot.audit_html import write_audit_html
 from pure.flow.plot.html_lines import Panel, line_page
+from pure.flow.shared.terminal import Bars
 from pure_export_shared import html_text
 
 NET = nets.residual_mlp(6, 8, 3)
@@ -113,12 +116,30 @@ def test_results_go_to_tensorboard_by_name(run: list[flow.Observation]) -> None:
 
 def test_an_audit_s_page_has_gaps_where_nothing_was_measured(tmp_path: Path) -> None:
     params, _ = NET.init(torch.Generator().manual_seed(0), torch.float64)
-    write_audit_html(flow.audit(NET, params, torch.ones(3, 6, dtype=torch.float64)), tmp_path / "audit.html")
+    flow.write_html(flow.audit(NET, params, torch.ones(3, 6, dtype=torch.float64)), tmp_path / "audit.html")
     page = (tmp_path / "audit.html").read_text(encoding="utf-8")
     assert "branch over stream" in page
     assert "nan" not in page.partition("<script>")[0].lower().replace("finance", "")
     empty = line_page("x", [Panel("none", "depth", [0.0, 1.0], {"a": [math.nan, -math.inf]}, log=True)])
     assert "nothing was measured" in empty
+
+
+def test_a_path_spectrum_s_page_holds_its_numbers(tmp_path: Path) -> None:
+    net = nets.residual_mlp(features=6, hidden_features=8, depth=4)
+    params, _ = net.init(torch.Generator().manual_seed(0), torch.float64)
+    x = torch.ones(3, 6, dtype=torch.float64)
+    found = flow.path_spectrum(net, params, x, x)
+    flow.write_html(found, tmp_path / "paths.html", title="a < b")
+    page = (tmp_path / "paths.html").read_text(encoding="utf-8")
+    assert "<title>a &lt; b</title>" in page
+    points = json.loads(html.unescape(page.split('data-points="')[1].split('"')[0]))
+    shares = [value for _, _, name, _, value in points if name == "share"]
+    assert shares == pytest.approx(found.shares.tolist())
+    assert f"mean path length {found.mean_path_length:.4g} of 4 branches" in page
+    assert "http" not in page
+    with pytest.raises(ArgumentError, match="result is int: expected an Audit or a PathSpectrum"):
+        flow.write_html(3, tmp_path / "no.html")  # type: ignore[arg-type]
+    assert not (tmp_path / "no.html").exists()
 
 
 def test_notebooks_show_blocks_as_trees_and_results_as_tables(run: list[flow.Observation]) -> None:
@@ -137,3 +158,24 @@ def test_a_picture_shows_without_a_magic(run: list[flow.Observation]) -> None:
     params, _ = NET.init(torch.Generator().manual_seed(0), torch.float64)
     figure: Any = flow.gradient_norms(lambda p, x: NET(p, x).square().sum(), params, torch.ones(2, 6).double()).plot()
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_bar_in_a_notebook_counts_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, str]] = []
+    module: Any = ModuleType("IPython.display")
+
+    def display(data: dict[str, str], **options: bool) -> SimpleNamespace:
+        assert options == {"raw": True, "display_id": True}
+        seen.append(data)
+        return SimpleNamespace(update=lambda data, raw: seen.append(data))
+
+    module.display = display
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with Bars(True) as track:
+        assert list(track(range(200), "forward")) == list(range(200))
+    assert seen[0] == {"text/plain": "forward"}
+    assert seen[-2] == {"text/plain": "forward 200/200"}
+    assert seen[-1] == {}
+    assert len(seen) < 30

@@ -78,10 +78,12 @@ def test_folders_and_files_stay_small() -> None:
 
 def test_pure_needs_only_torch_and_safetensors() -> None:
     allowed = {"pure", SHARED, "torch", "safetensors", *sys.stdlib_module_names}
+    terminal = "pure/flow/shared/terminal.py"
+    homes = {"matplotlib": "pure/flow/", "rich": terminal, "IPython": terminal}
     foreign = []
     for path in python_files("pure"):
         for found in imports(path):
-            where = {"matplotlib": "pure/flow/", "rich": "pure/flow/shared/terminal.py"}.get(top(found.module))
+            where = homes.get(top(found.module))
             showing = where is not None and found.deferred and relative(path).startswith(where)
             if top(found.module) not in allowed and not showing:
                 foreign.append(f"{relative(path)}:{found.line} {found.module}")

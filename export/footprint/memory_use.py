@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from export.footprint.byte_text import in_mib
+from pure_export_shared import HtmlText
 
 __all__ = ["AliveValue", "MemoryUse", "NodeMemory"]
 
@@ -57,7 +58,7 @@ class AliveValue:
 
 
 @dataclasses.dataclass(frozen=True)
-class MemoryUse:
+class MemoryUse(HtmlText):
     """The bytes of a file while it runs on a CPU.
 
     Attributes:

@@ -26,7 +26,7 @@ from export.quantization.batches import Feed, fed
 from export.quantization.integer_kernels import Kernels, kernels
 from export.runtime import loading, sessions
 from export.runtime.loaded_file import Loaded
-from pure_export_shared import replacing
+from pure_export_shared import HtmlText, replacing
 
 __all__ = ["Quantized", "file_size", "quantize"]
 
@@ -44,7 +44,7 @@ Method = Literal["minmax", "entropy", "percentile"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantized:
+class Quantized(HtmlText):
     """What a quantisation wrote.
 
     Attributes:

@@ -1,1 +1,1 @@
-"""Verdicts in test suites: what a run under other versions is compared with. `pure_export_pytest` is the plugin."""
+"""Verdicts in test suites and as pages. `pure_export_pytest` is the plugin."""

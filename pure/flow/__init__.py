@@ -26,6 +26,7 @@ from pure.flow.paths.path_result import PathSpectrum
 from pure.flow.paths.path_split import path_spectrum, path_spectrum_of_loss
 from pure.flow.per_sample.sample_gradients import per_sample_gradients
 from pure.flow.per_sample.sample_norms import PerSampleNorms, per_sample_norms
+from pure.flow.plot.result_html import write_html
 from pure.flow.plot.style import PlotError
 from pure.flow.shared.result import save_json
 from pure.flow.shared.tensorboard import to_tensorboard
@@ -98,4 +99,5 @@ __all__ = [
     "to_tensorboard",
     "watch",
     "watch_page",
+    "write_html",
 ]

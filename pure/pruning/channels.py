@@ -16,6 +16,7 @@ from pure.errors import ArgumentError, PureError, UnsupportedError, nearest
 from pure.pruning.coupling import ChannelGroup, coupled_channels, is_shape
 from pure.pruning.importance import Importance, channel_importance
 from pure.pruning.rebuild import resized
+from pure_export_shared import HtmlText
 
 __all__ = ["PrunedChannels", "prune_channels"]
 
@@ -29,7 +30,7 @@ RANDOM_INPUTS = 3
 
 
 @dataclass(frozen=True)
-class PrunedChannels:
+class PrunedChannels(HtmlText):
     """The result of `prune_channels`.
 
     Attributes:

@@ -12,6 +12,7 @@ from torch import Tensor
 from pure import tree
 from pure.errors import ArgumentError
 from pure.tree import Tree
+from pure_export_shared import HtmlText
 
 __all__ = ["Sparsity", "apply_masks", "magnitude_masks", "sparsity"]
 
@@ -99,7 +100,7 @@ def apply_masks(params: Tree, masks: Tree) -> Tree:
 
 
 @dataclass(frozen=True)
-class Sparsity:
+class Sparsity(HtmlText):
     """How much of each leaf is 0.
 
     Attributes:

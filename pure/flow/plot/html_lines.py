@@ -49,7 +49,7 @@ def line_page(title: str, panels: Sequence[Panel], text: str = "") -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head><body>'
-        f"<h1>{escape(title)}</h1><main>{charts}</main>{below}<script>{SCRIPT}</script></body></html>"
+        f"<main><h1>{escape(title)}</h1><section>{charts}</section>{below}</main><script>{SCRIPT}</script></body></html>"
     )
 
 
@@ -134,12 +134,12 @@ def _bottom(first: float, last: float, name: str, at: _Place, low: float) -> str
 
 STYLE: Final = (
     "body{font:15px/1.45 system-ui,sans-serif;margin:1rem;color:#222;background:#fff}h1{font-size:1.2rem}"
-    "main{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));gap:1.2rem}"
+    "section{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));gap:1.2rem}"
     "figure{margin:0;min-width:0}h2{font-size:.95rem;margin:.2rem 0}svg{width:100%;height:auto;touch-action:pan-y}"
     "svg line{stroke:#ddd}svg text{font-size:11px;fill:#444}output{display:block;font-size:.8rem;min-height:1.3em}"
     ".mark{fill:none;stroke:#000;visibility:hidden}details span{display:inline-block;margin-right:.8em;font-size:.8rem}"
     "details i{display:inline-block;width:.8em;height:.8em;margin-right:.3em}summary{font-size:.8rem}"
-    "figure p{font-size:.85rem;margin:.3rem 0}pre{overflow-x:auto;font-size:.8rem;white-space:pre-wrap}"
+    "figure p{font-size:.85rem;margin:.3rem 0}pre{overflow-x:auto;font-size:.75rem;white-space:pre-wrap;columns:26rem}"
 )
 SCRIPT: Final = """
 for (const svg of document.querySelectorAll("svg[data-points]")) {

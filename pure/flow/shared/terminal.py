@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Bars", "rich_table", "show"]
 
+NOTEBOOK_UPDATES = 20
+"""How often a loop's count is shown anew in a notebook."""
+
 
 def rich_table(text: str) -> Table:
     """Return a table that `rich` draws, of the plain text that a result's `table()` gives.
@@ -77,12 +80,28 @@ class Bars:
         from rich.console import Console
         from rich.progress import Progress
 
-        self.bar = Progress(console=Console(stderr=True), transient=True)
+        console = Console(stderr=True)
+        if console.is_jupyter:
+            return self._in_notebook
+        self.bar = Progress(console=console, transient=True)
         self.bar.start()
         return self._track
 
     def _track(self, loop: Iterable[int], what: str) -> Iterator[int]:
         yield from self.bar.track(loop, description=what)
+
+    def _in_notebook(self, loop: Iterable[int], what: str) -> Iterator[int]:
+        from IPython.display import display  # type: ignore[import-not-found,unused-ignore]  # a notebook has it
+
+        steps = list(loop)
+        place = display({"text/plain": what}, raw=True, display_id=True)
+        try:
+            for done, step in enumerate(steps, 1):
+                yield step
+                if done * NOTEBOOK_UPDATES // len(steps) > (done - 1) * NOTEBOOK_UPDATES // len(steps):
+                    place.update({"text/plain": f"{what} {done}/{len(steps)}"}, raw=True)
+        finally:
+            place.update({}, raw=True)  # an output without data takes no room
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
