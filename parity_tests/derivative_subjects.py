@@ -29,11 +29,13 @@ class Subject:
         name: what it is, and in which mode.
         make: returns it, with so many outputs.
         kernel: whether it is PyTorch's own function, in which faults are noted but not ours.
+        surrogate: why its derivative is not that of its values, by the method's own definition.
     """
 
     name: str
     make: Callable[[int], Function]
     kernel: bool = False
+    surrogate: str = ""
 
 
 def _along(values: Any, seed: int) -> tuple[list[Tensor], list[list[Tensor]], Any]:
@@ -205,6 +207,16 @@ KERNELS: dict[str, tuple[Callable[..., Tensor], tuple[tuple[int, ...], ...]]] = 
 """PyTorch's own functions, whose faults users meet outside of blocks."""
 
 
+STRAIGHT_THROUGH = "a hard gate with the gradient of the soft one"
+SURROGATES = {
+    "shake_shake_block": "the gradient mixes the branches by weights of its own",
+    "convnet_aig": STRAIGHT_THROUGH,
+    "convnet_aig_project": STRAIGHT_THROUGH,
+    "skipnet": STRAIGHT_THROUGH,
+}
+"""Rows that train by another gradient than that of their values."""
+
+
 def _differs_in_training(row: Case) -> bool:
     block = row.make()
     return block.stochastic or bool(block.init(torch.Generator(), device="meta")[1])
@@ -215,7 +227,11 @@ def subjects() -> list[Subject]:
     modes = {"": False, ", training": True}
     return [
         *(
-            Subject(row.name + mode, partial(_row, row, training))
+            Subject(
+                row.name + mode,
+                partial(_row, row, training),
+                surrogate=SURROGATES.get(row.name, "") if training else "",
+            )
             for row in CASES
             for mode, training in modes.items()
             if not training or _differs_in_training(row)
