@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import blocks, compilers, cuda, exporters, flow, memory, spmd
+from benchmarks import blocks, compilers, cuda, exporters, flow, forms, memory, spmd
 from benchmarks.environment import environment
 from benchmarks.report import print_measurement, write_json
 
@@ -16,6 +16,7 @@ SUITES = {
     compilers.NAME: compilers.measurements,
     exporters.NAME: exporters.measurements,
     flow.NAME: flow.measurements,
+    forms.NAME: forms.measurements,
     memory.NAME: memory.measurements,
     spmd.NAME: spmd.measurements,
 }

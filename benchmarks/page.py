@@ -1,6 +1,7 @@
 """`python -m benchmarks.page` draws the tables of docs/benchmarks.md from the committed results files."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,44 @@ def speed(data: dict[str, Any]) -> str:
     for measurement in data["measurements"]:
         lines += timed(measurement)
     return "\n".join(lines)
+
+
+def summary(results: dict[str, dict[str, Any]]) -> str:
+    """The answer to "how fast is it?", a line each for a call, a compiled call, a file and a measurement."""
+    blocks, jit, files, measured = (
+        results[name]["measurements"] for name in ("blocks", "compilers", "exporters", "flow")
+    )
+    cells = [ratios_to(m, "eager") for m in jit if {"eager", "export.jit"} <= {t["name"] for t in m["timings"]}]
+    against_eager = math.exp(sum(math.log(cell["export.jit"]) for cell in cells) / len(cells))
+    mean = next(m["notes"] for m in jit if "cells" in m["notes"])
+    calls = {m["name"]: {t["name"]: t["ratio"] for t in m["timings"]} for m in blocks}
+    small, large = [name for name in calls if name.startswith("call:")][:2]
+    means = ("run time, geometric mean of the ratios", "compile time, geometric mean of the ratios")
+    spread = [function(cell["export.jit"] for cell in cells) for function in (min, max)]
+    written = [m["timings"][1]["ratio"] for m in files if m["name"].startswith("export")]
+    latency = [m["timings"][1]["ratio"] for m in files if m["name"].startswith("latency")]
+    norms = next(m for m in measured if m["name"].startswith("per-sample norms"))
+    per_sample = {t["name"]: t["ratio"] for t in norms["timings"]}
+    return "\n".join(
+        (
+            f"- A block, eager: {calls[small]['pure block']:.2f} of the time of the same nn.Module where Python's time "
+            f"counts ({small.removeprefix('call: ')}), {calls[large]['pure block']:.2f} where arithmetic does "
+            f"({large.removeprefix('call: ')}).",
+            f"- Compiled by `export.jit`: {against_eager:.2f} of eager's time (geometric mean of {len(cells)} "
+            f"functions, {spread[0]:.2f} to {spread[1]:.2f}), and {mean[means[0]]:.2f} of torch.compile's, after "
+            f"{mean[means[1]]:.2f} of its compile time.",
+            f"- A file: written in {min(written):.2f} to {max(written):.2f} of torch.onnx.export's time, and run in "
+            f"{min(latency):.2f} to {max(latency):.2f} of its file's.",
+            f"- Norms of per-sample gradients: {per_sample['flow.per_sample_norms']:.2f} of one gradient of the batch "
+            f"(Opacus {per_sample['Opacus ghost norms']:.2f}; {norms['name'].removeprefix('per-sample norms: ')}).",
+        )
+    )
+
+
+def ratios_to(measurement: dict[str, Any], name: str) -> dict[str, float]:
+    """The contenders' medians divided by one of them."""
+    medians = {timing["name"]: timing["median_seconds"] for timing in measurement["timings"]}
+    return {other: seconds / medians[name] for other, seconds in medians.items()}
 
 
 def timed(measurement: dict[str, Any]) -> list[str]:
@@ -101,6 +140,28 @@ def exporters(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def forms(data: dict[str, Any]) -> str:
+    """One row an operator: its forward by torch.onnx, then ours and our derivatives, as nodes and ratios of time."""
+    lines = [
+        f"{surroundings(data, 'forms.json', 'torch', 'onnxruntime-gpu')} Files of single operators with fixed sizes: "
+        "nodes, and the time of a call as a ratio to that of torch.onnx's file of the forward.",
+        "",
+        "| operator | torch.onnx, forward | ours, forward | ours, jvp | ours, gradient |",
+        "|---|---|---|---|---|",
+    ]
+    for measurement in data["measurements"]:
+        cells = [measurement["name"]]
+        for timing in measurement["timings"]:
+            count = measurement["notes"][f"nodes, {timing['name']}"]
+            nodes = f"{count} node{'' if count == 1 else 's'}"
+            first = len(cells) == 1
+            cells.append(
+                f"{nodes}, {timing['median_seconds'] * 1e3:.3g} ms" if first else f"{nodes}, {timing['ratio']:.2f}"
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def flow(data: dict[str, Any]) -> str:
     """One row a contender of each comparison, then what was run once."""
     lines = [
@@ -127,12 +188,14 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "compilers": compilers,
     "exporters": exporters,
     "flow": flow,
+    "forms": forms,
 }
 FILES = {
     "speed": "blocks.json",
     "compilers": "compilers.json",
     "exporters": "exporters.json",
     "flow": "flow.json",
+    "forms": "forms.json",
 }
 
 
@@ -170,21 +233,32 @@ def gpu_results(root: Path = ROOT) -> list[Path]:
 
 def drawn(page: str, name: str, data: dict[str, Any]) -> str:
     """The page's text with one table between its markers."""
-    start, end = f"<!-- {name} table: python -m benchmarks.page -->", f"<!-- end of {name} table -->"
+    return between(page, f"{name} table", (cuda if name == "cuda" else TABLES[name])(data))
+
+
+def between(page: str, name: str, text: str) -> str:
+    """The page with a text between the markers of a name."""
+    start, end = f"<!-- {name}: python -m benchmarks.page -->", f"<!-- end of {name} -->"
     head, _, rest = page.partition(start)
     _, _, tail = rest.partition(end)
-    return f"{head}{start}\n\n{(cuda if name == 'cuda' else TABLES[name])(data)}\n\n{end}{tail}"
+    return f"{head}{start}\n\n{text}\n\n{end}{tail}"
+
+
+def filled(text: str, root: Path = ROOT) -> str:
+    """The page's text with its summary and every table drawn from the results."""
+    results = {name: json.loads((root / RESULTS / file).read_text(encoding="utf-8")) for name, file in FILES.items()}
+    text = between(text, "summary", summary({**results, "blocks": results["speed"]}))
+    for name, data in results.items():
+        text = drawn(text, name, data)
+    if gpu_results(root) and "<!-- cuda table:" in text:
+        text = drawn(text, "cuda", json.loads(gpu_results(root)[-1].read_text(encoding="utf-8")))
+    return text
 
 
 def main() -> None:
     """Write the tables into the page."""
     path = ROOT / PAGE
-    text = path.read_text(encoding="utf-8")
-    for name, file in FILES.items():
-        text = drawn(text, name, json.loads((ROOT / RESULTS / file).read_text(encoding="utf-8")))
-    if gpu_results() and "<!-- cuda table:" in text:
-        text = drawn(text, "cuda", json.loads(gpu_results()[-1].read_text(encoding="utf-8")))
-    path.write_text(text, encoding="utf-8")
+    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

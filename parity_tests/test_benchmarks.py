@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import compilers, page
+from benchmarks import compilers, forms, page
 from benchmarks.__main__ import main
 from benchmarks.agreement import same_leaves
 from benchmarks.environment import environment
@@ -122,6 +122,29 @@ def test_the_page_shows_the_committed_results(name: str, root: Path) -> None:
     text = (root / page.PAGE).read_text(encoding="utf-8")
     data = json.loads((root / page.RESULTS / page.FILES[name]).read_text(encoding="utf-8"))
     assert page.drawn(text, name, data) == text, "draw it again: python -m benchmarks.page"
+
+
+def test_the_summary_of_the_page_is_drawn_from_the_results(root: Path) -> None:
+    text = (root / page.PAGE).read_text(encoding="utf-8")
+    assert page.filled(text, root) == text, "draw it again: python -m benchmarks.page"
+    figure = page.summary(
+        {
+            name: json.loads((root / page.RESULTS / file).read_text(encoding="utf-8"))
+            for name, file in {**page.FILES, "blocks": page.FILES["speed"]}.items()
+        }
+    )
+    assert figure in text
+    assert page.filled(text.replace(figure, "?"), root) == text
+
+
+@pytest.mark.parametrize("name", ["interpolate bilinear ×2", "attention"])
+def test_files_of_single_operators_are_held_against_pytorch(name: str, tmp_path: Path) -> None:
+    found = forms.compared(name, tmp_path)
+    assert [contender.name for contender in found.contenders] == [forms.TORCH, "forward", "jvp", "gradient"]
+    path = tmp_path / "forward.onnx"
+    operator, inputs = forms.OPERATORS[name]
+    with pytest.raises(AssertionError, match="forward is off by"):
+        forms.caller(path, lambda *given: 1.01 * operator(*given), inputs)
 
 
 def timed(name: str, *seconds: float) -> Timing:
