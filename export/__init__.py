@@ -73,7 +73,11 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"export.{name}")
     if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        try:
+            value = getattr(importlib.import_module(_HOMES[name]), name)
+        except ModuleNotFoundError as error:
+            what = f"export.{name} needs {error.name}, which is not installed: python -m pip install pure-export"
+            raise ModuleNotFoundError(what, name=error.name) from error
         globals()[name] = value
         return value
     raise AttributeError(f"module 'export' has no attribute {name!r}; it has {', '.join(__all__)}")

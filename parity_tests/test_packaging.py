@@ -11,8 +11,11 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+import export
 
 FLAVOURS = {"onnxruntime", "onnxruntime-gpu"}
 ENVIRONMENTS = {
@@ -113,3 +116,43 @@ def test_constraints_are_exact_pins_that_fit_the_metadata(root: Path) -> None:
 
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+LOAD_ALONE = """
+import sys
+for name in ("torch", "pure", "onnx", "onnx_ir", "onnxscript", "safetensors", "typer"):
+    sys.modules[name] = None
+import numpy as np
+import export
+assert export.__file__.startswith(sys.argv[1]), export.__file__
+x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
+y = export.load(sys.argv[2], device="cpu")({"x": x})["y"]
+assert np.allclose(y, np.tanh(2 * x), atol=1e-6)
+try:
+    export.verify
+except ModuleNotFoundError as error:
+    assert "pip install pure-export" in str(error), error
+    print("loaded")
+"""
+
+
+def test_the_runtime_s_wheel_loads_a_file_without_pytorch(root: Path, tmp_path: Path) -> None:
+    """`pure-export-runtime` asks for numpy and ONNX Runtime only, in the version of pure-export."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    done = subprocess.run([*command, str(root / "runtime")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as opened:
+        opened.extractall(tmp_path / "site")
+    (info,) = (tmp_path / "site").glob("*.dist-info")
+    found = Parser().parsestr((info / "METADATA").read_text(encoding="utf-8"))
+    whole = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (found["Name"], found["Version"]) == ("pure-export-runtime", whole["version"])
+    asked = {(r.name, str(r.specifier), str(r.marker)) for r in requirements(found)}
+    assert {name for name, _, _ in asked} == {"numpy", *FLAVOURS}
+    assert asked <= {(r.name, str(r.specifier), str(r.marker)) for r in map(Requirement, whole["dependencies"])}
+    export.to_onnx(lambda batch: {"y": torch.tanh(2 * batch["x"])}, ({"x": torch.ones(3, 4)},), tmp_path / "f.onnx")
+    script = [sys.executable, "-c", LOAD_ALONE, str(tmp_path / "site"), str(tmp_path / "f.onnx")]
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": ""}
+    ran = subprocess.run(script, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
+    assert ran.stdout == "loaded\n", ran.stderr
