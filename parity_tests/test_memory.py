@@ -273,6 +273,39 @@ def test_the_bytes_of_a_file_are_those_of_a_process(name: str, tmp_path: Path) -
     assert used.held_bytes == pytest.approx(measured, rel=0.1), used.summary()
 
 
+CALLS = """
+import random, sys, torch, export
+from torch.func import grad
+from pure import nets
+kind, folder = sys.argv[1:]
+block = nets.densenet(4, (2, 2), 8, num_classes=4)
+params, state = block.init(torch.Generator().manual_seed(0))
+slope = grad(lambda params, x: block(params, x, state).square().mean())
+if kind == "load":
+    args = params, torch.randn(3, 3, 16, 16)
+    export.to_onnx(slope, args, folder + "/f.onnx", dynamic=(None, {0: "batch"}))
+    call, largest = export.load(folder + "/f.onnx", device="cpu"), 64
+else:
+    call, largest = export.jit(slope), 4
+sizes = random.Random(0)
+for number in range(1, 1001):
+    call(params, torch.randn(sizes.randint(1, largest), 3, 16, 16))
+    if number in (300, 1000):
+        with open("/proc/self/status") as file:
+            print(next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmRSS")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what a process holds")
+@pytest.mark.parametrize("kind", ["load", "jit"])
+def test_a_thousand_calls_with_changing_batch_sizes_take_no_more_memory(kind: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, kind, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    early, late = map(int, done.stdout.split())
+    assert late - early < 8 * 2**20, f"{in_mib(late - early)} more after 1,000 calls than after 300"
+
+
 def test_a_file_runs_in_the_order_that_is_followed(tmp_path: Path) -> None:
     fn, args = small_networks()["resnet"]
     path = tmp_path / "file.onnx"
