@@ -45,6 +45,7 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     mean = next(m["notes"] for m in jit if "cells" in m["notes"])
     calls = {m["name"]: {t["name"]: t["ratio"] for t in m["timings"]} for m in blocks}
     small, large = [name for name in calls if name.startswith("call:")][:2]
+    gradient = calls[small.replace("call", "gradient", 1)]
     means = ("run time, geometric mean of the ratios", "compile time, geometric mean of the ratios")
     spread = [function(cell["export.jit"] for cell in cells) for function in (min, max)]
     written = [m["timings"][1]["ratio"] for m in files if m["name"].startswith("export")]
@@ -56,6 +57,8 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
             f"- A block, eager: {calls[small]['pure block']:.2f} of the time of the same nn.Module where Python's time "
             f"counts ({small.removeprefix('call: ')}), {calls[large]['pure block']:.2f} where arithmetic does "
             f"({large.removeprefix('call: ')}).",
+            f"- A gradient of the former: {gradient['pure block, pure.grad']:.2f} of autograd's time by `pure.grad`, "
+            f"{gradient['pure block, func.grad']:.2f} by `torch.func.grad`, which wraps every leaf.",
             f"- Compiled by `export.jit`: {against_eager:.2f} of eager's time (geometric mean of {len(cells)} "
             f"functions, {spread[0]:.2f} to {spread[1]:.2f}), and {mean[means[0]]:.2f} of torch.compile's, after "
             f"{mean[means[1]]:.2f} of its compile time.",

@@ -137,10 +137,15 @@ def file_of(module: str) -> Path | None:
 
 
 def public_names(source: Path | None) -> list[str]:
-    """Return `__all__` of a file, read without running it."""
+    """Return `__all__` of a file, read without running it; of `*NETWORKS` in it, what it imports by stars."""
     assert source is not None
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+    found: list[str] = []
+    body = ast.parse(source.read_text(encoding="utf-8"))
+    for node in ast.walk(body):
         if isinstance(node, ast.Assign) and any(ast.unparse(target) == "__all__" for target in node.targets):
-            names: list[Any] = ast.literal_eval(node.value)
-            return names
-    return []
+            assert isinstance(node.value, (ast.List, ast.Tuple))
+            found += [ast.literal_eval(item) for item in node.value.elts if not isinstance(item, ast.Starred)]
+            if any(isinstance(item, ast.Starred) for item in node.value.elts):
+                stars = [n for n in body.body if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
+                found += [name for star in stars for name in public_names(file_of(str(star.module)))]
+    return found
