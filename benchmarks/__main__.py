@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import blocks, compilers, cuda, exporters, flow, forms, memory, spmd
+from benchmarks import blocks, compilers, cuda, exporters, flow, forms, memory, spmd, watching
 from benchmarks.environment import environment
 from benchmarks.report import print_measurement, write_json
 
@@ -19,6 +19,7 @@ SUITES = {
     forms.NAME: forms.measurements,
     memory.NAME: memory.measurements,
     spmd.NAME: spmd.measurements,
+    watching.NAME: watching.measurements,
 }
 
 

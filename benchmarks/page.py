@@ -143,6 +143,19 @@ def exporters(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def watch(data: dict[str, Any]) -> str:
+    """One row a contender of each network."""
+    lines = [
+        f"{surroundings(data, 'watch.json', 'torch')} Ratios are to the step alone, with a 95 % interval.",
+        "",
+        "| training step | contender | median | ratio | interval |",
+        "|---|---|---|---|---|",
+    ]
+    for measurement in data["measurements"]:
+        lines += timed(measurement)
+    return "\n".join(lines)
+
+
 def forms(data: dict[str, Any]) -> str:
     """One row an operator: its forward by torch.onnx, then ours and our derivatives, as nodes and ratios of time."""
     lines = [
@@ -192,6 +205,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "exporters": exporters,
     "flow": flow,
     "forms": forms,
+    "watch": watch,
 }
 FILES = {
     "speed": "blocks.json",
@@ -199,6 +213,7 @@ FILES = {
     "exporters": "exporters.json",
     "flow": "flow.json",
     "forms": "forms.json",
+    "watch": "watch.json",
 }
 
 

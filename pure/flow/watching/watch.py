@@ -103,17 +103,17 @@ class Watched:
             )
         weights = torch._foreach_norm(list(before.values()))
         updates = torch._foreach_norm(torch._foreach_sub([new[name] for name in before], list(before.values())))
-        squares: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
-        for name, weight, update in zip(before, weights, updates, strict=True):
-            mine = squares.setdefault(self._block(name), ([], []))
+        norms = torch.stack([norm.float() for norm in (*weights, *updates)]).tolist()  # one transfer from the device
+        grouped: dict[str, tuple[list[float], list[float]]] = {}
+        for name, weight, update in zip(before, norms[: len(before)], norms[len(before) :], strict=True):
+            mine = grouped.setdefault(self._block(name), ([], []))
             mine[0].append(weight)
             mine[1].append(update)
-        groups = [torch.stack(part).norm() for pair in squares.values() for part in pair]
-        values = torch.stack([group.float() for group in groups]).tolist()  # one transfer from the device
-        return {
-            name: BlockNorms(weight, update, update / weight if weight else math.nan)
-            for name, weight, update in zip(squares, values[::2], values[1::2], strict=True)
-        }
+        found = {}
+        for name, parts in grouped.items():
+            weight, update = (math.hypot(*part) for part in parts)
+            found[name] = BlockNorms(weight, update, update / weight if weight else math.nan)
+        return found
 
     def _block(self, name: str) -> str:
         parts = name.split(".")
