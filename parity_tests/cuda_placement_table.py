@@ -28,8 +28,8 @@ A node may be on the CPU only if its value depends on sizes alone, which is foll
 CPU" counts the others. "Copies" are those that the graph has in every run. "One CUDA graph" counts the files that ONNX
 Runtime accepts for it. Files are written by `to_onnx(..., target="cuda")`; "refused" were not written, by a typed
 error. Each session on the stand-in is also a test of `export.devices.cuda_kernels`: for every node of a file that is
-written, that table said beforehand that CUDA runs it, or that it computes sizes. Combinations that are not counted were not tried.
-`python -m parity_tests.cuda_placement --write` renews this page and
+written, that table said beforehand that CUDA runs it, or that it computes sizes. Combinations that are not counted were
+not tried. `python -m parity_tests.cuda_placement --write` renews this page and
 `parity_tests/golden/cuda_placement.json`.
 """
 
