@@ -71,7 +71,7 @@ LACKING = {
     ("mlp with gelu", torch.float64): "Erf",
     ("convolution and group norm", torch.bfloat16): "Conv",
     ("convolution and group norm", torch.float64): "Conv",
-    ("attention", torch.bfloat16): "MatMul",
+    ("attention", torch.bfloat16): "MatMul or Where",  # Where below opset 16, in the standard itself
     ("batch norm in training", torch.bfloat16): "MatMul",
 }
 """What ONNX Runtime's CPU provider has no kernel for; where it lacks several, it names one of them."""

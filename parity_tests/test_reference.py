@@ -349,6 +349,7 @@ def test_the_list_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("export.app.console.stdout", lambda: console)
     monkeypatch.setattr(printing, "stdout", lambda: console)
     row = {"name": "n" * 30, "family": "transformer", "formula": "x + f(x)", "parameters": 1234567}
+    row["extras"] = ["control"]
     measured = {"difference": 1e-16, "float32": {"status": "pass", "ratio": 0.5}, "oracle": "torch.nn." + "M" * 30}
     printing.catalogue([{**row, "checked": measured}, row])
     lines = capsys.readouterr().out.splitlines()
