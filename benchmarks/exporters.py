@@ -52,20 +52,20 @@ def exports(name: str, ours: Path, theirs: Path) -> Comparison:
     params, state = from_state_dict(block, module.state_dict(), source="torchvision")
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     contenders = (
-        Contender("torch.onnx.export", lambda: by_torch(module, x, theirs)),
+        Contender(
+            "torch.onnx.export",
+            lambda: by_torch(module, (x,), theirs, dynamic_shapes=({0: torch.export.Dim("batch")},)),
+        ),
         Contender("export.to_onnx", lambda: by_export(block, params, state, x, ours)),
     )
     return Comparison(f"export: {name}", contenders, lambda *_: same(ours, theirs, x))
 
 
-def by_torch(module: torch.nn.Module, x: torch.Tensor, path: Path) -> None:
-    """PyTorch's own exporter."""
-    batch = torch.export.Dim("batch")
+def by_torch(module: torch.nn.Module, given: tuple[torch.Tensor, ...], path: Path, **options: Any) -> None:
+    """PyTorch's own exporter, with sizes as they are unless the options say otherwise."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module, (x,), path, dynamo=True, dynamic_shapes=({0: batch},), opset_version=OPSET, verbose=False
-        )
+        torch.onnx.export(module, given, path, dynamo=True, opset_version=OPSET, verbose=False, **options)
 
 
 def by_export(block: Block, params: Any, state: Any, x: torch.Tensor, path: Path) -> None:

@@ -8,10 +8,7 @@ the forward. Every file is held against PyTorch first.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from torch.func import jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import export
-from benchmarks.exporters import OPSET, session
+from benchmarks.exporters import OPSET, by_torch, session
 from benchmarks.harness import QUICK, Budget, Comparison, Contender, Measurement, measure
 
 __all__ = ["NAME", "OPERATORS", "measurements"]
@@ -88,7 +85,7 @@ def compared(name: str, folder: Path) -> Comparison:
         return found
 
     files = {TORCH: (folder / "theirs.onnx", operator, inputs)}
-    by_torch(operator, inputs, files[TORCH][0])
+    by_torch(_Module(operator), inputs, files[TORCH][0])
     for kind, fn, given in (
         ("forward", operator, inputs),
         ("jvp", product, (*inputs, *directions)),
@@ -109,13 +106,6 @@ class _Module(torch.nn.Module):
     def forward(self, *given: Tensor) -> Tensor:
         """Call the operator."""
         return self.operator(*given)
-
-
-def by_torch(operator: Operator, inputs: tuple[Tensor, ...], path: Path) -> None:
-    """Write the operator by PyTorch's own exporter, with sizes as they are."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        torch.onnx.export(_Module(operator), inputs, path, dynamo=True, opset_version=OPSET, verbose=False)
 
 
 def caller(path: Path, fn: Callable[..., object], given: Sequence[Tensor]) -> Callable[[], object]:

@@ -1,9 +1,9 @@
 """`python -m benchmarks.page` draws the tables of docs/benchmarks.md from the committed results files."""
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
@@ -23,13 +23,13 @@ def surroundings(data: dict[str, Any], file: str, *names: str) -> str:
 
 def speed(data: dict[str, Any]) -> str:
     """One row a contender of each comparison, with the environment above."""
-    lines = [
-        f"{surroundings(data, 'blocks.json', 'torch', 'numpy')} Ratios are to the first row of each comparison, "
-        "with a 95 % interval.",
-        "",
-        "| comparison | contender | median | ratio | interval |",
-        "|---|---|---|---|---|",
-    ]
+    where = surroundings(data, "blocks.json", "torch", "numpy")
+    return timed_table(f"{where} Ratios are to the first row of each comparison, with a 95 % interval.", data)
+
+
+def timed_table(text: str, data: dict[str, Any], what: str = "comparison") -> str:
+    """A text, then one row a contender of each comparison."""
+    lines = [text, "", f"| {what} | contender | median | ratio | interval |", "|---|---|---|---|---|"]
     for measurement in data["measurements"]:
         lines += timed(measurement)
     return "\n".join(lines)
@@ -41,7 +41,7 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
         results[name]["measurements"] for name in ("blocks", "compilers", "exporters", "flow")
     )
     cells = [ratios_to(m, "eager") for m in jit if {"eager", "export.jit"} <= {t["name"] for t in m["timings"]}]
-    against_eager = math.exp(sum(math.log(cell["export.jit"]) for cell in cells) / len(cells))
+    against_eager = geometric_mean(cell["export.jit"] for cell in cells)
     mean = next(m["notes"] for m in jit if "cells" in m["notes"])
     calls = {m["name"]: {t["name"]: t["ratio"] for t in m["timings"]} for m in blocks}
     small, large = [name for name in calls if name.startswith("call:")][:2]
@@ -145,15 +145,8 @@ def exporters(data: dict[str, Any]) -> str:
 
 def watch(data: dict[str, Any]) -> str:
     """One row a contender of each network."""
-    lines = [
-        f"{surroundings(data, 'watch.json', 'torch')} Ratios are to the step alone, with a 95 % interval.",
-        "",
-        "| training step | contender | median | ratio | interval |",
-        "|---|---|---|---|---|",
-    ]
-    for measurement in data["measurements"]:
-        lines += timed(measurement)
-    return "\n".join(lines)
+    where = surroundings(data, "watch.json", "torch")
+    return timed_table(f"{where} Ratios are to the step alone, with a 95 % interval.", data, "training step")
 
 
 def forms(data: dict[str, Any]) -> str:

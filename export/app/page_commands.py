@@ -72,8 +72,10 @@ def _pages_that_begin(incomplete: str) -> list[str]:
     # Imported here, so that the other commands and --help do not wait for it.
     from export.app import documentation
 
-    return [name for name in documentation.pages() if name.startswith(incomplete)] or [
-        name.rpartition("/")[2] for name in documentation.pages() if name.rpartition("/")[2].startswith(incomplete)
+    whole = list(documentation.pages())
+    last = [name.rpartition("/")[2] for name in whole]
+    return [name for name in whole if name.startswith(incomplete)] or [
+        name for name in last if name.startswith(incomplete)
     ]
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from export.footprint.size_formulas import evaluated
 
-__all__ = ["GraphValues", "graph_values", "inner_graphs"]
+__all__ = ["GraphValues", "graph_values"]
 
 
 _BLOCKED_CHANNELS = "com.microsoft.nchwc"
@@ -94,11 +94,6 @@ def graph_values(graph: onnx.GraphProto, sizes: Mapping[str, int] | None = None)
         stored,
         frozenset(value.name for value in graph.output),
     )
-
-
-def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """Return the branches or the body that a node holds."""
-    return [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
 def _element_bytes(kind: int) -> float:

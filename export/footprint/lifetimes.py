@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from export.footprint.graph_values import GraphValues, graph_values, inner_graphs
+from export.footprint.graph_values import GraphValues, graph_values
 from export.footprint.kernel_memory import IN_PLACE, VIEWS, workspace
+from export.graph.functions.function_bodies import branches
 
 __all__ = ["Step", "alive_at", "lifetimes", "peak", "reads"]
 
@@ -41,7 +42,7 @@ class Step:
 def reads(node: onnx.NodeProto) -> list[str]:
     """Return the values that a node reads, those read inside its branches or its body included."""
     found = [name for name in node.input if name]
-    for graph in inner_graphs(node):
+    for graph in branches(node):
         found += [name for inner in graph.node for name in reads(inner)]
         found += [value.name for value in graph.output]
     return found
@@ -134,5 +135,5 @@ def _alike(source: str, output: str, values: GraphValues) -> bool:
 
 def _inside(node: onnx.NodeProto, threads: int, sizes: Mapping[str, int] | None) -> int:
     """Return the peak of a node's branches, of which one runs, or of its body."""
-    found = [lifetimes(graph.node, graph_values(graph, sizes), threads, sizes) for graph in inner_graphs(node)]
+    found = [lifetimes(graph.node, graph_values(graph, sizes), threads, sizes) for graph in branches(node)]
     return max(map(peak, found), default=0)

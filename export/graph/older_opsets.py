@@ -9,6 +9,7 @@ import onnx
 from onnx import inliner, version_converter
 
 from export.errors import UnsupportedOpError
+from export.graph.functions.function_bodies import branches
 from export.graph.node_notes import read_notes, unsupported
 
 __all__ = ["IR_VERSIONS", "OLDEST", "WRITTEN", "convert_to_older"]
@@ -75,9 +76,8 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Yield the nodes of a graph and of the graphs inside them."""
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
+        for inner in branches(node):
+            yield from _nodes(inner)
 
 
 def _axes_as_attribute(node: onnx.NodeProto, axes: onnx.TensorProto, opset: int) -> None:
@@ -92,8 +92,7 @@ def _fits(node: onnx.NodeProto, opset: int) -> bool:
 
     From opset 13 on no operator that is written here changed its meaning under the same inputs and attributes.
     """
-    inside = [inner for attribute in node.attribute if attribute.HasField("g") for inner in _nodes(attribute.g)]
-    if not all(inner.domain or _fits(inner, opset) for inner in inside):
+    if not all(inner.domain or _fits(inner, opset) for graph in branches(node) for inner in _nodes(graph)):
         return False  # such a node goes through the converter, and so do the graphs that it holds
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)

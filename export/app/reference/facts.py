@@ -17,6 +17,9 @@ from pure.tags import observe
 
 __all__ = ["Entry", "Facts", "extras_of", "facts", "listed", "shape_text"]
 
+OPTIONAL = "optional"
+"""The kind of a key of extras that the example leaves out."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -81,16 +84,12 @@ def extras_of(case: Case) -> tuple[str, ...]:
     >>> extras_of(catalogue.case("layer_post_norm"))
     ('mask',)
     """
-    block, params, state, x, extras = case.example()
-    read = Reading(extras, complete=False)
-    with torch.no_grad():
-        block(params, x, state, read)
-    return (*extras, *(f"[{name}]" for name in dict.fromkeys(read.asked) if name not in extras))
+    return tuple(f"[{entry.name}]" if entry.kind == OPTIONAL else entry.name for entry in facts(case).extras)
 
 
 def _extra(name: str, extras: Mapping[str, Any]) -> Entry:
     if name not in extras:
-        return Entry(name, "", "optional")
+        return Entry(name, "", OPTIONAL)
     value = extras[name]
     return Entry(name, shape_text(value) if isinstance(value, Tensor) else type(value).__name__)
 

@@ -12,7 +12,7 @@ from onnx import helper
 from export.graph.functions.function_calls import DOMAIN
 from export.graph.node_notes import read_notes
 
-__all__ = ["Occurrence", "call_of", "fresh", "function_of", "inside", "reads", "relative", "renamed"]
+__all__ = ["Occurrence", "branches", "call_of", "fresh", "function_of", "inside", "reads", "relative", "renamed"]
 
 BACKWARD = "backward"
 """What is added to a block's path in the name of the call of its gradient."""
