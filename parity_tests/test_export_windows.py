@@ -12,6 +12,7 @@ from torch.func import grad, vmap
 
 import export
 from export.graph.onnx_export import DEFAULT_OPSET, translate
+from export.ops import convolution_gradients
 from export.ops.convolution_gradients import MIN_CHANNELS_FOR_ONE_PRODUCT
 from export.ops.registry import LOWERINGS
 from export.ops.shared import windows
@@ -46,8 +47,14 @@ def kinds(fn: Callable[..., Any], args: tuple[Tensor, ...], target: str | None) 
     return Counter(node.op_type for node in proto.graph.node)
 
 
+@pytest.mark.parametrize("always", [False, True], ids=["as it pays", "always"])
 @pytest.mark.parametrize(("rank", "space", "options"), CASES.values(), ids=CASES)
-def test_the_numbers_are_the_convolutions(rank: int, space: tuple[int, ...], options: dict[str, Any]) -> None:
+def test_the_numbers_are_the_convolutions(
+    rank: int, space: tuple[int, ...], options: dict[str, Any], always: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if always:  # products wherever there can be one, a product a tap
+        monkeypatch.setattr(windows, "MIN_WEIGHT_FOR_ONE_PRODUCT", 0)
+        monkeypatch.setattr(convolution_gradients, "MAX_VALUES_OF_WINDOWS", 1)
     groups = options.get("groups", 1)
     args = drawn(rank, space, groups)
 
@@ -65,11 +72,14 @@ def test_the_numbers_are_the_convolutions(rank: int, space: tuple[int, ...], opt
             assert (result.double() - reference).norm() / reference.norm() < 2e-6
 
 
-def test_small_maps_become_products_where_a_call_is_for_a_cpu() -> None:
+def test_small_maps_become_products_where_a_call_is_for_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     small, w, b = drawn(2, (3, 3), 1)
     large = torch.zeros(4, FEW, 9, 9)
     conv = lambda x, w, b: F.conv2d(x, w, b, padding=1)  # noqa: E731
     w, b = w.float(), b.float()
+    assert w.numel() < windows.MIN_WEIGHT_FOR_ONE_PRODUCT
+    assert kinds(conv, (small.float(), w, b), target="cpu") == {"Conv": 1}, "a small weight stays in the cache"
+    monkeypatch.setattr(windows, "MIN_WEIGHT_FOR_ONE_PRODUCT", w.numel())
     assert 3 * 3 <= windows.MAX_POSITIONS_FOR_ONE_PRODUCT < 9 * 9
     assert kinds(conv, (small.float(), w, b), target="cpu")["Gemm"] == 1
     assert kinds(conv, (small.float(), w, b), target=None) == {"Conv": 1}

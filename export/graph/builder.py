@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FunctionType
@@ -137,11 +138,12 @@ class Builder:
         return self.tensor_constant(torch.tensor(value, dtype=dtype))
 
     def tensor_constant(self, tensor: torch.Tensor) -> ir.Value:
-        """Return an initializer holding a tensor; small equal constants are shared."""
+        """Return an initializer holding a tensor; equal constants are shared, if small or of integers."""
         tensor = tensor.detach().cpu().contiguous()
         key = None
-        if tensor.numel() <= 64:
-            key = (tensor.dtype, tuple(tensor.shape), tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        if tensor.numel() <= 64 or not (tensor.is_floating_point() or tensor.is_complex()):
+            content = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+            key = (tensor.dtype, tuple(tensor.shape), hashlib.blake2b(content).digest())
             if key in self._constants:
                 return self._constants[key]
         value = self.initializer(self.unique(f"constant.{self._constant_count}"), tensor)

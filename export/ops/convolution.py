@@ -55,7 +55,7 @@ def convolution(
     geometry = windows.Geometry(per_axis(stride, rank), per_axis(padding, rank), per_axis(dilation, rank), groups)
     if g.target == "cpu" and not transposed and groups == 1 and len(g.shape_of(x)) == rank + 2:
         found = windows.recorded_windows(g, x, node, weight, geometry)
-        if found is not None and found.few_positions and g.static(g.shape_of(x)[0]) != 1:
+        if found is not None and found.pay_as_one_product(g, weight, x):
             return _product(g, node, x, weight, bias, found)
     attributes = geometry.attributes()
     attributes["kernel_shape"] = g.fixed(g.shape_of(weight)[2:], "the kernel's sizes must not be dynamic")

@@ -4,7 +4,7 @@ With y = w ∗ x of stride s, padding p and dilation d: the gradient w.r.t. x is
 the gradient w.r.t. w is the convolution of x with ∂y, batch and channels exchanged, of stride d and dilation s. For a
 transposed convolution x and ∂y change places. `vmap` is handled as in `convolution`.
 
-On a CPU a product of windows, made of Slice, Pad and Gemm, is faster than such a convolution; on a GPU each of its
+On a CPU a product of windows, made of Pad, Gather and Gemm, is faster than such a convolution; on a GPU each of its
 nodes is a launch that moves the whole map, so files for CUDA keep Conv and ConvTranspose.
 """
 
@@ -41,8 +41,8 @@ aten: Any = torch.ops.aten
 MIN_CHANNELS_FOR_ONE_PRODUCT = 8
 """Channels from which the gradient w.r.t. the weight is one product; with fewer, extracting windows costs more."""
 
-MIN_VALUES_FOR_PRODUCTS_BY_TAP = 2**16
-"""Values in all windows together from which one product a tap takes less time than windows side by side."""
+MAX_VALUES_OF_WINDOWS = 2**22
+"""Values of windows side by side that are in memory at once, unless one tap of all windows has more."""
 
 
 def convolution_backward(
@@ -92,7 +92,7 @@ def _input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: window
     kernel = _sizes(g, weight, "weight")
     stride, padding = geometry.stride, geometry.padding
     found = windows.recorded_windows(g, x, grad, weight, geometry) if geometry.groups == 1 else None
-    if found is not None and found.few_positions and g.target != "cuda":
+    if found is not None and g.target != "cuda" and found.pay_as_one_product(g, weight, x):
         out_channels, in_channels = g.shape_of(weight)[:2]
         flat = g.reshape(g.tensor(weight), [out_channels, in_channels * found.taps])
         sums = g.reshape(windows.swap_batch_and_channels(g, g.tensor(grad), found.rank), [out_channels, -1])
@@ -193,26 +193,26 @@ def _weight_gradient_product(
 ) -> ir.Value:
     """Compute the same by matrix products, which sum over batch and positions.
 
-    Large maps take one product a tap of the window: all windows side by side would be as many times the map as there
-    are taps, which takes longer to write than to multiply.
+    Large maps take a product for each run of taps of the window, and so do batches of any size: all windows side by
+    side are as many times the map as there are taps.
     """
     batch, spatial = g.shape_of(coarse)[0], [axis + 3 for axis in range(found.rank)]
     order = [1, 2, 0, *spatial]
     sums = windows.grouped(g, g.tensor(coarse), batch, groups, out_channels // groups, found.coarse, order)
-    values = math.prod(found.coarse) * found.taps * in_channels * (g.static(batch) or 1)
-    if groups == 1 and found.taps > 1 and values >= MIN_VALUES_FOR_PRODUCTS_BY_TAP:
+    parts, images = found.taps, g.static(batch)
+    if images is not None:
+        values = math.prod(found.coarse) * found.taps * in_channels * groups * images
+        parts = min(found.taps, math.ceil(values / MAX_VALUES_OF_WINDOWS) or 1)
+    runs = windows.window_rows(g, g.tensor(fine), batch, groups, in_channels, found, parts)
+    if groups == 1:
         rows = g.reshape(sums, [out_channels, -1])
-        taps = windows.window_taps(g, g.tensor(fine), batch, 1, in_channels, found)
-        products = [g.op("Gemm", rows, g.reshape(tap, [-1, in_channels])) for tap in taps]
-        product = g.op("Concat", *products, axis=1)
+        products = [g.op("Gemm", rows, run) for run in runs]
     else:
-        patches = windows.window_rows(g, g.tensor(fine), batch, groups, in_channels, found)
-        if groups == 1:
-            patches = g.reshape(patches, [-1, found.taps * in_channels])
-            product = g.op("Gemm", g.reshape(sums, [out_channels, -1]), patches)
-        else:
-            product = g.op("MatMul", g.reshape(sums, [groups, out_channels // groups, -1]), patches)
-    product = g.transpose(g.reshape(product, [out_channels, found.taps, in_channels]), [0, 2, 1])
+        rows = g.reshape(sums, [groups, out_channels // groups, -1])
+        products = [g.op("MatMul", rows, run) for run in runs]
+    product = products[0] if len(products) == 1 else g.op("Concat", *products, axis=-1)
+    if found.taps > 1:
+        product = g.transpose(g.reshape(product, [out_channels, found.taps, in_channels]), [0, 2, 1])
     return g.reshape(product, [out_channels, in_channels, *found.kernel])
 
 

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
+import torch
 
 from export.graph.builder import Builder
 
 __all__ = [
     "MAX_POSITIONS_FOR_ONE_PRODUCT",
+    "MIN_IMAGES_FOR_ONE_PRODUCT",
+    "MIN_WEIGHT_FOR_ONE_PRODUCT",
     "Geometry",
     "Windows",
     "fold_windows",
@@ -26,12 +29,17 @@ __all__ = [
     "swap_batch_and_channels",
     "window_columns",
     "window_rows",
-    "window_taps",
 ]
 
 
 MAX_POSITIONS_FOR_ONE_PRODUCT = 9
 """Positions of an output image up to which one product for the batch is faster than a convolution's per image."""
+
+MIN_IMAGES_FOR_ONE_PRODUCT = 4
+"""Images from which it is."""
+
+MIN_WEIGHT_FOR_ONE_PRODUCT = 2**19
+"""Values of the weight from which it is: such a weight is read from memory for each image."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +89,17 @@ class Windows:
         """Number of spatial axes."""
         return len(self.fine)
 
+    def pay_as_one_product(self, g: Builder, weight: Any, x: Any) -> bool:
+        """Whether one product for the batch, which reads the weight once, is faster than a convolution's per image."""
+        few = math.prod(self.coarse) <= MAX_POSITIONS_FOR_ONE_PRODUCT
+        batch, *sizes = (g.static(size) for size in (g.shape_of(x)[0], *g.shape_of(weight)))
+        many = batch is None or batch >= MIN_IMAGES_FOR_ONE_PRODUCT
+        return few and many and math.prod(size or 1 for size in sizes) >= MIN_WEIGHT_FOR_ONE_PRODUCT
+
     @property
-    def few_positions(self) -> bool:
-        """Whether one product for the batch is faster than a convolution's per image."""
-        return math.prod(self.coarse) <= MAX_POSITIONS_FOR_ONE_PRODUCT
+    def are_the_map(self) -> bool:
+        """Whether each window is one value, and each value of the padded map one window."""
+        return self.taps == 1 and set(self.stride) == {1}
 
     @property
     def taps(self) -> int:
@@ -95,6 +110,13 @@ class Windows:
         """Return the spatial sizes that the windows cover together."""
         steps = zip(self.coarse, self.stride, self.dilation, self.kernel, strict=True)
         return [(c - 1) * s + d * (k - 1) + 1 for c, s, d, k in steps]
+
+    def places(self) -> torch.Tensor:
+        """Return where each window has each of its taps in the flattened padded map, of shape (positions, taps)."""
+        flat = torch.arange(math.prod(self.padded())).reshape(self.padded())
+        for axis, (k, s, d) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
+            flat = flat.unfold(axis, d * (k - 1) + 1, s)[..., ::d]
+        return flat.reshape(-1, self.taps)
 
     def offsets(self) -> list[tuple[int, ...]]:
         """Return for each tap of a window its first position in the padded map."""
@@ -111,22 +133,30 @@ def recorded_windows(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: 
     return Windows(known[0], known[1], known[2], *map(tuple, settings))
 
 
-def window_rows(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> ir.Value:
-    """Return (groups, batch · positions, taps · channels) of a map (batch, groups · channels, *fine)."""
-    taps = [g.reshape(tap, [groups, -1, channels]) for tap in window_taps(g, x, batch, groups, channels, w)]
-    return taps[0] if len(taps) == 1 else g.op("Concat", *taps, axis=2)
+def window_rows(
+    g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows, parts: int = 1
+) -> Iterator[ir.Value]:
+    """Return (groups, batch · positions, taps · channels) of a map (batch, groups · channels, *fine), by runs of taps.
 
-
-def window_taps(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> Iterator[ir.Value]:
-    """Return for each tap the values that all windows have there: (groups, batch, *positions, channels).
-
-    Each is made when it is asked for, so that what reads it can stand beside it: a graph runs in the order it is made.
+    With one group, its axis is left out. Each run is made when it is asked for, so that what reads it can stand beside
+    it: a graph runs in the order it is made, and one run at a time is in memory.
     """
+    lead = [] if groups == 1 else [groups]
+    last = _padded(g, _channels_last(g, x, batch, groups, channels, w), w, 1)
+    if w.are_the_map:
+        yield g.reshape(last, [*lead, -1, channels])
+        return
+    flat = g.reshape(last, [groups, batch, math.prod(w.padded()), channels])
+    for places in w.places().to(torch.int32).tensor_split(parts, dim=1):
+        rows = g.op("Gather", flat, g.tensor_constant(places), axis=2)
+        yield g.reshape(rows, [*lead, -1, places.shape[1] * channels])
+
+
+def _channels_last(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> ir.Value:
+    """Return a map (batch, groups · channels, *fine) as (groups, batch, *fine, channels)."""
     if groups == 1:  # one axis is moved alone, for which ONNX Runtime has a faster transpose
-        last = g.reshape(g.transpose(x, [0, *range(2, 2 + w.rank), 1]), [1, batch, *w.fine, channels])
-    else:
-        last = grouped(g, x, batch, groups, channels, w.fine, [1, 0, *range(3, 3 + w.rank), 2])
-    return _taps(g, last, w, 1)
+        return g.reshape(g.transpose(x, [0, *range(2, 2 + w.rank), 1]), [1, batch, *w.fine, channels])
+    return grouped(g, x, batch, groups, channels, w.fine, [1, 0, *range(3, 3 + w.rank), 2])
 
 
 def grouped(
@@ -139,8 +169,10 @@ def grouped(
 def window_columns(g: Builder, x: ir.Value, channels: int, w: Windows) -> ir.Value:
     """Return (channels · taps, batch · positions) of a map (batch, channels, *fine)."""
     first = swap_batch_and_channels(g, x, w.rank)
+    if w.are_the_map:
+        return g.reshape(_padded(g, first, w, 0), [channels, -1])
     taps = [g.reshape(tap, [channels, 1, -1]) for tap in _taps(g, first, w, 0)]
-    return g.reshape(taps[0] if len(taps) == 1 else g.op("Concat", *taps, axis=1), [channels * w.taps, -1])
+    return g.reshape(g.op("Concat", *taps, axis=1), [channels * w.taps, -1])
 
 
 def swap_batch_and_channels(g: Builder, x: ir.Value, rank: int) -> ir.Value:
@@ -150,16 +182,21 @@ def swap_batch_and_channels(g: Builder, x: ir.Value, rank: int) -> ir.Value:
 
 def _taps(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> Iterator[ir.Value]:
     """Return for each tap the values that all windows have there; two axes precede the spatial ones."""
-    tail = [0] * behind_space
-    behind = [p - f - b for p, f, b in zip(w.padded(), w.fine, w.padding, strict=True)]
-    x = pad(g, x, [0, 0, *w.padding, *tail, 0, 0, *behind, *tail])
-    if w.taps == 1 and set(w.stride) == {1}:
+    x = _padded(g, x, w, behind_space)
+    if w.are_the_map:
         yield x
         return
     axes, steps = g.constant(list(range(2, 2 + w.rank))), g.constant(list(w.stride))
     for offset in w.offsets():
         ends = [o + (c - 1) * s + 1 for o, c, s in zip(offset, w.coarse, w.stride, strict=True)]
         yield g.op("Slice", x, g.constant(list(offset)), g.constant(ends), axes, steps)
+
+
+def _padded(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> ir.Value:
+    """Return the map that the windows cover; two axes precede the spatial ones."""
+    tail = [0] * behind_space
+    behind = [p - f - b for p, f, b in zip(w.padded(), w.fine, w.padding, strict=True)]
+    return pad(g, x, [0, 0, *w.padding, *tail, 0, 0, *behind, *tail])
 
 
 def pad(g: Builder, x: ir.Value, pads: Sequence[int]) -> ir.Value:
