@@ -3,11 +3,12 @@
 Resizing, sampling, attention, hardswish and pooling have an ONNX operator, or a few, for the forward; what a recording
 sees, above all under a transform, are dozens. For each: time a call and nodes of our file of the forward, of its
 derivative in a direction (`jvp`) and of its gradient (`vjp` of a given cotangent), beside torch.onnx.export's file of
-the forward. Every file is held against PyTorch first.
+the forward, and PyTorch's own kernels, eager. Every file is held against PyTorch first.
 """
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -95,6 +96,11 @@ def compared(name: str, folder: Path) -> Comparison:
         export.to_onnx(fn, given, files[kind][0], opset=OPSET)
     notes = {f"nodes, {kind}": len(onnx.load(path).graph.node) for kind, (path, _, _) in files.items()}
     contenders = tuple(Contender(kind, caller(*file)) for kind, file in files.items())
+    contenders += tuple(
+        Contender(f"eager, {kind}", functools.partial(fn, *given))
+        for kind, (_, fn, given) in files.items()
+        if kind != TORCH
+    )
     return Comparison(name, contenders, lambda *_: None, notes)  # each is held against PyTorch by itself
 
 

@@ -150,23 +150,29 @@ def watch(data: dict[str, Any]) -> str:
 
 
 def forms(data: dict[str, Any]) -> str:
-    """One row an operator: its forward by torch.onnx, then ours and our derivatives, as nodes and ratios of time."""
+    """One row an operator: nodes of its files, their time to torch.onnx's forward, and to PyTorch's own kernels."""
     lines = [
         f"{surroundings(data, 'forms.json', 'torch', 'onnxruntime-gpu')} Files of single operators with fixed sizes: "
-        "nodes, and the time of a call as a ratio to that of torch.onnx's file of the forward.",
+        "nodes; the time of a call as a ratio to that of torch.onnx's file of the forward; behind the stroke, as a "
+        "ratio to the same in PyTorch, eager.",
         "",
         "| operator | torch.onnx, forward | ours, forward | ours, jvp | ours, gradient |",
         "|---|---|---|---|---|",
     ]
     for measurement in data["measurements"]:
+        timings = {timing["name"]: timing for timing in measurement["timings"]}
         cells = [measurement["name"]]
-        for timing in measurement["timings"]:
-            count = measurement["notes"][f"nodes, {timing['name']}"]
-            nodes = f"{count} node{'' if count == 1 else 's'}"
-            first = len(cells) == 1
-            cells.append(
-                f"{nodes}, {timing['median_seconds'] * 1e3:.3g} ms" if first else f"{nodes}, {timing['ratio']:.2f}"
-            )
+        for name, timing in timings.items():
+            if name.startswith("eager"):
+                continue
+            count = measurement["notes"][f"nodes, {name}"]
+            cell = f"{count} node{'' if count == 1 else 's'}, "
+            eager = timings.get(f"eager, {name}")
+            if eager is None:
+                cell += f"{timing['median_seconds'] * 1e3:.3g} ms"
+            else:
+                cell += f"{timing['ratio']:.2f} / {timing['median_seconds'] / eager['median_seconds']:.2f}"
+            cells.append(cell)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -20,7 +20,6 @@ TABLES = (
     "COMPOSITES",
     "DERIVED_WHOLE",
     "FORWARD_MODE",
-    "NESTED_FORWARD_MODE",
     "ABSENT",
     "FAKES",
 )

@@ -31,7 +31,7 @@ from export.ops.shared.kernels import (
     with_mapped_axis,
 )
 
-__all__ = ["BATCHING", "DECOMPOSITIONS", "FAKES", "FORWARD_MODE", "LOWERINGS", "NESTED_FORWARD_MODE"]
+__all__ = ["BATCHING", "DECOMPOSITIONS", "FAKES", "FORWARD_MODE", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -253,7 +253,3 @@ FORWARD_MODE: dict[Any, Callable[..., Any]] = {
 }
 
 FAKES: dict[Any, Callable[..., Any]] = {aten.native_batch_norm.default: _fake}
-
-NESTED_FORWARD_MODE: dict[Any, Callable[..., Any]] = {
-    op: rule for op, rule in FORWARD_MODE.items() if "backward" not in op.name()
-}

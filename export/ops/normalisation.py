@@ -33,7 +33,6 @@ __all__ = [
     "BATCHING",
     "FORWARD_MODE",
     "LOWERINGS",
-    "NESTED_FORWARD_MODE",
     "affine",
     "inverse_deviation",
     "scale_and_shift",
@@ -222,5 +221,3 @@ FORWARD_MODE: dict[Any, Callable[..., Any]] = {
     aten.native_group_norm.default: _group_norm_elementary,
     aten.native_layer_norm_backward.default: JVP_DECOMPOSITIONS[aten.native_layer_norm_backward.default],
 }
-
-NESTED_FORWARD_MODE: dict[Any, Callable[..., Any]] = {aten.native_layer_norm.default: _layer_norm_elementary}

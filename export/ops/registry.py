@@ -12,9 +12,7 @@ operator needs one of the first two; the others serve dynamic sizes (`FAKES`: sp
 `COMPOSITES`: `(*args) -> Tensor`. Makes it of other operators, where PyTorch does so in C++ with sizes as numbers,
     or looks at values or strides.
 `FORWARD_MODE`: `(*args) -> Tensor`. Computes it from operators with forward derivatives, where PyTorch's own forward
-    derivative needs sizes as numbers; used under `jvp` alone.
-`NESTED_FORWARD_MODE`: the same, for operators whose forward derivative PyTorch differentiates wrongly: used under `jvp`
-    of `jvp` where sizes are fixed.
+    derivative needs sizes as numbers, takes more operators, or is differentiated wrongly; used under `jvp` alone.
 `DERIVED_WHOLE`: `(*args) -> Tensor`. A kernel of `Autograd` that keeps an operator whole, with the derivative that its
     C++ form has, where PyTorch's own kernel in Python decomposes it first.
 `ABSENT`: why the kernels above serve fixed sizes as well: PyTorch has none at all.
@@ -81,7 +79,6 @@ __all__ = [
     "FAMILIES",
     "FORWARD_MODE",
     "LOWERINGS",
-    "NESTED_FORWARD_MODE",
     "control_flow",
     "lowering",
 ]
@@ -111,7 +108,6 @@ BATCHING: Final = _union("BATCHING")
 COMPOSITES: Final = _union("COMPOSITES")
 DERIVED_WHOLE: Final = _union("DERIVED_WHOLE")
 FORWARD_MODE: Final = _union("FORWARD_MODE")
-NESTED_FORWARD_MODE: Final = _union("NESTED_FORWARD_MODE")
 ABSENT: Final = _union("ABSENT")
 FAKES: Final = _union("FAKES")
 

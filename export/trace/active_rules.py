@@ -26,9 +26,8 @@ from export.ops.registry import (
     DECOMPOSITIONS,
     DERIVED_WHOLE,
     FORWARD_MODE,
-    NESTED_FORWARD_MODE,
 )
-from export.ops.shared.kernels import under_jvp, under_nested_jvp
+from export.ops.shared.kernels import under_jvp
 from export.ops.shared.library_operators import library_operators
 
 __all__ = ["KERNELS", "decompositions", "installed", "left_to_right", "without_views"]
@@ -48,13 +47,14 @@ def installed(symbolic: bool = True) -> Iterator[None]:
     """Turn the Python dispatcher on, with this package's kernels; the caller holds `isolation.tracing_lock`.
 
     Args:
-        symbolic: whether sizes are symbolic; if not, only the kernels of composite operators, and those that PyTorch
-            lacks, are installed.
+        symbolic: whether sizes are symbolic; if not, the kernels of `vmap` are PyTorch's own where it has any.
     """
     needed = COMPOSITES.keys() | ABSENT.keys() | DERIVED_WHOLE.keys()
-    chosen = {place: kernel for place, kernel in KERNELS.items() if symbolic or place[0] in needed}
-    if not symbolic:
-        chosen |= {(op, DispatchKey.Autograd): under_nested_jvp(op, rule) for op, rule in NESTED_FORWARD_MODE.items()}
+    chosen = {
+        (op, key): kernel
+        for (op, key), kernel in KERNELS.items()
+        if symbolic or op in needed or key == DispatchKey.Autograd
+    }
     chosen |= {(op, DispatchKey.FuncTorchDynamicLayerFrontMode): same for op, same in library_operators().items()}
     before = {place: place[0].py_kernels.get(place[1]) for place in chosen}
     try:

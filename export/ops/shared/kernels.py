@@ -36,7 +36,6 @@ __all__ = [
     "pointwise",
     "pytorch_rules",
     "under_jvp",
-    "under_nested_jvp",
     "unfold",
     "with_mapped_axis",
     "with_number",
@@ -192,19 +191,6 @@ def under_jvp(op: Any, elementary: Kernel) -> Kernel:
     def kernel(*args: Any) -> Any:
         level = _functorch.peek_interpreter_stack()
         if level is not None and level.key() == _functorch.TransformType.Jvp and any(map(has_tangent, args)):
-            return elementary(*args)
-        return op._op_dk(DispatchKey.Autograd, *args)
-
-    return kernel
-
-
-def under_nested_jvp(op: Any, elementary: Kernel) -> Kernel:
-    """Make a kernel of `Autograd`: elementary inside `jvp` of `jvp`, PyTorch's own elsewhere."""
-
-    @functools.wraps(elementary)
-    def kernel(*args: Any) -> Any:
-        levels = _functorch.get_interpreter_stack() or []
-        if sum(level.key() == _functorch.TransformType.Jvp for level in levels) > 1:
             return elementary(*args)
         return op._op_dk(DispatchKey.Autograd, *args)
 
