@@ -56,7 +56,9 @@ def grid_sample(g: Builder, node: Node, x: Any, grid: Any, mode: int, padding: i
 
 @dataclass(frozen=True)
 class Taps:
-    """Where samples read along one axis; each tensor has the taps behind the axes of the grid.
+    """Where samples read along one axis; each tensor has the taps between the batch and the axes of the grid.
+
+    There they are far from the last axis: ONNX Runtime broadcasts slowly along short last axes.
 
     Attributes:
         position: index of the value, inside the image.
@@ -90,7 +92,7 @@ def _in_image(place: Tensor, size: Any, padding: int, align_corners: bool) -> tu
 
 
 def _cubic(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weights of the four taps at distance t behind the second, and their derivatives, on the last axis."""
+    """Return the weights of the four taps at distance t behind the second, and their derivatives, on axis 1."""
 
     def inner(d: Tensor) -> tuple[Tensor, Tensor]:
         return ((CUBIC + 2) * d - (CUBIC + 3)) * d * d + 1, (3 * (CUBIC + 2) * d - 2 * (CUBIC + 3)) * d
@@ -100,7 +102,7 @@ def _cubic(t: Tensor) -> tuple[Tensor, Tensor]:
         return value, (3 * CUBIC * d - 10 * CUBIC) * d + 8 * CUBIC
 
     (a, da), (b, db), (c, dc), (d, dd) = outer(t + 1), inner(t), inner(1 - t), outer(2 - t)
-    return torch.stack([a, b, c, d], -1), torch.stack([da, db, -dc, -dd], -1)
+    return torch.stack([a, b, c, d], 1), torch.stack([da, db, -dc, -dd], 1)
 
 
 def _taps(coordinate: Tensor, size: Any, mode: int, padding: int, align_corners: bool) -> Taps:
@@ -112,22 +114,22 @@ def _taps(coordinate: Tensor, size: Any, mode: int, padding: int, align_corners:
         weight, slope = _cubic(place - first)
         slope = slope * scale
         steps = torch.arange(-1, 3, device=place.device, dtype=place.dtype)
-        index, _ = _in_image(first.unsqueeze(-1) + steps, size, padding, align_corners)
+        index, _ = _in_image(first.unsqueeze(1) + steps.reshape(4, 1, 1), size, padding, align_corners)
         index = torch.round(index)
     else:
         place, moved = _in_image(place, size, padding, align_corners)
         moved = moved * scale
         if mode == NEAREST:
-            index = torch.round(place).unsqueeze(-1)
+            index = torch.round(place).unsqueeze(1)
             weight, slope = torch.ones_like(index), None
         else:
             first = torch.floor(place)
             part = place - first
-            weight = torch.stack([1 - part, part], -1)
+            weight = torch.stack([1 - part, part], 1)
             steps = torch.arange(2, device=place.device, dtype=place.dtype)
-            index = first.unsqueeze(-1) + steps
+            index = first.unsqueeze(1) + steps.reshape(2, 1, 1)
             rise = torch.ones_like(part) * moved
-            slope = torch.stack([-rise, rise], -1)
+            slope = torch.stack([-rise, rise], 1)
     inside = ((index >= 0) & (index <= size - 1)).to(weight.dtype)
     return Taps(
         index.clamp(min=0).clamp(max=size - 1).to(torch.int64),
@@ -149,13 +151,13 @@ def _backward(
     images, channels, height, width = x.shape
     across = _taps(grid[..., 0], width, mode, padding, align_corners)
     down = _taps(grid[..., 1], height, mode, padding, align_corners)
-    places = down.position.unsqueeze(-1) * width + across.position.unsqueeze(-2)
-    rows, columns, vertical, horizontal = places.shape[1:]
-    flat = places.reshape(images, 1, -1).expand(images, channels, rows * columns * vertical * horizontal)
-    each = grad.unsqueeze(-1).unsqueeze(-1)
+    places = down.position.unsqueeze(2) * width + across.position.unsqueeze(1)
+    vertical, horizontal, rows, columns = places.shape[1:]
+    flat = places.reshape(images, 1, -1).expand(images, channels, vertical * horizontal * rows * columns)
+    each = grad.reshape(images, channels, 1, 1, rows, columns)
     of_image = of_grid = None
     if output_mask[0]:
-        weights = (down.weight.unsqueeze(-1) * across.weight.unsqueeze(-2)).unsqueeze(1)
+        weights = (down.weight.unsqueeze(2) * across.weight.unsqueeze(1)).unsqueeze(1)
         empty = torch.zeros_like(x).reshape(images, channels, height * width)
         added = empty.scatter_add(2, flat, (each * weights).reshape(images, channels, -1))
         of_image = added.reshape(x.shape)
@@ -163,10 +165,10 @@ def _backward(
         if across.slope is None or down.slope is None:
             return of_image, torch.zeros_like(grid)
         values = x.reshape(images, channels, height * width).gather(2, flat)
-        values = values.reshape(images, channels, rows, columns, vertical, horizontal)
+        values = values.reshape(images, channels, vertical, horizontal, rows, columns)
         along = (values * each).sum(1)
-        x_part = (along * down.weight.unsqueeze(-1) * across.slope.unsqueeze(-2)).sum((-2, -1))
-        y_part = (along * down.slope.unsqueeze(-1) * across.weight.unsqueeze(-2)).sum((-2, -1))
+        x_part = (along * down.weight.unsqueeze(2) * across.slope.unsqueeze(1)).sum((1, 2))
+        y_part = (along * down.slope.unsqueeze(2) * across.weight.unsqueeze(1)).sum((1, 2))
         of_grid = torch.stack([x_part, y_part], -1)
     return of_image, of_grid
 
