@@ -37,7 +37,7 @@ from export.verdict.decisions import (
 )
 from export.verdict.noise_model import LOW, UNITS, cast_to, is_exact, is_primitive, name_of, noise, rounding_of, widened
 from export.verdict.reference_runs import in_any_layout
-from export.verdict.sampled import InnerValues, Sampled, Scales, Spread
+from export.verdict.sampled import InnerValues, RoundingSizes, Sampled, Scales, Spread
 
 __all__ = ["FEW_RUNS", "RUNS", "measure"]
 
@@ -59,8 +59,9 @@ class _Run:
         generator: of the noise; None for the exact run.
         forced: which branches are taken.
         scales: of the operands of decisions, by key; empty to take every decision as float64 does.
-        sizes: of the roundings by key, one entry an execution: written by the exact run, read by the others.
-        operands: what decisions looked at, by key: the node, the kind and the operand.
+        sizes: of the roundings.
+        operands: what decisions looked at, by key: the node, the kind and the operand; of the exact run only.
+        look: is told every decision's operand by key; None to tell nobody.
         branches: those that were taken.
         note: is told every operator's tensor by key, and those that a loop's step is given; None to tell nobody.
         lifted: source lines of casts that were not made.
@@ -72,8 +73,9 @@ class _Run:
     generator: torch.Generator | None
     forced: Forced | None
     scales: Mapping[str, Tensor]
-    sizes: dict[str, list[Any]]
+    sizes: RoundingSizes
     operands: dict[str, tuple[Node, str, Tensor]] = dataclasses.field(default_factory=dict)
+    look: Callable[[str, Tensor], None] | None = None
     branches: dict[str, list[bool]] = dataclasses.field(default_factory=dict)
     note: Callable[[str, Tensor], None] | None = None
     lifted: dict[str, None] = dataclasses.field(default_factory=dict)
@@ -180,12 +182,12 @@ class _Noisy(Interpreter):
     def _rounded(
         self, node: Node, key: str, target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     ) -> Any:
-        """Add a random rounding to every result; in the exact run, note how large it may be."""
+        """Add a random rounding to every result; in the exact run, keep how large it may be."""
         run = self.shared
         if run.generator is None:
-            run.sizes.setdefault(key, []).append(self._sizes(node, target, name, args, kwargs, out))
+            run.sizes.add(key, lambda: self._sizes(node, target, name, args, kwargs, out))
             return out
-        sizes = run.sizes[key][run.execution(key)]
+        sizes = run.sizes.at(key, run.execution(key)) or self._sizes(node, target, name, args, kwargs, out)
         noisy = [
             y if size is None else y + size * torch.randn(y.shape, generator=run.generator).to(y.device)
             for y, size in zip(_items(out), sizes, strict=True)
@@ -212,7 +214,10 @@ class _Noisy(Interpreter):
         """Note what a decision looks at; return it moved at random where rounding leaves the decision open."""
         number = self.shared.execution(key)
         key = f"{key}#{number}" if number else key
-        self.shared.operands[key] = node, kind, operand
+        if self.shared.generator is None:
+            self.shared.operands[key] = node, kind, operand
+        if self.shared.look is not None:
+            self.shared.look(key, operand)
         scale = self.shared.scales.get(key)
         if scale is None or scale.shape != operand.shape:
             return operand
@@ -249,43 +254,50 @@ def measure(
     """
     given = [widened(leaf) for leaf in leaves]
     values = InnerValues(wanted)
-    exact = _Run(None, forced, {}, {}, note=values.keep if wanted else None)
+    exact = _Run(None, forced, {}, RoundingSizes(), note=values.keep if wanted else None)
     reference = _outputs(graph, exact, given, unit)
 
     def taken(key: str, number: int) -> bool | None:
         sides = exact.branches.get(key, [])
         return sides[number] if number < len(sides) else None
 
-    def spread(scales: Mapping[str, Tensor], first: int) -> tuple[Spread, Spread]:
-        outputs, operands = Spread(runs), Spread(runs)
+    operands = Spread(runs)
+
+    def look(key: str, operand: Tensor) -> None:
+        if key in exact.operands:
+            operands.add({key: exact.operands[key][2]}, {key: operand})
+
+    def spread(scales: Mapping[str, Tensor], first: int, look: Callable[[str, Tensor], None] | None = None) -> Spread:
+        outputs = Spread(runs)
         values.begin(runs)
         for number in range(first, first + runs):
             generator = torch.Generator().manual_seed(1_000_003 * seed + number)
             run = _Run(generator, taken, scales, exact.sizes, note=values.compared() if wanted else None)
-            run.made_of, run.followed = exact.made_of, exact.followed
+            run.made_of, run.followed, run.look = exact.made_of, exact.followed, look
             outputs.add(dict(enumerate(reference)), dict(enumerate(_outputs(graph, run, given, unit))))
-            operands.add({k: v[2] for k, v in exact.operands.items()}, {k: v[2] for k, v in run.operands.items()})
-        return outputs, operands
+        return outputs
 
-    outputs, operands = spread({}, 0)
+    outputs = spread({}, 0, look)
     scales: dict[str, Tensor] = {key: operands.scale(key, value[2]) for key, value in exact.operands.items()}
     decisions = {key: decision_of(key, *entry, scales[key]) for key, entry in exact.operands.items()}
     too_often = ""
     if follow:
         positions, too_often = _followed(follow, exact, scales)
-        exact = _Run(None, taken, {}, {}, followed=positions)
+        exact = _Run(None, taken, {}, RoundingSizes(), followed=positions)
         reference = _outputs(graph, exact, given, unit)
-        outputs, _ = spread({}, 0)
+        outputs = spread({}, 0)
     picks = _picks(graph, exact, scales)
+    inner_picks = {node.name: _pick(node, exact, scales) for node in graph.graph.nodes}
+    exact.operands.clear()
     if open_decisions and any(decision.open for decision in decisions.values()):
-        outputs, _ = spread(scales, runs)
+        outputs = spread(scales, runs)
     return Scales(
         outputs=tuple(Sampled(value, outputs.scale(i, value), picks.get(i)) for i, value in enumerate(reference)),
         decisions=decisions,
         branches=exact.branches,
         lifted=tuple(exact.lifted),
         followed_too_often=too_often,
-        values=values.sampled({node.name: _pick(node, exact, scales) for node in graph.graph.nodes}),
+        values=values.sampled(inner_picks),
     )
 
 

@@ -44,14 +44,14 @@ SUBNORMAL = {UNITS[dtype]: float(torch.finfo(dtype).smallest_normal) for dtype i
 
 def rounding_of(unit: float, size: Tensor, y: Any) -> Tensor:
     """Return roundings in units of `unit` as numbers of few digits, those of values too small for the dtype too."""
-    found = torch.nan_to_num(unit * size, nan=0.0, posinf=0.0)
+    found = size.mul_(unit).nan_to_num_(nan=0.0, posinf=0.0)  # in place: of a large result few copies have room
     small = (y != 0) & (y.abs() < SUBNORMAL[unit])
-    found = torch.where(small, found.clamp(min=2 * unit * SUBNORMAL[unit]), found)
+    found = torch.where(small, found.clamp(min=2 * unit * SUBNORMAL[unit]), found) if bool(small.any()) else found
     if unit == UNITS[torch.float64]:
         return found
     short = torch.finfo(torch.bfloat16)  # roundings of a graph lie in memory together
-    tiny = (found > 0) & (found < short.smallest_normal)
-    return found.clamp(max=short.max).to(torch.float32 if bool(tiny.any()) else torch.bfloat16)
+    tiny = bool(((found > 0) & (found < short.smallest_normal)).any())
+    return found.clamp_(max=short.max).to(torch.float32 if tiny else torch.bfloat16)
 
 
 ORDERED_SUM = 0.25
@@ -231,7 +231,8 @@ def noise(target: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any],
             factor = torch.maximum((ORDERED_SUM * counts.sqrt()).clamp(min=1.0), ALIKE_TERMS_SHARE * counts)
         if "bicubic" in name:  # weights of both signs: what they cancel is as large as the largest value near
             sizes = [torch.full_like(size, float(args[0].abs().max())) for size in sizes]
-        own = [y.abs() + size.abs() * factor if is_float(y) else None for y, size in zip(results, sizes, strict=True)]
+        both = zip(results, sizes, strict=True)
+        own = [size.abs().mul_(factor).add_(y.abs()) if is_float(y) else None for y, size in both]
     elif name == "var":  # of the mean's rounding nothing is left, as the deviations from it sum to 0
         own = [y.abs() * _length_factor("sum", args, results) * 2 for y in results]
     elif name == "_linalg_det":  # a sum over permutations, by an LU factorisation

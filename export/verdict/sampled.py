@@ -1,11 +1,11 @@
-"""What noisy runs say of values: references, rounding scales, and the sums that scales are made of."""
+"""What noisy runs say of values: references, rounding scales, and what scales are made of."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor
 from export.verdict.decisions import Decision, Pick
 from export.verdict.verdict_result import OutputSample
 
-__all__ = ["InnerValues", "Sampled", "Scales", "Spread", "positions"]
+__all__ = ["InnerValues", "RoundingSizes", "Sampled", "Scales", "Spread", "positions"]
 
+MAX_SIZES_BYTES = 2**31
+"""Of sizes of roundings that lie in memory for all runs of a graph."""
 
 MAX_KEPT = 256
 """Elements of a leaf that a verdict keeps for later comparison."""
@@ -83,6 +85,28 @@ class Scales:
     followed_too_often: str = ""
 
 
+class RoundingSizes:
+    """The sizes of a graph's roundings, written by the exact run and read by the noisy ones.
+
+    They take two bytes an element of every result, all through the graph. Those of a large graph are not kept from some
+    place on, the same in every run: what comes then is computed again by each run, from its own values.
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[Sequence[Tensor | None] | None]] = {}
+        self.bytes = 0
+
+    def add(self, key: str, sizes: Callable[[], Sequence[Tensor | None]]) -> None:
+        """Keep the sizes of one execution of an operator, one entry a result, if there is room."""
+        found = sizes() if self.bytes < MAX_SIZES_BYTES else None
+        self.bytes += sum(size.numel() * size.element_size() for size in found or () if size is not None)
+        self.kept.setdefault(key, []).append(found)
+
+    def at(self, key: str, execution: int) -> Sequence[Tensor | None] | None:
+        """Return what was kept of an operator's execution; None where there was no room."""
+        return self.kept[key][execution]
+
+
 class Spread:
     """Mean square changes of values over noisy runs."""
 
@@ -97,15 +121,18 @@ class Spread:
             if value is None or value.shape != exact.shape:
                 continue
             change = (value.double() - exact.double()).square_().nan_to_num_(nan=0.0, posinf=0.0)
-            known = self.totals.get(key, torch.zeros_like(change))
-            self.totals[key] = known + change if exact.is_floating_point() else torch.maximum(known, change)
+            known = self.totals.setdefault(key, change)
+            if known is not change and exact.is_floating_point():
+                known.add_(change)
+            elif known is not change:
+                torch.maximum(known, change, out=known)
 
     def scale(self, key: Any, reference: Tensor) -> Tensor:
-        """Return the root mean square of a float's changes; for others the largest change."""
-        total = self.totals.get(key)
+        """Return the root mean square of a float's changes, for others the largest change, and keep no sum of them."""
+        total = self.totals.pop(key, None)
         if total is None:
             return torch.zeros(reference.shape, dtype=torch.float64, device=reference.device)
-        return (total / self.runs).sqrt() if reference.is_floating_point() else total.sqrt()
+        return total.div_(self.runs).sqrt_() if reference.is_floating_point() else total.sqrt_()
 
 
 class InnerValues:
