@@ -21,7 +21,8 @@ import export
 import pure
 from export import errors
 from export.trace.arguments import take_apart
-from export.verdict import reference_runs
+from export.verdict import reference_runs, sampled
+from export.verdict.verdict_result import Row
 from parity_tests import edited_files
 from pure import tags
 
@@ -275,6 +276,36 @@ def test_the_same_seed_gives_the_same_verdict(tmp_path: Path) -> None:
     first, second = (export.verify(network, (PARAMS, X), path, dynamic=DYNAMIC) for _ in range(2))
     assert first.rows == second.rows
     assert first.decisions == second.decisions
+
+
+@pytest.mark.parametrize("room", [0, 3000])
+def test_roundings_that_are_computed_again_are_those_that_were_kept(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph whose roundings have no room, through a loop, a condition and a norm; a file that is off then fails."""
+
+    def fn(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        y, _ = pure.scan(lambda h, w: (F.layer_norm(h + torch.relu(h @ w), (8,)), None), x, weights)
+        return torch.cond(y.mean() > -100, lambda a: a.softmax(-1), lambda a: a.exp(), (y,))
+
+    def rows() -> dict[tuple[str, str], Row]:
+        verdict = export.verify(fn, args, path, dynamic=DYNAMIC)
+        return {(row.leaf, row.case): row for row in verdict.rows}
+
+    args, path, kept = (seeded(3, 8, 8) / 3, X), tmp_path / "f.onnx", []
+    export.to_onnx(fn, args, path, dynamic=DYNAMIC)
+    usual = rows()
+    monkeypatch.setattr(sampled, "MAX_SIZES_BYTES", room)
+    add = sampled.RoundingSizes.add
+    monkeypatch.setattr(sampled.RoundingSizes, "add", lambda self, *given: (add(self, *given), kept.append(self.bytes)))
+    again = rows()
+    assert max(kept) <= room + 4 * 11 * 8  # what one operator rounds at the largest batch
+    assert again.keys() == usual.keys()
+    for place, row in again.items():
+        assert row.status == usual[place].status == "pass"
+        assert row.rounding_scale == pytest.approx(usual[place].rounding_scale, rel=0.02), place  # sizes have 8 bits
+    export.to_onnx(lambda weights, x: fn(weights, x) * (1 + 1e-5), args, path, dynamic=DYNAMIC)
+    assert {row.status for (_, case), row in rows().items() if "batch" in case} == {"fail"}
 
 
 def test_casts_inside_are_lifted_for_the_reference() -> None:
