@@ -109,6 +109,8 @@ UNARY: dict[str, Op] = {
     "int_mod": lambda x: (10 * x).to(torch.int64) % 4,
     "int_trunc": lambda x: torch.div((10 * x).to(torch.int64), 3, rounding_mode="trunc"),
     "sgn": torch.sgn,
+    "ldexp": lambda x: torch.ldexp(x, torch.tensor([2, -1, 0, 3, 1, 5, -4])[: x.shape[-1]]),
+    "copies of views": lambda x: torch.permute_copy(x.narrow_copy(-1, 1, 3), (1, 0)) * torch.unbind_copy(x, 1)[0],
     "hypot": lambda x: torch.hypot(x, x + 1),
 }
 
@@ -215,6 +217,7 @@ SHAPES: dict[str, Op] = {
     "setitem": lambda x: _set(x),
     "ones_pos": lambda x: F.pad(x, (0, 1)).masked_fill(torch.zeros(7, dtype=torch.bool), 1.0),
     "einsum": lambda x: torch.einsum("bij,bkj->bik", x, x),
+    "dist": lambda x: torch.dist(x, x.cos(), 3.0),
     "cdist": lambda x: torch.cdist(x, x + 1),
     "tensordot": lambda x: torch.tensordot(x, torch.ones(6, 3), dims=1),
     "pixel": lambda x: F.pixel_shuffle(x[..., None].expand(-1, -1, -1, 2), 2),
@@ -245,6 +248,8 @@ INDEXING: dict[str, Op] = {
     "index_apart": lambda x: x[torch.tensor([0, 0]), :, torch.tensor([2, 3])],
     "index_broadcast": lambda x: x[:, torch.tensor([[0], [1]]), torch.tensor([2, 3])],
     "index_batch": lambda x: x[torch.arange(x.shape[0]), 1],
+    "index_select one": lambda x: x.index_select(2, torch.tensor(5)),
+    "index_select of a number": lambda x: x.sum().index_select(0, torch.tensor([0])),
     "index_select": lambda x: x.index_select(2, torch.tensor([5, 1])),
     "gather": lambda x: x.gather(1, x.argsort(1)),
     "take_along": lambda x: torch.take_along_dim(x, x.argmax(1, keepdim=True), 1),

@@ -16,7 +16,7 @@ from export.graph.onnx_types import REDUCED
 from export.ops import integers
 from export.ops.shared.kernels import pointwise, with_number
 
-__all__ = ["BATCHING", "DECOMPOSITIONS", "FORWARD_MODE", "LOWERINGS", "binary", "unary"]
+__all__ = ["BATCHING", "COMPOSITES", "DECOMPOSITIONS", "FORWARD_MODE", "LOWERINGS", "binary", "unary"]
 
 aten: Any = torch.ops.aten
 
@@ -210,6 +210,11 @@ def _hypot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(infinite, torch.full_like(high, math.inf), high * torch.sqrt(1 + ratio * ratio))
 
 
+def _ldexp(x: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:
+    """Return x · 2 ** exponent."""
+    return x * torch.pow(2.0, exponent)
+
+
 def _sign(x: torch.Tensor) -> torch.Tensor:
     """Compute `aten.sgn`; its own forward derivative makes zeros by sizes as numbers."""
     result: torch.Tensor = aten.sgn.default._op_dk(DispatchKey.Autograd, x) if x.is_complex() else torch.sign(x)
@@ -237,6 +242,8 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.signbit.default: signbit,
     aten.hypot.default: _hypot,
 }
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {aten.ldexp.Tensor: _ldexp}
 
 BATCHING: dict[Any, Callable[..., Any]] = {
     **pointwise(aten.addcdiv.default, aten.addcmul.default, aten.lerp.Scalar, aten.lerp.Tensor),

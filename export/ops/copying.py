@@ -1,7 +1,8 @@
-"""Copies, casts and detached values: a Cast where the dtype changes, nothing otherwise."""
+"""Copies, casts, detached values and copies of views: a Cast where the dtype changes, nothing otherwise."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -10,7 +11,7 @@ from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
 
-__all__ = ["LOWERINGS"]
+__all__ = ["DECOMPOSITIONS", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -28,6 +29,18 @@ def copy(g: Builder, node: Node, target: Any, source: Any, *_: Any) -> ir.Value:
     return g.op("Expand", value, g.runtime_shape(target))
 
 
+def _permute_copy(x: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
+    return x.permute(tuple(dims)).clone()
+
+
+def _narrow_copy(x: torch.Tensor, dim: int, start: Any, length: Any) -> torch.Tensor:
+    return x.narrow(dim, start, length).clone()
+
+
+def _unbind_copy(x: torch.Tensor, dim: int = 0) -> list[torch.Tensor]:
+    return [part.clone() for part in x.unbind(dim)]
+
+
 LOWERINGS: dict[Any, Lowering] = {
     aten.clone.default: identity,
     aten.detach.default: identity,
@@ -41,4 +54,10 @@ LOWERINGS: dict[Any, Lowering] = {
     torch.ops.prims.convert_element_type.default: identity,
     torch.ops.prims.device_put.default: identity,
     aten.copy.default: copy,
+}
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.permute_copy.default: _permute_copy,
+    aten.narrow_copy.default: _narrow_copy,
+    aten.unbind_copy.int: _unbind_copy,
 }

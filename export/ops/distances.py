@@ -1,4 +1,4 @@
-"""Distances of all pairs of rows."""
+"""Distances of two tensors, and of all pairs of rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,12 @@ def _cdist_backward(
     return (grad.unsqueeze(-1) * share).sum(-2)
 
 
-COMPOSITES: dict[Any, Callable[..., Any]] = {aten.cdist.default: _cdist}
+def _dist(a: torch.Tensor, b: torch.Tensor, p: float = 2.0) -> torch.Tensor:
+    """Return the norm of the difference."""
+    return torch.linalg.vector_norm(a - b, p)
+
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {aten.cdist.default: _cdist, aten.dist.default: _dist}
 """A norm of differences has derivatives of every order; those of PyTorch's own distances are wrong from the second."""
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {

@@ -99,8 +99,11 @@ def _neutral(reduce: str, dtype: torch.dtype) -> float:
 
 
 def index_select(g: Builder, node: Node, x: Any, dim: int, index: Any) -> ir.Value:
-    """Take positions of an axis."""
-    return g.op("Gather", g.tensor(x), g.tensor(index), axis=dim)
+    """Take positions of an axis; one without axes counts as a row of one, and a number has one place only."""
+    if not g.shape_of(x):
+        return g.tensor(x)
+    places = g.tensor(index) if g.shape_of(index) else g.unsqueeze(g.tensor(index), 0)
+    return g.op("Gather", g.tensor(x), places, axis=dim)
 
 
 def _positions(g: Builder, indices: Sequence[Any]) -> tuple[list[int], list[ir.Value], int]:
@@ -233,7 +236,7 @@ def _masked_scatter_backward(grad: torch.Tensor, mask: torch.Tensor, sizes: Sequ
 
 def _index_select_backward(grad: Tensor, sizes: Sequence[Any], dim: int, index: Tensor) -> Tensor:
     """Return the gradient of `index_select`; PyTorch 2.11's own fails for symbolic sizes."""
-    return grad.new_zeros(sizes).index_add(dim, index, grad)
+    return grad.new_zeros(sizes).index_add(dim, index.reshape(-1), grad)
 
 
 def _take_along_dim(x: Tensor, index: Tensor, dim: int | None = None) -> Tensor:
