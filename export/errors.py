@@ -11,6 +11,8 @@ __all__ = [
     "ArgumentError",
     "DamagedFileError",
     "DataFileError",
+    "EagerDerivativeError",
+    "EagerDerivativeWarning",
     "ExportError",
     "LoadError",
     "MutationError",
@@ -115,6 +117,16 @@ class RandomOpError(ExportError):
     """
 
 
+class EagerDerivativeError(ExportError, NotImplementedError):
+    """The function itself cannot be computed, since eager PyTorch lacks a derivative of one of its operators.
+
+    A file of it may be written, and be right: `to_onnx` needs no eager run. A verdict compares with one.
+
+    Fails: `export.verify(torch.func.hessian(lambda x: torch.cdist(x, y).sum()), (x,))`, as `torch.cdist` has no
+    forward mode. Fix: what the message names, here `pure.cdist`.
+    """
+
+
 class LoadError(ExportError):
     """A file that ONNX Runtime refuses, for a reason that no narrower error describes.
 
@@ -182,4 +194,13 @@ class UnusedInputWarning(UserWarning):
 
     Fix: judge at parameters that all have an influence, for example after a few training steps or with noise added.
     Where the tensor really has none (a key bias before a softmax), filter the warning.
+    """
+
+
+class EagerDerivativeWarning(UserWarning):
+    """A derivative that eager PyTorch computes wrongly or lacks: the recorded function has it right.
+
+    So a file, or a function of `export.jit`, gives other numbers than eager, and its verdict fails.
+
+    Fix: the replacement that the message names, such as `pure.cdist`, which is right in eager too.
     """

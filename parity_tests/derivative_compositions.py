@@ -3,7 +3,8 @@
 `python -m parity_tests.derivative_compositions [NAME …]` prints a table: of each catalogue row, in evaluation and in
 training, and of modules and functions that PyTorch computes by kernels of their own, the largest relative error of all
 25 compositions of two of {grad, jvp, jacrev, jacfwd, vjp}, and of 33 of three, in float64. It ends with status 1 if
-one is wrong, or ends in an error that is not typed. Names may hold *; `--write` renews docs/DERIVATIVES.md.
+one is wrong, or ends in an error that is not typed. Names may hold *; `--write` renews docs/DERIVATIVES.md, and
+`--record FILE.jsonl` goes on from where a sweep was interrupted.
 
 The block is a function of two numbers, along which its parameters and its input move, with three outputs. The
 reference is a polynomial through the function's values on a grid, so no derivative of PyTorch enters it. Of grids of
@@ -15,24 +16,27 @@ their values (straight-through gates, shaken branches), plain autograd is the re
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from fnmatch import fnmatchcase
 from functools import cache, partial
 from math import factorial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, jacfwd, jacrev, jvp, vjp
 
+from export.app.sweep import EXECUTORS, sweep
+from parity_tests.derivative_outcomes import CERTAIN, UNKNOWN, Outcome, page
 from parity_tests.derivative_subjects import Subject, subjects
 from pure.errors import PureError
 
-__all__ = ["PAIRS", "TRIPLES", "Outcome", "check", "derivative", "expected", "reference"]
+__all__ = ["PAIRS", "TRIPLES", "check", "derivative", "expected", "reference"]
 
 TRANSFORMS = ("grad", "jvp", "jacrev", "jacfwd", "vjp")
 PAIRS = tuple(itertools.product(TRANSFORMS, repeat=2))
@@ -58,10 +62,7 @@ WIDTHS = (0.4, 0.2, 0.1, 0.04, 0.02, 0.01)
 NARROW = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 """Likewise of first derivatives: these stay between the kinks of a ReLU network."""
 
-CERTAIN = 1e-4  # how far the derivatives of two grids of values may be apart
 TOLERANCE = 1e-5  # relative to the largest element; 10 times the reference's own uncertainty where that is larger
-UNKNOWN = 1e-2  # a reference that is less certain judges nothing
-KINKS = "kinks are too near for differences"
 
 Function = Callable[[Tensor], Tensor]
 
@@ -189,62 +190,13 @@ def _by_grids(
     return best
 
 
-@dataclass
-class Outcome:
-    """What was found of one subject.
-
-    Attributes:
-        subject: what was differentiated.
-        worst: {order: the largest error, relative to the largest derivative}.
-        uncertainty: {order: that of the reference}.
-        wrong: compositions beyond the tolerance, with their errors.
-        typed: {composition: the typed error it ends in}.
-        untyped: {composition: any other error}.
-        known: the order of derivatives that plain autograd gave the reference.
-    """
-
-    subject: Subject
-    worst: dict[int, float]
-    uncertainty: dict[int, float]
-    wrong: dict[str, float]
-    typed: dict[str, str]
-    untyped: dict[str, str]
-    known: int = 0
-
-    @property
-    def right(self) -> bool:
-        """Whether nothing is wrong and every error is typed."""
-        return not self.wrong and not self.untyped
-
-    def line(self) -> str:
-        """Return the table's line."""
-        cells = [f"{self.worst[order]:8.1e} ±{self.uncertainty[order]:.0e}" for order in (2, 3)]
-        return f"{self.subject.name:44} {cells[0]:18} {cells[1]:18} {self.note()}"
-
-    def note(self) -> str:
-        """Return what was found in words."""
-        notes = ["right"] if self.right and not self.typed else []
-        if self.wrong:
-            shown = list(self.wrong)[:4]
-            notes.append(f"{len(self.wrong)} wrong: {', '.join(shown)}{', …' * (len(self.wrong) > len(shown))}")
-        for found, what in ((self.typed, "typed"), (self.untyped, "untyped")):
-            if found:
-                shown = list(found)[:4]
-                names = f"{', '.join(shown)}{', …' * (len(found) > len(shown))}"
-                notes.append(f"{len(found)} {what}: {names}: {next(iter(found.values()))}")
-        if unknown := [str(order) for order, value in self.uncertainty.items() if value > UNKNOWN]:
-            notes.append(f"no reference of order {', '.join(unknown)}")
-        elif self.known == 3:
-            notes.append(f"beside plain autograd: {self.subject.surrogate or KINKS}")
-        return "; ".join(notes)
-
-
 def check(subject: Subject, compositions: tuple[tuple[str, ...], ...] = (*PAIRS, *TRIPLES)) -> Outcome:
     """Return every composition's error of a subject."""
     f = subject.make(OUTPUTS)
     known, autograd = reference(f, bool(subject.surrogate))
     uncertain = {order: value[1] for order, value in known.items()}
-    outcome = Outcome(subject, {2: 0.0, 3: 0.0}, uncertain, {}, {}, {}, autograd)
+    named = subject.name, subject.kernel, subject.surrogate
+    outcome = Outcome(*named, {2: 0.0, 3: 0.0}, uncertain, {}, {}, {}, autograd)
     size = float(f(torch.zeros(2, dtype=torch.float64)).abs().max())
     for kinds in compositions:
         partials, uncertainty = known[len(kinds)]
@@ -268,65 +220,50 @@ def check(subject: Subject, compositions: tuple[tuple[str, ...], ...] = (*PAIRS,
     return outcome
 
 
-def outcomes(names: tuple[str, ...] = ()) -> Iterator[Outcome]:
-    """Yield what is found of each subject of one of these names, which may hold *, or of all."""
-    for subject in subjects():
-        if not names or any(fnmatchcase(subject.name, name) for name in names):
-            yield check(subject)
+def check_named(name: str) -> dict[str, Any]:
+    """Return what is found of the subject of this name, as JSON can hold it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        return vars(check(_named()[name]))
 
 
-HEADING = """# Compositions of derivatives
-
-Written by `python -m parity_tests.derivative_compositions --write` with torch {torch}: all 25 compositions of two of
-`grad`, `jvp`, `jacrev`, `jacfwd` and `vjp`, and 33 of three, in float64, of every block of the catalogue in evaluation
-and in training, of modules through `from_module`, and of PyTorch's own functions. "Error" is the largest of a group,
-relative to the largest derivative. The reference is a polynomial through values, which no derivative of PyTorch enters;
-near kinks it goes through first derivatives of plain autograd, or is plain autograd.
-
-"""
+@cache
+def _named() -> dict[str, Subject]:
+    return {subject.name: subject for subject in subjects()}
 
 
-def page(found: list[Outcome]) -> str:
-    """Return the page: counts by group, then each line that says more than "right"."""
-    groups: dict[str, list[Outcome]] = {"blocks of the catalogue": [], "modules": [], "PyTorch's own functions": []}
-    for outcome in found:
-        module = outcome.subject.name.startswith("module ")
-        group = 2 if outcome.subject.kernel else int(module)
-        list(groups.values())[group].append(outcome)
-    lines = [
-        "| group | subjects | right | with typed errors | wrong or not typed | error, order 2 | error, order 3 |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, own in groups.items():
-        judged = {k: [o.worst[k] for o in own if o.right and o.uncertainty[k] <= CERTAIN] for k in (2, 3)}
-        counts = (
-            len(own),
-            sum(o.right and not o.typed for o in own),
-            sum(o.right and bool(o.typed) for o in own),
-            sum(not o.right for o in own),
-        )
-        worst = [f"{max(values, default=0.0):.0e}" for values in judged.values()]
-        lines.append(f"| {name} | {' | '.join(map(str, counts))} | {' | '.join(worst)} |")
-    lines += ["", "What is wrong in PyTorch's own functions: use the block, or `pure.cdist`, in its place.", ""]
-    lines += ["| subject | what was found |", "|---|---|"]
-    lines += [f"| {outcome.subject.name} | {note} |" for outcome in found if (note := outcome.note()) != "right"]
-    return HEADING.format(torch=torch.__version__.partition("+")[0]) + "\n".join(lines) + "\n"
-
-
-def main(*names: str) -> int:
+def main(*arguments: str) -> int:
     """Print the table, or renew docs/DERIVATIVES.md, too; return 1 if something of ours is wrong."""
-    found: list[Outcome] = []
-    for outcome in outcomes(tuple(name for name in names if name != "--write")):
-        print(outcome.line(), flush=True)
-        found.append(outcome)
-    failed = sum(not outcome.subject.kernel and not outcome.right for outcome in found)
-    total = sum(not outcome.subject.kernel for outcome in found)
+    parser = argparse.ArgumentParser(prog="python -m parity_tests.derivative_compositions", description=__doc__)
+    parser.add_argument("names", nargs="*", default=["*"], help="which subjects, such as 'module nn.*'; all by default")
+    parser.add_argument("--write", action="store_true", help="renew docs/DERIVATIVES.md; for all subjects")
+    parser.add_argument("--executor", choices=EXECUTORS, default="serial")
+    parser.add_argument("--workers", type=int, metavar="N", help="default: as many as there are processors")
+    parser.add_argument("--record", type=Path, metavar="FILE.jsonl", help="results so far, to go on from")
+    options = parser.parse_args(arguments)
+    names = [name for name in _named() if any(fnmatchcase(name, pattern) for pattern in options.names)]
+    if options.write and len(names) < len(_named()):
+        parser.error("--write is for all subjects")
+    swept = sweep(
+        check_named,
+        names,
+        executor=options.executor,
+        workers=options.workers,
+        record=options.record,
+        tick=lambda name, share: print(f"{share:4.0%} {name}", file=sys.stderr, flush=True),
+    )
+    found = [Outcome.of_json(one.value) for one in swept if not one.error]
+    for outcome in found:
+        print(outcome.line())
+    ended = [f"{one.cell}: {one.error}" for one in swept if one.error]
+    print("".join(f"{line}\n" for line in ended), end="")
+    failed = sum(not outcome.kernel and not outcome.right for outcome in found) + len(ended)
+    total = sum(not outcome.kernel for outcome in found) + len(ended)
     print(f"{total} rows and modules, {failed} wrong or with an error that is not typed")
-    if "--write" in names:
+    if options.write and not ended:
         PAGE.write_text(page(found), encoding="utf-8")
     return int(failed > 0)
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
     sys.exit(main(*sys.argv[1:]))

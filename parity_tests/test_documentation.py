@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import export
 import pure
 from export.app import command_line, documentation
-from export.errors import UnusedInputWarning
+from export.errors import EagerDerivativeWarning, UnusedInputWarning
 from parity_tests.markdown_pages import (
     DOCS,
     anchors,
@@ -174,7 +174,7 @@ def test_the_pytest_plugin_needs_no_import(pytester: pytest.Pytester, monkeypatc
 
 
 def error_classes() -> list[type[BaseException]]:
-    """Every public error class of the two packages, and the warning."""
+    """Every public error class of the two packages, and the warnings."""
     for package in (pure, export):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.startswith(("export.app.report", "export.app.reference")):
@@ -187,7 +187,11 @@ def error_classes() -> list[type[BaseException]]:
 
     ours = ("pure", "export", "pure_export_shared")
     found = [kind for kind in below(PureExportError) if kind.__module__.partition(".")[0] in ours]
-    return [kind for kind in dict.fromkeys([*found, UnusedInputWarning]) if not kind.__name__.startswith("_")]
+    return [
+        kind
+        for kind in dict.fromkeys([*found, EagerDerivativeWarning, UnusedInputWarning])
+        if not kind.__name__.startswith("_")
+    ]
 
 
 def test_every_error_has_a_section_and_every_section_an_error() -> None:

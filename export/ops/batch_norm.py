@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 import torch.autograd.forward_ad as fwAD
 from torch import Tensor
+from torch._C import DispatchKey
 from torch._decomp import decomposition_table
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Node
@@ -18,6 +19,7 @@ from export.graph.builder import Builder, Lowering, node_dtype
 from export.graph.onnx_types import accumulation_dtype
 from export.ops.normalisation import affine, inverse_deviation, scale_and_shift, standardised
 from export.ops.reduction import moments
+from export.ops.shared.eager_derivatives import note_norm
 from export.ops.shared.kernels import (
     JVP_DECOMPOSITIONS,
     Kernel,
@@ -30,8 +32,11 @@ from export.ops.shared.kernels import (
     unfold,
     with_mapped_axis,
 )
+from pure.layers.alignment import widen
+from pure.layers.norm_kernels import composed_norm
+from pure.layers.transform_levels import is_nested
 
-__all__ = ["BATCHING", "DECOMPOSITIONS", "FAKES", "FORWARD_MODE", "LOWERINGS"]
+__all__ = ["BATCHING", "COMPOSITES", "DECOMPOSITIONS", "FAKES", "FORWARD_MODE", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -228,6 +233,35 @@ def _fake(
     wide = torch.promote_types(x.dtype, torch.float32) if training else x.dtype
     return fake_like(mode, x, x.shape, x.dtype), fake_like(mode, x, saved, wide), fake_like(mode, x, saved, wide)
 
+
+def _batch_norm_of_any_order(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """Normalise each channel; from moments in training's second and higher derivatives, where PyTorch's are wrong."""
+    if not training or not is_nested(x, weight, bias):
+        whole: Tensor = aten.batch_norm.default._op_dk(
+            *(DispatchKey.CompositeImplicitAutograd, x, weight, bias, mean, variance),
+            *(training, momentum, eps, cudnn_enabled),
+        )
+        return whole
+    note_norm("training-mode F.batch_norm or F.instance_norm")
+    axes = [0, *range(2, x.dim())]
+    if mean is not None and variance is not None:
+        batch_variance, batch_mean = torch.var_mean(x.detach(), axes)
+        mean.copy_(momentum * batch_mean.to(mean.dtype) + (1 - momentum) * mean)
+        variance.copy_(momentum * batch_variance.to(variance.dtype) + (1 - momentum) * variance)
+    return composed_norm(widen(x), axes, weight, bias, eps).to(x.dtype)
+
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {aten.batch_norm.default: _batch_norm_of_any_order}
 
 LOWERINGS: dict[Any, Lowering] = {
     aten.native_batch_norm.default: native_batch_norm,

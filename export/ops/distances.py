@@ -8,6 +8,10 @@ from typing import Any
 
 import torch
 
+from export.ops.shared.eager_derivatives import note_distances
+from pure.layers.distances import composed_norm_of
+from pure.layers.transform_levels import is_nested
+
 __all__ = ["COMPOSITES", "DECOMPOSITIONS"]
 
 aten: Any = torch.ops.aten
@@ -43,7 +47,17 @@ def _dist(a: torch.Tensor, b: torch.Tensor, p: float = 2.0) -> torch.Tensor:
     return torch.linalg.vector_norm(a - b, p)
 
 
-COMPOSITES: dict[Any, Callable[..., Any]] = {aten.cdist.default: _cdist, aten.dist.default: _dist}
+def _cdist_of_any_order(
+    a: torch.Tensor, b: torch.Tensor, p: float = 2.0, compute_mode: int | None = None
+) -> torch.Tensor:
+    """Compute the distances from differences; a norm's kernel has no gradient of a forward mode of its gradient."""
+    note_distances(a, b)
+    if is_nested(a, b):
+        return composed_norm_of(a.unsqueeze(-2) - b.unsqueeze(-3), p, -1)
+    return _cdist(a, b, p)
+
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {aten.cdist.default: _cdist_of_any_order, aten.dist.default: _dist}
 """A norm of differences has derivatives of every order; those of PyTorch's own distances are wrong from the second."""
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {

@@ -12,11 +12,13 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor
+from torch._C import DispatchKey
 from torch.fx import Node
 
 from export.graph.builder import Builder, Lowering, node_dtype
 from export.graph.onnx_types import REDUCED, accumulation_dtype
 from export.ops.reduction import moments
+from export.ops.shared.eager_derivatives import note_norm
 from export.ops.shared.kernels import (
     JVP_DECOMPOSITIONS,
     Size,
@@ -28,9 +30,13 @@ from export.ops.shared.kernels import (
     with_mapped_axis,
 )
 from export.ops.shared.long_sums import mean_of
+from pure.layers.alignment import widen
+from pure.layers.norm_kernels import composed_layer_norm
+from pure.layers.transform_levels import is_nested
 
 __all__ = [
     "BATCHING",
+    "COMPOSITES",
     "FORWARD_MODE",
     "LOWERINGS",
     "affine",
@@ -203,6 +209,26 @@ def _group_norm_elementary(
     place = [channels, *[1] * (x.dim() - 2)]
     return affine(y.reshape(x.shape), weight, bias, place).to(x.dtype), mean.squeeze(2), inverse.squeeze(2)
 
+
+def _layer_norm_of_any_order(
+    x: Tensor,
+    shape: Sequence[Any],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    """Normalise over the last axes; from plain operations in second derivatives, where PyTorch's may be wrong."""
+    if not is_nested(x, weight, bias):
+        whole: Tensor = aten.layer_norm.default._op_dk(
+            DispatchKey.CompositeImplicitAutograd, x, shape, weight, bias, eps, cudnn_enable
+        )
+        return whole
+    note_norm("F.layer_norm")
+    return composed_layer_norm(widen(x), shape, weight, bias, eps).to(x.dtype)
+
+
+COMPOSITES: dict[Any, Callable[..., Any]] = {aten.layer_norm.default: _layer_norm_of_any_order}
 
 LOWERINGS: dict[Any, Lowering] = {
     aten.native_layer_norm.default: layer_norm,

@@ -36,6 +36,7 @@ from export.files.pytree_structure import Structure, describe
 from export.ops.complex_pairs.replay import PairReplay, has_complex
 from export.ops.fallback import NO_WHILE
 from export.ops.registry import control_flow
+from export.ops.shared import eager_derivatives
 from export.trace import active_rules, isolation, numpy_calls, recording, zero_tangents
 from export.trace.active_rules import decompositions, without_views
 from export.trace.arguments import Arguments, is_tensor, take_apart
@@ -64,6 +65,7 @@ class Traced:
         out_names: the dotted names of its tensor leaves.
         constants: {id of a captured tensor: dotted name}; the graph module keeps the tensors alive.
         decided: branches in Python on tensors' values in installed packages, and what was recorded of each.
+        eager_faults: derivatives that were recorded right and that eager PyTorch lacks or computes wrongly.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Traced:
     out_names: tuple[str, ...]
     constants: dict[int, str]
     decided: tuple[str, ...] = ()
+    eager_faults: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> list[Any]:
@@ -121,12 +124,22 @@ def trace(
         SpecialisedSizeError: if it works for one value of a dynamic size only.
         MutationError: if it changes an argument.
         RandomOpError: if it draws random numbers.
+        EagerDerivativeError: if eager PyTorch lacks a derivative that the recording lacks too.
+
+    Warns:
+        EagerDerivativeWarning: if eager PyTorch lacks a derivative, or computes one wrongly, that the recording has.
     """
     return record(fn, take_apart(fn, args, dynamic), whole)
 
 
 def record(fn: Callable[..., Any], arguments: Arguments, whole: Collection[Any] = ()) -> Traced:
     """Record a function whose arguments are taken apart already; see `trace`."""
+    traced = _record_in_any_code(fn, arguments, whole)
+    eager_derivatives.warn_of(traced.eager_faults)
+    return traced
+
+
+def _record_in_any_code(fn: Callable[..., Any], arguments: Arguments, whole: Collection[Any]) -> Traced:
     try:
         return _record(fn, arguments, whole, GRAPH_CODE)
     except TracingError as error:
@@ -195,7 +208,8 @@ def _trace(
     # inference mode is left: PyTorch 2.11 sets it when it is made, and leaving that mode clears it.
     replayed = torch.autograd.grad_mode._force_original_view_tracking
     followed = torch.inference_mode(False)  # PyTorch 2.11 differentiates to zero in inference mode, without a word
-    with isolation.tracing_lock, isolation.restored(), followed, torch.no_grad(), replayed(True):
+    tracing = isolation.tracing_lock
+    with tracing, isolation.restored(), followed, torch.no_grad(), replayed(True), eager_derivatives.noted() as faults:
         mode, sizes, fakes = fake_leaves(arguments.leaves, arguments.axes, hints)
         branches = ValueBranches(sizes)
         table = decompositions(frozenset(whole))
@@ -235,6 +249,7 @@ def _trace(
         out_names=tuple(result["names"]),
         constants=_constant_names(fn, graph),
         decided=tuple(branches.decided),
+        eager_faults=tuple(faults),
     )
 
 
@@ -263,7 +278,8 @@ def _typed_failures(fn: Callable[..., Any], arguments: Arguments) -> Iterator[No
                 f"\n  source: {_raised_at(error)}"
             ) from error
         # The function's own error, if it fails on real tensors as well, is the one worth reading.
-        with isolation.restored(), torch.random.fork_rng(devices=[]):
+        typed = eager_derivatives.typed_lack(function_name(fn))
+        with isolation.restored(), torch.random.fork_rng(devices=[]), typed:
             outside_modes(fn, arguments, arguments.leaves)
         if "Generator" in str(error):
             raise RandomOpError(random_message("a torch.Generator", _raised_at(error))) from error

@@ -15,8 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from export.files.pytree_structure import Structure, describe
 from export.ops import cond as cond_rules
 from export.ops.scan.operator import looped, scan_op
+from export.ops.shared.eager_derivatives import typed_lack
 from export.trace import isolation
 from export.trace.arguments import Arguments, is_tensor
+from export.trace.signature import function_name
 
 __all__ = ["Outcome", "Replay", "float32_products", "in_any_layout", "precision", "replayed", "replayed_results", "run"]
 
@@ -136,6 +138,7 @@ def run(
         torch.no_grad(),
         cond_rules.replaced(cond),
         precision(to),
+        typed_lack(function_name(fn)),
     ):
         out = fn(*arguments.rebuild(given))
     structure, found, names = describe(out, is_tensor, arguments.out_root)
