@@ -17,6 +17,8 @@ WITHOUT_PARAMETERS = {
     "max_pool",
     "avg_pool",
     "global_avg_pool",
+    "blur_pool",
+    "zero_pad",
     "flatten",
     "dropout",
     "drop_path",

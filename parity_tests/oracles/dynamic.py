@@ -204,6 +204,16 @@ def packed(flat: Flat) -> Flat:
     }
 
 
+class FirstOf(nn.Linear):
+    """A linear map of 9 inputs to 7 outputs, of which the first 6 and 3 are there: the other inputs are 0."""
+
+    def __init__(self) -> None:
+        super().__init__(9, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(torch.cat([x, torch.zeros_like(x[:, :3])], 1))[:, :3]
+
+
 class Slim(nn.Module):
     """Full weights; the narrow width in evaluation, both in training."""
 
@@ -243,5 +253,6 @@ ORACLES = {
     ),
     "mixture_of_depths": Oracle(Depths, under("branch", "branch", MLP)),
     "moe": Oracle(mixtral, packed, call=routed),
+    "slim_linear": Oracle(FirstOf),
     "slimmable": Oracle(Slim, {"branch.conv1": "conv1", "branch.conv2": "conv2", "branch.norm1": "norms"}),
 }

@@ -250,6 +250,28 @@ class First(nn.Module):
         return x.select(1, 0)
 
 
+class Pooled(nn.Module):
+    """One learnt query over the tokens behind the first, by PyTorch's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent = nn.Parameter(torch.zeros(1, 1, 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled: torch.Tensor = self.attention(self.latent.expand(len(x), 1, 8), x[:, 1:], x[:, 1:])[0]
+        return pooled[:, 0]
+
+
+def packed_pool(flat: Flat) -> Flat:
+    """Return the pool's leaves, if there are any, under the names of `Pooled`."""
+    found = {"latent": flat["latent.weight"]} if flat else {}
+    for end in ("weight", "bias") if flat else ():
+        found[f"attention.in_proj_{end}"] = torch.cat([flat[f"q.{end}"], flat[f"kv.{end}"]])
+        found[f"attention.out_proj.{end}"] = flat[f"out.{end}"]
+    return found
+
+
 class Masked(nn.Module):
     """Attention with a mask of the tokens, one head after the other."""
 
@@ -303,6 +325,10 @@ ORACLES = {
         lambda: nn.MultiheadAttention(8, 2, batch_first=True),
         {"qkv.weight": "in_proj_weight", "qkv.bias": "in_proj_bias", "out": "out_proj"},
         lambda module, x, extras, noise: module(x, x, x, need_weights=True)[0],
+    ),
+    "attention_pool": Oracle(
+        Pooled,
+        packed_pool,
     ),
     "attention_mask": Oracle(Masked, call=masked),
     "attention_causal": Oracle(

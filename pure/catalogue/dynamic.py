@@ -18,7 +18,7 @@ from pure.skips.dynamic.halting import ACT, PonderNet, halting_unit
 from pure.skips.dynamic.mixture_of_depths import MixtureOfDepths
 from pure.skips.dynamic.mixture_of_experts import MixtureOfExperts
 from pure.skips.dynamic.routing import AdaptiveResidual, SkipLayer, gate_head
-from pure.skips.dynamic.slimmable import SlimConv2d, Slimmable, SwitchableBatchNorm
+from pure.skips.dynamic.slimmable import SlimConv2d, SlimLinear, Slimmable, SwitchableBatchNorm
 
 __all__ = ["CASES"]
 
@@ -146,6 +146,14 @@ CASES: Final[tuple[Case, ...]] = (
         "x + Σₑ∈top-k gₑ fₑ(x), g = softmax over the top k",
         "2401.04088, section 2.1",
         oracle="transformers.models.mixtral.modeling_mixtral.MixtralSparseMoeBlock",
+    ),
+    Case(
+        "slim_linear",
+        "dynamic",
+        lambda: SlimLinear(9, 7, active_in=6, active_out=3),
+        ROWS,
+        "x W[:o, :i]ᵀ + b[:o]",
+        "1812.08928, section 3",
     ),
     Case(
         "slimmable",

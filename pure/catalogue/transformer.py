@@ -18,6 +18,7 @@ from pure.nets.transformers.bert import bert_base, bert_layer
 from pure.nets.transformers.gpt2 import gpt2, gpt2_block
 from pure.nets.transformers.llama import llama, llama_block
 from pure.nets.transformers.parts import feed_forward, transformer_block
+from pure.nets.transformers.vit_parts import AttentionPool
 from pure.skips.gated.glu import GLU
 from pure.skips.scaled.norm_placement import parallel_branches, pre_norm, res_post_norm, sandwich
 from pure.skips.streams.value_residual import ValueResidual
@@ -69,6 +70,14 @@ CASES: Final[tuple[Case, ...]] = (
         "Wₒ softmax(q kᵀ / √d) v",
         VASWANI,
         oracle="torch.nn.MultiheadAttention",
+    ),
+    Case(
+        "attention_pool",
+        "transformer",
+        lambda: AttentionPool(8, 2, skip=1),
+        TOKENS,
+        "W₀ softmax(Wq q Kᵀ / √d) V + b₀, one learnt q, without the first token",
+        "1810.00825, section 3.2; Zhai et al. 2021 (2106.04560), appendix D",
     ),
     Case(
         "attention_mask",
