@@ -13,7 +13,8 @@ class Lifted(TorchFunctionMode):
     """Inside, every float32 that a library asks for is a float64, and dropout multiplies by the next of `masks`.
 
     The libraries compute norms, rotary tables and softmax by `.to(torch.float32)`, `.float()` and
-    `softmax(…, dtype=torch.float32)`, which would hide a difference from a float64 computation.
+    `softmax(…, dtype=torch.float32)`, which would hide a difference from a float64 computation. Under autocast, whose
+    own rounding is looked at, nothing is lifted.
     """
 
     def __init__(self, masks: Iterable[Tensor] = ()) -> None:
@@ -22,7 +23,9 @@ class Lifted(TorchFunctionMode):
 
     def __enter__(self) -> "Lifted":
         self.default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
+        self.lifts = not torch.is_autocast_enabled("cpu")
+        if self.lifts:
+            torch.set_default_dtype(torch.float64)
         super().__enter__()
         return self
 
@@ -34,10 +37,10 @@ class Lifted(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def lift(value: Any) -> Any:
-            return torch.float64 if value is torch.float32 else value
+            return torch.float64 if self.lifts and value is torch.float32 else value
 
         args, kwargs = tuple(map(lift, args)), {name: lift(value) for name, value in (kwargs or {}).items()}
-        if func is Tensor.float:
+        if func is Tensor.float and self.lifts:
             func = Tensor.double
         if func is F.dropout:
             return self.dropout(*args, **kwargs)
