@@ -97,7 +97,7 @@ def test_norms_refuse_a_second_dtype(block: Block) -> None:
         (dense_block(4, 2, 3), [f"denselayer{i}.{what}" for i in (1, 2) for what in ("branch", "stream")]),
         (
             one_shot_aggregation(4, 3, 4, 2, residual=True),
-            ["branch.layers.branch", "branch.layers.branch#2", "branch.layers.stream", "branch", "stream"],
+            ["branch.layers.branch[0]", "branch.layers.branch[1]", "branch.layers.stream", "branch", "stream"],
         ),
     ],
 )

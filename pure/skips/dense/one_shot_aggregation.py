@@ -25,7 +25,7 @@ __all__ = ["OneShot", "one_shot_aggregation"]
 class OneShot(Composite):
     """y = [x, f₁(x), f₂(f₁(x)), …] along axis 1: what a dense block carries, without its quadratic cost.
 
-    The children are those of the chain, under their own names. Tags: "branch" (each fᵢ), "stream" (y).
+    The children are those of the chain, under their own names. Tags: "branch[i]" (fᵢ), "stream" (y).
 
     Args:
         chain: the fᵢ, a `Sequential`; all axes of their outputs but axis 1 must be the input's.
@@ -57,7 +57,7 @@ class OneShot(Composite):
         """Return all outputs side by side."""
         outs = [x]
         for name in self.children():
-            f = tag(run(name, outs[-1]), "branch", kind="branch")
+            f = tag(run(name, outs[-1]), f"branch[{name}]", kind="branch")
             if (f.shape[0], *f.shape[2:]) != (x.shape[0], *x.shape[2:]):
                 raise ShapeError(
                     f"OneShot: {name!r} gives {tuple(f.shape)} for an input {tuple(x.shape)}: expected equal sizes "

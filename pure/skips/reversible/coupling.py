@@ -37,7 +37,7 @@ class Reversible(Invertible):
     `block.inverse(params, y, state, extras)` gives x back: x₂ = y₂ − g(y₁), x₁ = y₁ − f(x₂). Autograd stores what the
     branches need, as for any block.
 
-    Tags: "branch" (f(x₂), then g(y₁)), "stream" (y).
+    Tags: "branch[f]" (f(x₂)), "branch[g]" (g(y₁)), "stream" (y).
 
     Args:
         f: keeps the shape of half the input.
@@ -86,7 +86,7 @@ class Reversible(Invertible):
         return first, second
 
     def _branch(self, run: Run, name: str, x: Any) -> Any:
-        value = tag(run(name, x), "branch", kind="branch")
+        value = tag(run(name, x), f"branch[{name}]", kind="branch")
         if value.shape != x.shape:
             raise ShapeError(
                 f"Reversible {name}: {tuple(x.shape)} becomes {tuple(value.shape)}: expected one shape: change width "

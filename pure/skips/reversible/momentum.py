@@ -24,7 +24,7 @@ class Momentum(Stack, Invertible):
     γ = 0 is the residual network. A call returns x; `pair` returns (x, v), from which `inverse` computes the input
     back: x ← x − v, v ← (v − (1 − γ) fᵢ(x)) / γ, in reverse order. Each division by γ magnifies rounding.
 
-    Tags: "branch" (each (1 − γ) fᵢ(x), what is pushed), "stream" (each x).
+    Tags, of each step i: "branch[i]" ((1 − γ) fᵢ(x), what is pushed), "stream[i]" (x).
 
     Args:
         blocks: the branches fᵢ; they keep the input's shape.
@@ -79,6 +79,6 @@ class Momentum(Stack, Invertible):
                 raise ShapeError(
                     f"Momentum: block '{index}' gives {tuple(f.shape)} from {tuple(x.shape)}: expected one shape"
                 )
-            v = self.gamma * v + tag((1 - self.gamma) * f, "branch", kind="branch")
-            x = tag(x + v, "stream")
+            v = self.gamma * v + tag((1 - self.gamma) * f, f"branch[{index}]", kind="branch")
+            x = tag(x + v, f"stream[{index}]")
         return x, v

@@ -29,7 +29,7 @@ class DenseFormer(Stack):
     At first αᵢᵢ = 1 and the others are 0, so that the network is the plain chain of its blocks. The blocks bring
     their own skips, as transformer blocks do.
 
-    Leaves: `alphas.i`, one vector for each block that is followed by a mix, oldest first. Tags: "stream" (each yᵢ).
+    Leaves: `alphas.i`, one vector for each block that is followed by a mix, oldest first. Tags: "stream[i]" (yᵢ).
 
     Args:
         blocks: B₁ … B_L; each keeps the input's shape.
@@ -81,7 +81,7 @@ class DenseFormer(Stack):
             if name in lengths:
                 alpha = owned(self, params, f"alphas.{name}", (lengths[name],), x)
                 x = weighted_sum(alpha, seen[depth % self.dilation :: self.dilation])
-            x = tag(x, "stream")
+            x = tag(x, f"stream[{name}]")
         return x
 
 
@@ -91,7 +91,7 @@ class EarlierOutputs(Stack):
 
     At first γᵢᵢ = 1 and the others are 0: the plain residual network.
 
-    Leaves: `gates.i` of shape (i + 1,), oldest first. Tags: "branch" (fᵢ(xᵢ)), "stream" (xᵢ₊₁).
+    Leaves: `gates.i` of shape (i + 1,), oldest first. Tags: "branch[i]" (fᵢ(xᵢ)), "stream[i]" (xᵢ₊₁).
 
     Args:
         blocks: the branches f₀ … f_{L−1}; each keeps the input's shape.
@@ -118,10 +118,10 @@ class EarlierOutputs(Stack):
         seen = [x]
         for depth in range(len(self.blocks)):
             name = str(depth)
-            f = tag(run(name, seen[-1]), "branch", kind="branch")
+            f = tag(run(name, seen[-1]), f"branch[{name}]", kind="branch")
             _same(self, name, f, x)
             gates = owned(self, params, f"gates.{name}", (depth + 1,), x)
-            seen.append(tag(f + weighted_sum(gates, seen), "stream"))
+            seen.append(tag(f + weighted_sum(gates, seen), f"stream[{name}]"))
         return seen[-1]
 
 

@@ -93,7 +93,7 @@ class DepthAttention(Stack):
     itself. Queries start at 0, so that all sources count alike.
 
     Children: the branches "0", "1", …, and "read1" … "readL", the last for the output.
-    Tags: "branch" (each vₗ), "stream" (each hₗ and the output).
+    Tags: "branch[l]" (vₗ), "stream[l]" (hₗ, the last one the output).
 
     Args:
         blocks: the branches f₁ … f_L, each with its own norm in front; they keep the input's shape.
@@ -130,7 +130,7 @@ class DepthAttention(Stack):
         """Return the read behind the last branch."""
         sources, h = [x], x
         for index in range(len(self.blocks)):
-            f = tag(run(str(index), h), "branch", kind="branch")
+            f = tag(run(str(index), h), f"branch[{index}]", kind="branch")
             if f.shape != x.shape:
                 raise ShapeError(
                     f"DepthAttention: block '{index}' gives {tuple(f.shape)} from {tuple(x.shape)}: expected one shape"
@@ -139,5 +139,5 @@ class DepthAttention(Stack):
                 sources[-1] = sources[-1] + f
             else:
                 sources.append(f)
-            h = tag(run(f"read{index + 1}", torch.stack(sources, 1)), "stream")
+            h = tag(run(f"read{index + 1}", torch.stack(sources, 1)), f"stream[{index}]")
         return h
