@@ -76,13 +76,17 @@ def derivative(f: Function, kinds: tuple[str, ...]) -> Function:
         case "jvp":
             return lambda z: jvp(inner, (z,), (DIRECTION,))[1]
         case "grad":
-            return lambda z: grad(lambda z: (inner(z) * _weights(tuple(inner(z).shape))).sum())(z)
+            return grad(lambda z: _weighted(inner(z)))
         case "vjp":
             return lambda z: _pulled(inner, z)
         case "jacrev":
             return jacrev(inner)
         case _:
             return jacfwd(inner)
+
+
+def _weighted(y: Tensor) -> Tensor:
+    return (y * _weights(tuple(y.shape))).sum()
 
 
 def _pulled(f: Function, z: Tensor) -> Tensor:

@@ -67,6 +67,46 @@ def test_a_pre_norm_stream_grows_by_a_constant_and_not_exponentially() -> None:
     assert not found.exponential
 
 
+def drawn(audit: flow.Audit) -> dict[str, tuple[float, str]]:
+    """Return the slope and the legend's words of the dashed line of the panels "gradient" and "signal"."""
+    figure = audit.plot()
+    found = {}
+    for axes in figure.axes:
+        for line in axes.get_lines():
+            if line.get_linestyle() == "--" and str(line.get_label()).startswith("fit"):
+                (x0, x1), (y0, y1) = line.get_xdata(), line.get_ydata()
+                panel = axes.get_title(loc="left").partition(":")[0]
+                assert line.get_label() in [text.get_text() for text in axes.get_legend().get_texts()]
+                found[panel] = (float(y1 - y0) / float(x1 - x0), str(line.get_label()))
+    return found
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.1, 0.8])
+def test_the_picture_of_a_plain_network_has_its_gain_as_slope_and_in_words(gain: float) -> None:
+    chain, params, x = stack(linear(gain))
+    found = drawn(flow.audit(chain, params, x))
+    slope, words = found["signal"]
+    assert slope == pytest.approx(2 * math.log10(gain), abs=1e-9)
+    assert words.startswith(f"fit {gain**2:.3g}$^L$")
+    slope, words = found["gradient"]  # a norm, not a square, and it grows towards the input
+    assert slope == pytest.approx(-math.log10(gain), abs=1e-9)
+    assert words.startswith(f"fit {gain:.3g}$^L$")
+
+
+def test_the_picture_of_a_post_norm_network_is_flat_and_says_that_a_step_stands_apart() -> None:
+    chain, params, x = stack(post_norm(linear(1.0), pure.LayerNorm(FEATURES)))
+    slope, words = drawn(flow.audit(chain, params, x))["signal"]
+    assert slope == pytest.approx(0.0, abs=1e-6)
+    assert words.startswith("fit 1$^L$")
+    assert words.endswith("1 step apart")
+
+
+def test_the_picture_of_a_pre_norm_network_has_the_slope_of_a_linear_growth() -> None:
+    chain, params, x = stack(pre_norm(linear(1.0), pure.LayerNorm(FEATURES)))
+    slope, _ = drawn(flow.audit(chain, params, x))["signal"]
+    assert slope == pytest.approx(math.log10(1 + DEPTH / X_SCALE**2) / DEPTH, abs=math.log10(1.02))
+
+
 def test_a_jump_in_either_direction_at_either_end_leaves_the_slope_alone() -> None:
     slope = [0.1 * at for at in range(20)]
     for logs in ([5.0, *slope], [*slope, -3.0], [2.0, *slope, 9.0]):
