@@ -65,7 +65,7 @@ def _audit(audit: Audit, title: str | None) -> str:
             Panel("input gradient by path length", "branches passed", lengths, {"share": list(audit.paths.shares)})
         )
     said = [f"• {advice.text}" for advice in audit.advice] or [NOTHING_TO_CHANGE]
-    names = [f"depth {block.depth}: {block.name}" for block in blocks]
+    names = [f"depth {block.depth}: {block.name}" for block in blocks if block.name != str(block.depth)]
     return line_page(title or f"Audit of {len(audit)} blocks", panels, "\n".join([*said, "", *names]))
 
 
