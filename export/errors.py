@@ -63,7 +63,14 @@ class UnsupportedOpError(ExportError):
         self.op, self.dtype, self.source, self.path, self.caller = op, dtype, source, path, caller
         where = f"\n  block: {path}" if path else ""
         where += f"\n  source: {source}" if source else ""
-        if caller:
+        owner, parametrised, weight = f".{path}".partition(".parametrizations.")
+        if parametrised:
+            module = f"module.get_submodule({owner[1:]!r})" if owner else "module"
+            where += (
+                f"\n  way out: torch.nn.utils.parametrize.remove_parametrizations({module}, "
+                f"{weight.partition('.')[0]!r}) before from_module(module): the weight as it is becomes the parameter"
+            )
+        elif caller:
             where += (
                 f"\n  called from: {caller}\n  way out: compute what needs {op} before the export and pass it in as an "
                 "argument, or put another module in the place of the one that calls it"

@@ -1,5 +1,6 @@
 """Buffers, parametrisations, tied weights, hooks and failures of modules as blocks."""
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,23 @@ def test_orthogonal_weights_have_their_gradient_and_a_typed_error_in_files(shape
     torch.testing.assert_close(pure.flatten(found), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(export.errors.UnsupportedOpError, match=r"source: parity_tests.test_interop_modules\.py"):
         export.verify(lambda p, x: block(p, x, state), (params, x), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["matrix_exp", "cayley", "householder"])
+def test_the_way_out_of_an_orthogonal_weight_works_as_it_is_written(kind: str) -> None:
+    module, x = (
+        nn.Sequential(nn.Tanh(), parametrizations.orthogonal(nn.Linear(4, 4), orthogonal_map=kind)),
+        sampled(5, 4),
+    )
+    before = module(x)
+    block, params, state = interop.from_module(module)
+    with pytest.raises(export.errors.UnsupportedOpError) as raised:
+        export.verify(block, (params, x, state), device="cpu")
+    (advice,) = re.findall(r"way out: (torch\.nn\.utils\.parametrize\.\S+ \S+) before", str(raised.value))
+    eval(advice, {"torch": torch, "module": module})
+    block, params, state = interop.from_module(module)
+    torch.testing.assert_close(block(params, x, state), before)
+    assert export.verify(block, (params, x, state), device="cpu").passed
 
 
 class MakesBuffer(nn.Module):
