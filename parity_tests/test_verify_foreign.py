@@ -365,6 +365,25 @@ def test_weights_without_influence_are_named() -> None:
         assert export.verify(gated, ({**params, "gain": torch.ones(())}, X)).unused == ()
 
 
+def test_many_weights_behind_a_gain_of_zero_take_a_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in networks whose branches begin with a gain of 0; one leaf among them matters without having a gradient."""
+    params: dict[str, Any] = {f"w{i}": torch.full((8, 8), 0.1) for i in range(40)}
+    params |= {"gain": torch.zeros(()), "threshold": torch.tensor(0.1)}
+
+    def gated(params: dict[str, Tensor], x: Tensor) -> Tensor:
+        branch = x
+        for i in range(40):
+            branch = torch.tanh(branch @ params[f"w{i}"])
+        return x + params["gain"] * branch + (x > params["threshold"])
+
+    runs = []
+    real = unused.exact_values
+    monkeypatch.setattr(unused, "exact_values", lambda *given, **named: runs.append(1) or real(*given, **named))
+    verdict = export.verify(gated, (params, X))
+    assert verdict.unused == tuple(f"params.w{i}" for i in range(40))
+    assert len(runs) <= 16  # of 41 leaves without a gradient
+
+
 def test_branches_and_indices_without_influence_are_named() -> None:
     def fn(x: Tensor, control: Tensor, index: Tensor) -> Tensor:
         return torch.cond(control > 0.5, lambda a: a.relu(), lambda a: (a + a.abs()) / 2, (x,)) + 0 * index.sum()

@@ -2,7 +2,7 @@
 
 A verdict says nothing about a weight that nothing depends on, such as what a gain of 0 multiplies: a file with other
 numbers there passes too. One gradient of a random combination of the outputs tells for all leaves at once; where it is
-zero, or PyTorch has none, the leaf itself is changed and the outputs compared.
+zero, or PyTorch has none, the leaves themselves are changed, many at once, and the outputs compared.
 """
 
 from __future__ import annotations
@@ -42,7 +42,17 @@ def unused_leaves(
     looked_at = [i for i in among if i in read and i not in decisive]
     doubtful = _without_gradient(graph, leaves, forced, looked_at)
     reference = exact_values(graph, leaves, forced, compared=True) if doubtful else []
-    used = {*decisive, *looked_at} - {i for i in doubtful if not _influences(graph, leaves, forced, i, reference)}
+
+    def influential(positions: Sequence[int]) -> set[int]:
+        """Halve what is changed until one is left: most often nothing depends on any, as behind a gain of zero."""
+        if not positions or not _influences(graph, leaves, forced, positions, reference):
+            return set()
+        half = len(positions) // 2
+        return influential(positions[:half]) | influential(positions[half:]) if half else set(positions)
+
+    floats = [i for i in doubtful if leaves[i].is_floating_point()]
+    found = influential(floats).union(*(influential([i]) for i in doubtful if i not in floats))
+    used = {*decisive, *looked_at} - ({*doubtful} - found)
     counters = {i for i in among if i not in read and not leaves[i].dim() and not leaves[i].is_floating_point()}
     return [i for i in among if i not in used and i not in counters]
 
@@ -112,20 +122,26 @@ def _gradient(
 
 
 def _influences(
-    graph: GraphModule, leaves: Sequence[Tensor], forced: Mapping[str, bool], position: int, reference: Sequence[Tensor]
+    graph: GraphModule,
+    leaves: Sequence[Tensor],
+    forced: Mapping[str, bool],
+    positions: Sequence[int],
+    reference: Sequence[Tensor],
 ) -> bool:
+    """Tell whether other values of these leaves change the outputs; those of floats are random, so none undo others."""
     given = list(leaves)
-    given[position] = _changed(leaves[position])
+    for position in positions:
+        given[position] = _changed(leaves[position], position)
     try:
         return _differ(exact_values(graph, given, forced, compared=True), reference)
     except (RuntimeError, IndexError):  # an index that does not exist
         return True
 
 
-def _changed(leaf: Tensor) -> Tensor:
+def _changed(leaf: Tensor, seed: int) -> Tensor:
     """Return other values for a leaf; integers and booleans stay among those that it has, where it has several."""
     if leaf.is_floating_point():
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(seed)
         change = torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf.device)
         return leaf.double() + change * _size(leaf)
     rolled = leaf.flatten().roll(1).reshape(leaf.shape)
