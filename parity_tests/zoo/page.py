@@ -14,6 +14,8 @@ __all__ = ["UNTOLD", "line", "markdown", "summary"]
 
 UNTOLD = ("wrong", "untyped", "crashed", "hanging")
 """What no stage of ours may come to: a wrong value that nothing tells, an error without a type, no end."""
+JUDGED = ("right", "wrong", "told", "open")
+"""What a stage comes to that wrote a file, which could be judged."""
 SHORT = {"right": "✓", "typed": "typed", "told": "told", "open": "open", "none": "–"}
 LEGEND = (
     "✓: the value is right, and so is the file's verdict where it got one. typed: an error of its own type that names "
@@ -86,7 +88,8 @@ def summary(records: Sequence[Record]) -> str:
         each = "; ".join(f"{name} {rate(_of(records, name), stage)}" for name in libraries)
         lines.append(f"{stage}: {rate(records, stage)} right{f', {others}' if others else ''} [{each}]")
     for stage in FILES:
-        lines.append(f"{stage}: {sum(stage in record['verdicts'] for record in records)} got a verdict")
+        asked = [record["stages"].get(stage, {}) for record in records if stage in record["verdicts"]]
+        lines.append(f"{stage}: {sum(one.get('status') in JUDGED for one in asked)} got a verdict")
     lines.append(f"CPU time of an export, ours / torch.onnx's: {ratio(records, 'seconds')}")
     lines.append(f"nodes, ours / torch.onnx's: {ratio(records, 'nodes')}")
     return "\n".join(lines)
