@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import blocks, compilers, cuda, exporters, flow, forms, memory, spmd, watching
+from benchmarks import blocks, compilers, cuda, exporters, flow, forms, growth, memory, spmd, watching
 from benchmarks.environment import environment
 from benchmarks.report import print_measurement, write_json
 
@@ -17,6 +17,7 @@ SUITES = {
     exporters.NAME: exporters.measurements,
     flow.NAME: flow.measurements,
     forms.NAME: forms.measurements,
+    growth.NAME: growth.measurements,
     memory.NAME: memory.measurements,
     spmd.NAME: spmd.measurements,
     watching.NAME: watching.measurements,

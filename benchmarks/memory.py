@@ -5,6 +5,7 @@ above what stood before the first call, which traces and compiles. Weights are a
 """
 
 import ctypes
+import dataclasses
 import gc
 import json
 import os
@@ -27,6 +28,7 @@ from pure import nets
 from pure.block import Block
 from pure.nets.convolutional.unet import unet
 from pure.skips import pre_norm
+from pure.skips.additive.long_skip import LongSkip
 
 NAME = "memory"
 SIDES = ("eager", "export.jit", "export.jit, remat")
@@ -52,14 +54,22 @@ NETWORKS: dict[str, tuple[Callable[[], Block], tuple[int, ...]]] = {
 }
 
 
-def rematerialised(block: Block, depth: int = 0) -> Block:
-    """The same chain with each block in it checkpointed: the elements of chains in chains, or of the chain itself."""
+def rematerialised(block: Block, depth: int = 0, skips: int = 0) -> Block:
+    """The same chain with each block in it checkpointed: the elements of chains in chains, or of the chain itself.
+
+    A chain of layers without children, in a chain, is a block. A U-Net's outermost long skip is one too, and so are the
+    blocks in it; to checkpoint each of the skips would evaluate the innermost once a level.
+    """
     children = block.children()
-    if not isinstance(block, pure.Sequential) or depth > 2:
+    if isinstance(block, LongSkip):
+        inside = dataclasses.replace(block, branch=rematerialised(block.branch, 1, skips + 1))
+        return inside if skips else pure.checkpoint(inside)
+    layers = depth > 0 and not any(child.children() for child in children.values())
+    if not isinstance(block, pure.Sequential) or layers:
         return pure.checkpoint(block) if children else block
-    inside = {name: rematerialised(child, depth + 1) for name, child in children.items()}
-    plain = all(name == str(i) for i, name in enumerate(inside))
-    return pure.Sequential(*inside.values()) if plain else pure.Sequential(**inside)
+    parts = {name: rematerialised(child, depth + 1, skips) for name, child in children.items()}
+    plain = all(name == str(i) for i, name in enumerate(parts))
+    return pure.Sequential(*parts.values()) if plain else pure.Sequential(**parts)
 
 
 def status(key: str) -> int:

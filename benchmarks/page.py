@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+from benchmarks.growth import QUANTITIES, SIDES
+
 ROOT = Path(__file__).parents[1]
 PAGE = Path("docs/benchmarks.md")
 RESULTS = Path("benchmarks/results")
@@ -112,7 +114,9 @@ def compilers(data: dict[str, Any]) -> str:
             low, high = timings["export.jit"]["ratio_interval_95"]
             ratio = f"{timings['export.jit']['ratio']:.2f} [{low:.2f}, {high:.2f}]"
         seconds = [
-            f"{notes[f'seconds to compile, {n}']:.3g}" if f"seconds to compile, {n}" in notes else "fails"
+            f"{notes[f'seconds to compile, {n}']:.3g}"
+            if f"seconds to compile, {n}" in notes
+            else notes.get(f"{n} fails", "fails")
             for n in CONTENDERS[1:]
         ]
         if "stopped" in notes:
@@ -177,6 +181,42 @@ def forms(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def memory(data: dict[str, Any]) -> str:
+    """One row a side of each network: peak and time of a gradient, and their ratios to eager's."""
+    lines = [
+        f"{surroundings(data, 'memory.json', 'torch', 'onnxruntime-gpu')} Bytes above what the process held before the "
+        "first call, which compiles; medians of processes that take turns.",
+        "",
+        "| gradient | side | peak, MiB | to eager's | time of a call, s | to eager's |",
+        "|---|---|---|---|---|---|",
+    ]
+    for measurement in data["measurements"]:
+        name, notes = measurement["name"].removeprefix("gradient of "), measurement["notes"]
+        for side in ("eager", "export.jit", "export.jit, remat"):
+            peak, seconds = notes[f"{side}: peak MiB"][1], notes[f"{side}: seconds"]
+            ratios = peak / notes["eager: peak MiB"][1], seconds / notes["eager: seconds"]
+            lines.append(f"| {name} | {side} | {peak:.0f} | {ratios[0]:.2f} | {seconds:.2f} | {ratios[1]:.2f} |")
+            name = ""
+    return "\n".join(lines)
+
+
+def growth(data: dict[str, Any]) -> str:
+    """One row a quantity and axis: the fitted exponents of all sides, then where a line ended."""
+    lines = [
+        f"{surroundings(data, 'growth.json', 'torch', 'onnxruntime-gpu')} Exponents at the largest sizes.",
+        "",
+        f"| quantity | along | {' | '.join(SIDES)} |",
+        f"|---|---|{'---|' * len(SIDES)}",
+    ]
+    for quantity in QUANTITIES.values():
+        for measurement in data["measurements"]:
+            found = [measurement["notes"].get(f"exponent of {quantity}, {side}") for side in SIDES]
+            cells = ["–" if slope is None else f"{slope:.2f}" for slope in found]
+            lines.append(f"| {quantity} | {measurement['name']} | {' | '.join(cells)} |")
+    ended = [f"{side}: {why}." for m in data["measurements"] for side, why in m["notes"]["ended"].items()]
+    return "\n".join([*lines, "", " ".join(ended)] if ended else lines)
+
+
 def flow(data: dict[str, Any]) -> str:
     """One row a contender of each comparison, then what was run once."""
     lines = [
@@ -204,6 +244,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "exporters": exporters,
     "flow": flow,
     "forms": forms,
+    "memory": memory,
+    "growth": growth,
     "watch": watch,
 }
 FILES = {
@@ -212,6 +254,8 @@ FILES = {
     "exporters": "exporters.json",
     "flow": "flow.json",
     "forms": "forms.json",
+    "memory": "memory.json",
+    "growth": "growth.json",
     "watch": "watch.json",
 }
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from benchmarks import compilers, forms, page
+from benchmarks import compilers, forms, growth, page
 from benchmarks.__main__ import main
 from benchmarks.agreement import same_leaves
 from benchmarks.environment import environment
@@ -140,7 +140,8 @@ def test_the_summary_of_the_page_is_drawn_from_the_results(root: Path) -> None:
 @pytest.mark.parametrize("name", ["interpolate bilinear ×2", "attention"])
 def test_files_of_single_operators_are_held_against_pytorch(name: str, tmp_path: Path) -> None:
     found = forms.compared(name, tmp_path)
-    assert [contender.name for contender in found.contenders] == [forms.TORCH, "forward", "jvp", "gradient"]
+    kinds = ["forward", "jvp", "gradient"]
+    assert [contender.name for contender in found.contenders] == [forms.TORCH, *kinds, *(f"eager, {k}" for k in kinds)]
     path = tmp_path / "forward.onnx"
     operator, inputs = forms.OPERATORS[name]
     with pytest.raises(AssertionError, match="forward is off by"):
@@ -176,3 +177,43 @@ def test_the_transforms_of_a_cell_are_those_that_they_are_called(network: str) -
     torch.testing.assert_close(y, run(*tree.cast((params, x[:1]), torch.float64)))
     by_gradient = sum((g * d).sum() for g, d in zip(tree.leaves(gradient), tree.leaves(direction), strict=True))
     torch.testing.assert_close((2 * y * moved).mean(), by_gradient, rtol=1e-9, atol=0)
+
+
+def test_a_cell_that_torch_compile_does_not_end_is_run_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        compilers.NETWORKS,
+        "mlp",
+        compilers.Network("tiny", lambda: compilers.nets.residual_mlp(4, 4, 1), (2, 4)),
+    )
+    found = compilers.run_cell("mlp", "gradient", QUICK, alone=True)
+    assert [timing.name for timing in found.timings] == ["eager", "export.jit"]
+    assert list(compilers.summary([found])) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux says what a process's peak was")
+def test_the_growth_of_each_side_has_every_quantity() -> None:
+    for side in ("eager", "export.jit", "export.jit, Repeat"):
+        expected = {"call", "peak"} if side == "eager" else set(growth.QUANTITIES)
+        found = growth.isolated(side, {"depth": 2, "width": 8, "batch": 4})
+        assert found.keys() == expected
+        assert min(found.values()) > 0
+
+
+def test_exponents_are_of_the_largest_sizes() -> None:
+    line = {size: 3.0 + size**1.5 / 1e4 for size in (1, 10, 10**4, 10**5, 10**6)}
+    assert growth.exponent(line) == pytest.approx(1.5, abs=0.01)
+    assert growth.exponent({1: 1.0, 2: 2.0}) is None
+
+
+@pytest.mark.parametrize("quantity", growth.QUANTITIES)
+def test_a_picture_of_growth_shows_the_exponents_of_the_table(quantity: str) -> None:
+    root = Path(__file__).parents[1]
+    data = json.loads((root / growth.RESULTS).read_text(encoding="utf-8"))
+    drawn = growth.drawn(data, quantity).decode()
+    committed = (root / growth.PICTURES / f"growth-{quantity}.svg").read_text(encoding="utf-8")
+    for measurement in data["measurements"]:
+        for side in growth.SIDES:
+            slope = measurement["notes"].get(f"exponent of {growth.QUANTITIES[quantity]}, {side}")
+            if slope is not None:
+                assert f"{side}: {slope:.2f}" in drawn
+                assert f"{side}: {slope:.2f}" in committed

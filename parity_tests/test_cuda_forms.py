@@ -15,4 +15,4 @@ def test_the_form_for_cuda_is_near_the_recorded_operators(network: str) -> None:
     assert found["cuda"]["launches"] <= 1.3 * least["launches"]
     assert found["cuda"]["bytes"] <= 1.2 * least["bytes"]  # cuDNN exchanges no batch and channels; a Conv has to
     assert found["cuda"]["launches"] < found["cpu"]["launches"]
-    assert found["cuda"]["bytes"] < 0.9 * found["cpu"]["bytes"]
+    assert found["cuda"]["bytes"] < found["cpu"]["bytes"]

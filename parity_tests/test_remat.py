@@ -28,6 +28,7 @@ def chain(depth: int, width: int, *, kept: bool) -> pure.Block:
 
 
 PLAIN, AGAIN = chain(3, 6, kept=True), chain(3, 6, kept=False)
+DEEP = pure.checkpoint(pure.checkpoint(pure.checkpoint(AGAIN)))  # four, one in another
 PARAMS, _ = PLAIN.init(generator(), torch.float64)
 X = torch.randn(4, 8, generator=generator(1), dtype=torch.float64)
 V = torch.randn(4, 8, generator=generator(2), dtype=torch.float64)
@@ -75,6 +76,11 @@ def assert_equal_to_rounding(given: Any, expected: Any, zero: float = 1e-14) -> 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_it_is_the_function_under_every_transform(name: str) -> None:
     assert_equal_to_rounding(TRANSFORMS[name](loss_of(AGAIN)), TRANSFORMS[name](loss_of(PLAIN)))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_one_in_another_it_is_the_function_under_every_transform(name: str) -> None:
+    assert_equal_to_rounding(TRANSFORMS[name](loss_of(DEEP)), TRANSFORMS[name](loss_of(PLAIN)))
 
 
 @pytest.mark.parametrize("name", ["grad", "vmap of grad", "jvp of grad"])

@@ -10,6 +10,7 @@ nodes is a launch that moves the whole map, so files for CUDA keep Conv and Conv
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,6 +42,12 @@ aten: Any = torch.ops.aten
 MIN_CHANNELS_FOR_ONE_PRODUCT = 8
 """Channels from which the gradient w.r.t. the weight is one product; with fewer, extracting windows costs more."""
 
+MIN_POSITIONS_FOR_CONVOLUTION = 2**11
+"""Positions of all maps of a batch from which turning a weight is a small part of a transposed convolution's work."""
+
+MIN_POSITIONS_OF_A_MAP = 2**8
+"""Positions of one map from which, if they are as many as its channels, ONNX Runtime's convolution is a fast one."""
+
 MAX_VALUES_OF_WINDOWS = 2**22
 """Values of windows side by side that are in memory at once, unless one tap of all windows has more."""
 
@@ -66,10 +73,7 @@ def convolution_backward(
         raise g.unsupported("an input without a batch axis; use x.unsqueeze(0)")
     geometry = windows.Geometry(per_axis(stride, rank), per_axis(padding, rank), per_axis(dilation, rank), groups)
     d_input = d_weight = d_bias = None
-    if wanted[0]:
-        rule = _transposed_input_gradient if transposed else _input_gradient
-        d_input = rule(g, grad, x, weight, geometry)
-    if wanted[1]:
+    if wanted[1]:  # before that of the input, which is as large as the input, whose last reader this is
         fine, coarse = (grad, x) if transposed else (x, grad)
         d_weight = _weight_gradient(g, fine, coarse, weight, geometry)
     if wanted[2]:
@@ -78,6 +82,9 @@ def convolution_backward(
         inner = accumulation_dtype(narrow)
         total = sum_of(g, g.cast(value, inner), g.shape_of(grad), [0, *range(2, rank + 2)], False)
         d_bias = g.cast(total, narrow)
+    if wanted[0]:
+        rule = _transposed_input_gradient if transposed else _input_gradient
+        d_input = rule(g, grad, x, weight, geometry)
     return d_input, d_weight, d_bias
 
 
@@ -88,7 +95,7 @@ def _sizes(g: Builder, arg: Any, what: str) -> list[int]:
 
 
 def _input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: windows.Geometry) -> ir.Value:
-    """Return a convolution's gradient w.r.t. its input, a transposed convolution."""
+    """Return a convolution's gradient w.r.t. its input: a transposed convolution, or a convolution that is the same."""
     kernel = _sizes(g, weight, "weight")
     stride, padding = geometry.stride, geometry.padding
     found = windows.recorded_windows(g, x, grad, weight, geometry) if geometry.groups == 1 else None
@@ -98,10 +105,8 @@ def _input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: window
         sums = g.reshape(windows.swap_batch_and_channels(g, g.tensor(grad), found.rank), [out_channels, -1])
         product = g.op("Gemm", flat, sums, transA=1)
         return windows.fold_windows(g, product, in_channels, g.shape_of(x)[0], found)
-    apart = geometry.groups == 1 and {*kernel, *stride} == {1} and not any(padding)  # nothing overlaps
-    if apart and g.target != "cuda":  # a GPU needs no exchanged weight for a transposed convolution
-        swapped = g.transpose(g.tensor(weight), [1, 0, *range(2, 2 + len(kernel))])
-        return g.op("Conv", g.tensor(grad), swapped)
+    if g.target != "cuda" and _pays_as_convolution(g, grad, weight, kernel, geometry):
+        return _input_gradient_by_convolution(g, grad, weight, kernel, geometry)
     extra = [0] * len(kernel)
     if any(step > 1 for step in stride):  # several input sizes give this output size
         inner, outer = _sizes(g, x, "input"), _sizes(g, grad, "output")
@@ -110,6 +115,44 @@ def _input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: window
         extra = [size - least for size, least in zip(inner, reached, strict=True)]
     attributes = {"kernel_shape": kernel, **geometry.attributes(), "output_padding": extra if any(extra) else None}
     return g.op("ConvTranspose", g.tensor(grad), g.tensor(weight), **attributes)
+
+
+def _pays_as_convolution(g: Builder, grad: Any, weight: Any, kernel: Sequence[int], geometry: windows.Geometry) -> bool:
+    """Whether exchanging and turning the weight costs less than ONNX Runtime's transposed convolution does more.
+
+    That unfolds the result, all taps of it, and adds them up; a convolution unfolds its argument. A GPU needs neither.
+    """
+    reach = [d * (k - 1) for d, k in zip(geometry.dilation, kernel, strict=True)]
+    if set(geometry.stride) != {1} or any(p > r for p, r in zip(geometry.padding, reach, strict=True)):
+        return False
+    batch, _, *places = (g.static(size) or 1 for size in g.shape_of(grad))
+    positions, channels = math.prod(places), (g.static(g.shape_of(weight)[1]) or 1) * geometry.groups
+    large = positions >= max(MIN_POSITIONS_OF_A_MAP, channels) and batch * positions >= MIN_POSITIONS_FOR_CONVOLUTION
+    return large or set(kernel) == {1}
+
+
+def _input_gradient_by_convolution(
+    g: Builder, grad: Any, weight: Any, kernel: Sequence[int], geometry: windows.Geometry
+) -> ir.Value:
+    """Convolve with the weight, its channels exchanged within their group and its taps in reverse."""
+    groups, rank = geometry.groups, len(kernel)
+    spatial = list(range(2, 2 + rank))
+    turned = g.tensor(weight)
+    outer, inner = g.shape_of(weight)[:2]
+    if groups == 1:
+        turned = g.transpose(turned, [1, 0, *spatial])
+    else:
+        turned = g.reshape(turned, [groups, outer // groups, inner, *kernel])
+        turned = g.reshape(
+            g.transpose(turned, [0, 2, 1, *range(3, 3 + rank)]), [groups * inner, outer // groups, *kernel]
+        )
+    axes = [axis for axis, size in zip(spatial, kernel, strict=True) if size > 1]
+    if axes:
+        last, before_first = [-1] * len(axes), [-(2**31)] * len(axes)
+        turned = g.op("Slice", turned, *map(g.constant, (last, before_first, axes, last)))
+    pads = [d * (k - 1) - p for d, k, p in zip(geometry.dilation, kernel, geometry.padding, strict=True)]
+    flat = dataclasses.replace(geometry, padding=pads)
+    return g.op("Conv", g.tensor(grad), turned, kernel_shape=list(kernel), **flat.attributes())
 
 
 def _transposed_input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: windows.Geometry) -> ir.Value:
@@ -132,10 +175,10 @@ def _weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: 
     stride, padding, groups = geometry.stride, geometry.padding, geometry.groups
     in_channels, spatial = int(g.shape_of(weight)[1]), list(range(2, 2 + len(stride)))
     found = windows.recorded_windows(g, fine, coarse, weight, geometry)
+    if found is not None and _is_pointwise(geometry, found):
+        return _pointwise_weight_gradient(g, fine, coarse, weight, found)
     if found is not None and in_channels >= MIN_CHANNELS_FOR_ONE_PRODUCT and g.target != "cuda":
         return _weight_gradient_product(g, fine, coarse, int(g.shape_of(weight)[0]), in_channels, groups, found)
-    if g.target == "cuda" and found is not None and _is_pointwise(geometry, found):
-        return _pointwise_weight_gradient(g, fine, coarse, weight, found)
     image, filters = g.tensor(fine), g.transpose(g.tensor(coarse), [1, 0, *spatial])
     if groups == 1:
         image = g.transpose(image, [1, 0, *spatial])

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor, is_functorch_wrapped_tensor
+from torch._C._functorch import is_batchedtensor, is_functorch_wrapped_tensor, unwrap_if_dead
 from torch.func import jvp, vjp
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
@@ -75,7 +75,7 @@ class _Remat(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        tensors = _distinct(ctx.call, ctx.saved_tensors, cotangents)
+        tensors = _distinct(ctx.call, [unwrap_if_dead(t) for t in ctx.saved_tensors], cotangents)
         wanted = ctx.needs_input_grad[1:]  # PyTorch's kernels refuse to differentiate by running statistics
         places = [i for i, tensor in enumerate(tensors) if _smooth(tensor) and wanted[i]]
         kept: list[int] = []
