@@ -38,7 +38,7 @@ from pure.block import Block
 __all__ = ["AXES", "NAME", "QUANTITIES", "SIDES", "exponent", "measurements"]
 
 NAME = "growth"
-LIMIT = 300.0
+LIMIT = 120.0
 """Seconds after which the process of a point is stopped, and its line ends."""
 
 SMALLEST = {"depth": 10, "width": 64, "batch": 32}
