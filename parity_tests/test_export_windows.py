@@ -52,9 +52,10 @@ def kinds(fn: Callable[..., Any], args: tuple[Tensor, ...], target: str | None) 
 def test_the_numbers_are_the_convolutions(
     rank: int, space: tuple[int, ...], options: dict[str, Any], always: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if always:  # products wherever there can be one, a product a tap
+    if always:  # products and convolutions wherever there can be one, a product a tap
         monkeypatch.setattr(windows, "MIN_WEIGHT_FOR_ONE_PRODUCT", 0)
-        monkeypatch.setattr(convolution_gradients, "MAX_VALUES_OF_WINDOWS", 1)
+        for limit in ("MAX_VALUES_OF_WINDOWS", "MIN_POSITIONS_FOR_CONVOLUTION", "MIN_POSITIONS_OF_A_MAP"):
+            monkeypatch.setattr(convolution_gradients, limit, 1)
     groups = options.get("groups", 1)
     args = drawn(rank, space, groups)
 
@@ -85,6 +86,15 @@ def test_small_maps_become_products_where_a_call_is_for_a_cpu(monkeypatch: pytes
     assert kinds(conv, (small.float(), w, b), target=None) == {"Conv": 1}
     assert kinds(conv, (large, w, b), target="cpu") == {"Conv": 1}
     assert kinds(conv, (small[:1].float(), w, b), target="cpu") == {"Conv": 1}, "one image is one product already"
+
+
+def test_the_derivative_of_large_maps_by_the_input_is_a_convolution() -> None:
+    small, w, _ = drawn(2, (9, 9), 1)
+    large = torch.zeros(8, FEW, 16, 16)
+    by_input = grad(lambda x, w: F.conv2d(x, w, padding=1).square().sum())
+    assert kinds(by_input, (large, w.float()), target=None)["ConvTranspose"] == 0
+    assert kinds(by_input, (small.float(), w.float()), target=None)["ConvTranspose"] == 1
+    assert kinds(by_input, (large, w.float()), target="cuda")["ConvTranspose"] == 1
 
 
 def test_the_derivative_by_a_weight_is_one_product() -> None:

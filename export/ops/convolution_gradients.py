@@ -125,8 +125,11 @@ def _pays_as_convolution(g: Builder, grad: Any, weight: Any, kernel: Sequence[in
     reach = [d * (k - 1) for d, k in zip(geometry.dilation, kernel, strict=True)]
     if set(geometry.stride) != {1} or any(p > r for p, r in zip(geometry.padding, reach, strict=True)):
         return False
+    groups, in_channels = g.static(geometry.groups), g.static(g.shape_of(weight)[1])
+    if groups is None or in_channels is None:
+        return False
     batch, _, *places = (g.static(size) or 1 for size in g.shape_of(grad))
-    positions, channels = math.prod(places), (g.static(g.shape_of(weight)[1]) or 1) * geometry.groups
+    positions, channels = math.prod(places), in_channels * groups
     large = positions >= max(MIN_POSITIONS_OF_A_MAP, channels) and batch * positions >= MIN_POSITIONS_FOR_CONVOLUTION
     return large or set(kernel) == {1}
 
