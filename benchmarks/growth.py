@@ -172,7 +172,7 @@ def drawn(data: Mapping[str, Any], quantity: str) -> bytes:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(AXES), figsize=(12, 4.2), sharey=True, layout="constrained")
+    figure, panels = plt.subplots(1, len(AXES), figsize=(12, 5), sharey=True, layout="constrained")
     for panel, measurement in zip(panels, data["measurements"], strict=True):
         for colour, side in zip(("black", "C0", "C2", "C1"), SIDES, strict=True):
             points = measurement["notes"]["lines"][side].items()
@@ -183,7 +183,7 @@ def drawn(data: Mapping[str, Any], quantity: str) -> bytes:
                 panel.loglog(list(line), list(line.values()), "o-", color=colour, markersize=4, label=label)
         panel.set_xlabel(measurement["name"])
         panel.grid(visible=True, which="major", alpha=0.3)
-        panel.legend(fontsize=8, title="exponent at the largest sizes", title_fontsize=8, loc="best")
+        panel.legend(fontsize=8, title="exponent at the largest sizes", loc="upper center", bbox_to_anchor=(0.5, -0.18))
     panels[0].set_ylabel(QUANTITIES[quantity])
     file = io.BytesIO()
     with plt.rc_context({"svg.hashsalt": "growth", "svg.fonttype": "none"}):
