@@ -9,8 +9,6 @@ logarithms over the largest half of a line's points, at least three: small sizes
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import io
 import json
 import math
@@ -32,7 +30,7 @@ from torch.func import grad
 import export
 import pure
 from benchmarks.harness import Measurement
-from benchmarks.memory import MIB, status
+from benchmarks.memory import MIB, status, trim
 from pure.block import Block
 
 __all__ = ["AXES", "NAME", "QUANTITIES", "SIDES", "exponent", "measurements"]
@@ -66,12 +64,6 @@ def network(depth: int, width: int, repeat: bool) -> Block:
     if repeat:
         return pure.Repeat(pure.nets.residual_mlp(width, width, 1, 0.1), depth)
     return pure.nets.residual_mlp(width, width, depth, 0.1)
-
-
-def trim() -> None:
-    """Give back to the system what nothing uses."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def one_point(side: str, depth: int, width: int, batch: int) -> dict[str, float]:

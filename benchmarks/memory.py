@@ -78,6 +78,12 @@ def status(key: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key))
 
 
+def trim() -> None:
+    """Give back to the system what nothing uses."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def one_side(network: str, side: str, calls: int) -> dict[str, Any]:
     """Run one side in this process: the bytes that its calls add at most, what stays after them, and their seconds."""
     make, shape = NETWORKS[network]
@@ -92,8 +98,7 @@ def one_side(network: str, side: str, calls: int) -> dict[str, Any]:
     if side != "eager":
         fn, small = export.jit(fn, device="cpu"), export.jit(small, device="cpu")
     small(torch.ones(3, 3, 3, 3), torch.ones(2, 3, 8, 8))  # what is imported and started once is not this function's
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    trim()
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     seconds = []

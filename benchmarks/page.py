@@ -7,6 +7,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from benchmarks.growth import QUANTITIES, SIDES
+from benchmarks.memory import SIDES as MEMORY_SIDES
 
 ROOT = Path(__file__).parents[1]
 PAGE = Path("docs/benchmarks.md")
@@ -192,7 +193,7 @@ def memory(data: dict[str, Any]) -> str:
     ]
     for measurement in data["measurements"]:
         name, notes = measurement["name"].removeprefix("gradient of "), measurement["notes"]
-        for side in ("eager", "export.jit", "export.jit, remat"):
+        for side in MEMORY_SIDES:
             peak, seconds = notes[f"{side}: peak MiB"][1], notes[f"{side}: seconds"]
             ratios = peak / notes["eager: peak MiB"][1], seconds / notes["eager: seconds"]
             lines.append(f"| {name} | {side} | {peak:.0f} | {ratios[0]:.2f} | {seconds:.2f} | {ratios[1]:.2f} |")
