@@ -295,6 +295,25 @@ def test_repeated_blocks_branches_and_external_data(external: bool, tmp_path: Pa
     assert verdict, verdict.table()
 
 
+def test_weights_take_7_bits_unless_asked_otherwise_and_the_verdict_says_so(digits: Digits, tmp_path: Path) -> None:
+    """With 8 bits, processors that add two products in 16 bits saturate: right on one machine and wrong on another."""
+    for batches in (digits.calibration, None):
+        export.quantize(digits.exact, tmp_path / "7.onnx", batches)
+        weights = [
+            onnx.numpy_helper.to_array(tensor).astype(int)
+            for tensor in onnx.load(tmp_path / "7.onnx").graph.initializer
+            if tensor.data_type == onnx.TensorProto.INT8 and tensor.dims
+        ]
+        assert 60 < max(abs(weight).max() for weight in weights if weight.size > 1) <= 64
+    assert not digits.judge().kernels.wide
+    assert "VNNI" not in digits.judge().table()
+    export.quantize(digits.exact, tmp_path / "8.onnx", digits.calibration, reduce_range=False)
+    verdict = digits.judge(tmp_path / "8.onnx")
+    integer = verdict.kernels.integer
+    assert sorted(verdict.kernels.wide) == sorted([*integer["QGemm"], *integer["QLinearConv"]])
+    assert f"weights of {len(verdict.kernels.wide)} take more than 7 bits" in verdict.table()
+
+
 def test_what_is_excluded_stays_float(digits: Digits, tmp_path: Path) -> None:
     written = export.quantize(digits.exact, tmp_path / "part.onnx", digits.calibration, exclude=("fc", "layer1.*"))
     floating = [name for names in written.kernels.floating.values() for name in names]

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -25,6 +26,9 @@ INTEGER = frozenset(
 """Operators that multiply integers although their results may be float; others of the kind begin with QLinear."""
 
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast"})
+SAFE = 64
+"""Two products of at most 255 and this fit into 16 bits with a sign: 2 × 255 × 64 < 2¹⁵."""
+
 _BYTES = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
@@ -36,10 +40,13 @@ class Kernels:
     Attributes:
         integer: {operator: names of its nodes} of those on 8-bit integers.
         floating: the same of those on floats.
+        wide: names of nodes whose weights take more than 7 bits: on x86 processors without VNNI instructions, sums of
+            two of their products can overflow 16 bits, which saturates them silently.
     """
 
     integer: Mapping[str, tuple[str, ...]]
     floating: Mapping[str, tuple[str, ...]]
+    wide: tuple[str, ...] = ()
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -64,16 +71,20 @@ def kernels(path: str | os.PathLike[str]) -> Kernels:
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         graph = optimised(path, Path(folder) / "optimised.onnx", level).graph
     found: tuple[dict[str, list[str]], ...] = ({}, {})
+    beyond = {tensor.name for tensor in graph.initializer if _wide(tensor)}
+    wide = []
     for node, types in _nodes(graph, {}):
         if node.op_type in CONVERSIONS:
             continue
         result = types.get(node.output[0])
+        if _multiplies_integers(node) and beyond.intersection(node.input):
+            wide.append(node.name)
         if _multiplies_integers(node) or result in _BYTES:
             found[0].setdefault(node.op_type, []).append(node.name)
         elif result in _FLOATS or result is None:  # what is left computes sizes and conditions
             found[1].setdefault(node.op_type, []).append(node.name)
     integer, floating = ({op: tuple(names) for op, names in sorted(part.items())} for part in found)
-    return Kernels(integer, floating)
+    return Kernels(integer, floating, tuple(wide))
 
 
 def optimised(
@@ -104,6 +115,14 @@ def optimised(
     except sessions.ERRORS as error:
         raise sessions.translated(error, path) from error
     return onnx.load(target)
+
+
+def _wide(tensor: onnx.TensorProto) -> bool:
+    """Say whether a tensor holds signed bytes of which two, times 255 each, can overflow 16 bits."""
+    if tensor.data_type != onnx.TensorProto.INT8:
+        return False
+    values = onnx.numpy_helper.to_array(tensor).astype(np.int16)
+    return bool((abs(values) > SAFE).any())
 
 
 def _multiplies_integers(node: onnx.NodeProto) -> bool:

@@ -218,6 +218,11 @@ class QuantizationVerdict(Judgement):
                 f"change {test.change:+.1%} ({test.low:+.1%} to {test.high:+.1%})"
             )
         lines.append(f"  {self.kernels}")
+        if self.kernels.wide:
+            lines.append(
+                f"    weights of {len(self.kernels.wide)} take more than 7 bits: x86 processors without VNNI "
+                "instructions can overflow there; reduce_range=True cannot"
+            )
         for op, names in self.kernels.floating.items():
             lines.append(f"    float {op}: {', '.join(names)}")
         lines.append(f"  size {self.size:,} of {self.reference_size:,} bytes, {self.size / self.reference_size:.0%}")

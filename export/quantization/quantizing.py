@@ -83,7 +83,7 @@ def quantize(
     method: Method = "minmax",
     activations: Literal["uint8", "int8"] = "uint8",
     per_channel: bool = True,
-    reduce_range: bool = False,
+    reduce_range: bool = True,
     exclude: Sequence[str] = (),
 ) -> Quantized:
     """Write a copy of a file that computes on 8-bit integers; `verify_quantized` then says what that lost.
@@ -100,7 +100,10 @@ def quantize(
         activations: the integers of activations. Intel and AMD processors multiply "uint8" by the weights' int8, and
             ONNX Runtime leaves many "int8" convolutions of residual networks in float there; "int8" suits ARM.
         per_channel: whether each output channel of a weight has a scale of its own.
-        reduce_range: whether weights take 7 bits, against overflow on x86 processors without VNNI instructions.
+        reduce_range: whether weights take 7 bits. x86 processors without VNNI instructions add two products of 8 bits
+            in 16 bits, which overflows (measured on one file: 11.9 dB of 33.8 are left); with 7 bits nothing can, and
+            a file has the same values on every processor. False gains up to 6 dB where the file only runs on
+            processors with VNNI (or AMX) or on ARM.
         exclude: patterns of node names or block paths that stay float, such as `"fc"` or `"stage1.*"`.
 
     Returns:
