@@ -125,6 +125,14 @@ def _unbiased_moments(x: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     return mean.to(like.dtype), variance.to(like.dtype)
 
 
+def _update_running(mean: Tensor | None, variance: Tensor | None, x: Tensor, momentum: float) -> None:
+    """Write the new running statistics into the old, if there are any."""
+    if mean is None or variance is None:
+        return
+    for running, new in zip((mean, variance), _unbiased_moments(x, mean), strict=True):
+        running.mul_(1 - momentum).add_(new, alpha=momentum)
+
+
 def _functional(
     x: Tensor,
     weight: Tensor | None,
@@ -179,9 +187,7 @@ def _elementary(
     if training:
         axes = [0, *range(2, x.dim())]
         y, saved_mean, saved_inverse = standardised(x, axes, eps)
-        if mean is not None and variance is not None:  # written to, and without a tangent, as by the kernel
-            for running, new in zip((mean, variance), _unbiased_moments(fwAD.unpack_dual(x)[0], mean), strict=True):
-                running.mul_(1 - momentum).add_(new, alpha=momentum)
+        _update_running(mean, variance, fwAD.unpack_dual(x)[0], momentum)  # without a tangent, as by the kernel
         return affine(y, weight, bias, place).to(x.dtype), saved_mean.squeeze(axes), saved_inverse.squeeze(axes)
     if mean is None or variance is None:
         raise RuntimeError("batch normalisation in evaluation needs running statistics")
@@ -254,10 +260,7 @@ def _batch_norm_of_any_order(
         return whole
     note_norm("training-mode F.batch_norm or F.instance_norm")
     axes = [0, *range(2, x.dim())]
-    if mean is not None and variance is not None:
-        batch_variance, batch_mean = torch.var_mean(x.detach(), axes)
-        mean.copy_(momentum * batch_mean.to(mean.dtype) + (1 - momentum) * mean)
-        variance.copy_(momentum * batch_variance.to(variance.dtype) + (1 - momentum) * variance)
+    _update_running(mean, variance, x.detach(), momentum)
     return composed_norm(widen(x), axes, weight, bias, eps).to(x.dtype)
 
 
