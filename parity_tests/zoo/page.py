@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ LEGEND = (
 )
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "timm", "torchvision", "transformers")
 MORE_PACKAGES = ("pytorchcv", "x-transformers")
+
+COLOUR = re.compile("\x1b\\[\\d*m")
+"""What a message turns a terminal's colours on and off with."""
 
 Record = dict[str, Any]
 
@@ -138,4 +142,4 @@ def _said(check: Any) -> str:
 
 
 def _one_line(stage: dict[str, Any]) -> str:
-    return " ".join(stage["detail"].split()).replace("|", "\\|")[:300]
+    return " ".join(COLOUR.sub("", stage["detail"]).split()).replace("|", "\\|")[:300]
