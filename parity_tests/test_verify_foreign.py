@@ -421,3 +421,19 @@ def test_a_size_that_two_inputs_share_must_be_one(tmp_path: Path) -> None:
     together = export.verify(lambda x, y: (x.relu(), -y), (X, Y), path)
     assert together.passed, together.table()
     assert "batch=7" in {row.case for row in together.rows}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"fn": "net.onnx"}, r"fn must be a pure function, a block or an nn\.Module, got 'net\.onnx'"),
+        ({"against": Path("net.onnx")}, "against must be a function or .* a file to judge is the third argument"),
+        ({"samples": "x.npz"}, r"samples must be a sequence, .* write samples=\['x\.npz'\]"),
+        ({"inputs": 3}, "inputs must be {file input: .*}, got 3"),
+    ],
+    ids=["fn", "against", "samples", "inputs"],
+)
+def test_an_argument_in_another_s_place_is_said(given: dict[str, Any], said: str) -> None:
+    given = {"fn": torch.tanh, "args": (X,), "device": "cpu", **given}
+    with pytest.raises(errors.ArgumentError, match=said):
+        export.verify(given.pop("fn"), **given)

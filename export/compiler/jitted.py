@@ -35,7 +35,7 @@ from export.trace import isolation
 from export.trace.arguments import take_apart
 from export.trace.aten_graph import Traced, record
 from export.trace.purity import graphs
-from export.trace.signature import function_name
+from export.trace.signature import check_callable, function_name
 from pure.tree import tree_flatten
 from pure.tree.plain import is_wrapper
 from pure_export_shared import raise_unless_pickles
@@ -79,7 +79,7 @@ def jit(
         The function of the same arguments. `.report()` says what was compiled and where it runs.
 
     Raises:
-        ArgumentError: if `bake` or `cache_size` do not fit.
+        ArgumentError: if `fn` cannot be called, or `bake` or `cache_size` do not fit.
         ProviderError: if CUDA was asked for and something is missing.
 
     Example:
@@ -106,6 +106,7 @@ class Jitted:
         cuda_graph: bool = False,
         gpu_mem_limit: int | None = None,
     ) -> None:
+        check_callable(fn)
         if cache_size < 1:
             raise ArgumentError(f"cache_size must be at least 1, got {cache_size!r}")
         if isinstance(bake, int):

@@ -10,7 +10,7 @@ import torch
 
 from export.errors import ArgumentError
 from export.files.pytree_structure import Structure, describe, rebuild
-from export.trace.signature import argument_names, function_name
+from export.trace.signature import argument_names, check_callable, function_name
 from export.trace.symbolic_sizes import Axes, dynamic_axes
 from pure.tree.plain import plain_tensor
 
@@ -56,9 +56,10 @@ def take_apart(fn: Callable[..., Any], args: Sequence[Any], dynamic: Sequence[An
     """Split example arguments into structures, named leaves and dynamic axes; of a DTensor all of it is taken.
 
     Raises:
-        ArgumentError: if `args` is not a tuple, holds something that is no pytree of tensors and static values, or
-            `dynamic` does not fit.
+        ArgumentError: if `fn` cannot be called, `args` is not a tuple, holds something that is no pytree of tensors
+            and static values, or `dynamic` does not fit.
     """
+    check_callable(fn)
     if not isinstance(args, (tuple, list)):
         raise ArgumentError(
             f"args must be the tuple of {function_name(fn)}'s arguments, got a {type(args).__name__}; write (x,)"

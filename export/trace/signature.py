@@ -1,4 +1,4 @@
-"""Names of a function's arguments, and names of the tensors that it closes over."""
+"""A function's own name, the names of its arguments, and those of the tensors that it closes over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["argument_names", "closed_over", "function_name"]
+from export.errors import ArgumentError
+
+__all__ = ["argument_names", "check_callable", "closed_over", "function_name"]
 
 
 def argument_names(fn: Callable[..., Any], count: int) -> list[str]:
@@ -24,6 +26,16 @@ def argument_names(fn: Callable[..., Any], count: int) -> list[str]:
             names.append(parameter.name)
     taken = names[:count]
     return taken + [f"arg{i}" for i in range(len(taken), count)]
+
+
+def check_callable(fn: object) -> None:
+    """Check that something is a function, a block or a module.
+
+    Raises:
+        ArgumentError: if it cannot be called.
+    """
+    if not callable(fn):
+        raise ArgumentError(f"fn must be a pure function, a block or an nn.Module, got {fn!r:.100}")
 
 
 def function_name(fn: Callable[..., Any]) -> str:

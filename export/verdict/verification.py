@@ -29,6 +29,7 @@ from export.footprint.measuring import measure
 from export.graph.onnx_export import to_onnx
 from export.runtime import loading
 from export.runtime.saved_graph import MAX_STORED_BYTES
+from export.trace.signature import check_callable
 from export.trace.symbolic_sizes import sizes_of
 from export.verdict.foreign.flat_call import FlatCall
 from export.verdict.foreign.foreign_file import ForeignFile
@@ -93,8 +94,8 @@ def verify(
         (`model.onnx.reproduction`), or a new temporary folder if `path` is None.
 
     Raises:
-        ArgumentError: if the file does not exist, its inputs cannot be matched with the call's tensors, or a sample
-            does not fit.
+        ArgumentError: if the file does not exist, its inputs cannot be matched with the call's tensors, a sample does
+            not fit, or `against` cannot be called.
         DamagedFileError: if the file is not as it was written; the message names what differs.
         ExportError: if the export or the load fails, with the narrower type that `to_onnx` and `load` document.
 
@@ -108,6 +109,7 @@ def verify(
         True
     """
     began = time.perf_counter()
+    _check(fn, against, samples, inputs)
     read = [read_sample(sample) for sample in samples]
     with contextlib.ExitStack() as stack:
         stack.enter_context(float32_products(tf32))
@@ -153,6 +155,22 @@ def verify(
         notes=tuple(judged.notes),
         peak_bytes=peak_bytes,
     )
+
+
+def _check(fn: object, against: object, samples: object, inputs: object) -> None:
+    """Refuse what would only fail far from here, such as a file's name in another argument's place."""
+    check_callable(fn)
+    if isinstance(samples, (str, os.PathLike)):
+        raise ArgumentError(f"samples must be a sequence, got {str(samples)!r}; write samples=[{str(samples)!r}]")
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise ArgumentError(
+            f"inputs must be {{file input: position or dotted name of a tensor of the call}}, got {inputs!r:.100}"
+        )
+    if against is not None and not callable(against):
+        raise ArgumentError(
+            f"against must be a function or an nn.Module, another version to compare with, got {against!r:.100}; "
+            "a file to judge is the third argument, path"
+        )
 
 
 def _peak_bytes(judged: JudgedFile) -> int | None:
