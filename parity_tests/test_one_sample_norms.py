@@ -59,3 +59,24 @@ def test_the_gradient_does_not_depend_on_how_the_outputs_gradient_lies_in_memory
         assert found.keys() == expected.keys()
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(found["0.bias"], weights.sum((0, 1)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # vmap's, where dynamo runs fake tensors
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("per_sample", [False, True], ids=["gradient", "per-sample gradient"])
+def test_torch_compile_takes_one_sample_whose_gradient_lies_in_both_formats(per_sample: bool, backend: str) -> None:
+    block, params, state = own()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(1, CHANNELS, 4, 4, generator=generator, dtype=torch.float64)
+    weights = torch.randn(1, 16, CHANNELS, generator=generator, dtype=torch.float64)
+
+    def read_as_tokens(params: Any, x: Tensor) -> Tensor:
+        return (block(params, x, state).flatten(2).transpose(1, 2) * weights).sum()
+
+    fn = torch.func.grad(read_as_tokens)
+    if per_sample:
+        fn = torch.func.vmap(torch.func.grad(lambda params, x: read_as_tokens(params, x[None])), (None, 0))
+    found = pure.flatten(torch.compile(fn, fullgraph=True, backend=backend)(params, x))
+    expected = pure.flatten(fn(params, x))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(expected["bias"].reshape(CHANNELS), weights.sum((0, 1)), rtol=1e-12, atol=1e-12)

@@ -33,7 +33,12 @@ def with_flat_space(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _is_recorded() -> bool:
-    """Tell whether operations are being recorded as a graph, which has its own rule for the gradient."""
+    """Tell whether operations are being recorded as a graph of `export`, which has its own rule for the gradient.
+
+    `torch.compile` cannot trace the question; in what it compiles the gradient may be PyTorch's kernel.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return False
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
