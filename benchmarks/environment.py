@@ -22,6 +22,7 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_count": os.cpu_count(),
         "usable_cpu_count": usable_cpu_count(),
         "torch_threads": torch.get_num_threads(),

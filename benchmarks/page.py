@@ -18,8 +18,9 @@ def surroundings(data: dict[str, Any], file: str, *names: str) -> str:
     """Where and with what the numbers were measured."""
     environment = data["environment"]
     versions = ", ".join(f"{name} {environment['versions'][name]}" for name in names)
+    capability = f" with {environment['cpu_capability']}" if "cpu_capability" in environment else ""
     return (
-        f"Measured on {environment['date'][:10]}: {environment['cpu']}, {environment['torch_threads']} threads, "
+        f"Measured on {environment['date'][:10]}: {environment['cpu']}{capability}, {environment['torch_threads']} threads, "
         f"Python {environment['python']}, {versions} (`{RESULTS / file}`)."
     )
 
