@@ -20,8 +20,8 @@ def surroundings(data: dict[str, Any], file: str, *names: str) -> str:
     versions = ", ".join(f"{name} {environment['versions'][name]}" for name in names)
     capability = f" with {environment['cpu_capability']}" if "cpu_capability" in environment else ""
     return (
-        f"Measured on {environment['date'][:10]}: {environment['cpu']}{capability}, {environment['torch_threads']} threads, "
-        f"Python {environment['python']}, {versions} (`{RESULTS / file}`)."
+        f"Measured on {environment['date'][:10]}: {environment['cpu']}{capability}, "
+        f"{environment['torch_threads']} threads, Python {environment['python']}, {versions} (`{RESULTS / file}`)."
     )
 
 
