@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
 
 import pure
 from parity_tests import golden_cases
+from parity_tests.cuda_placement_cases import Subject, subject
 from pure import interop, tree
 from pure.catalogue import CASES, Case
 from pure.errors import ArgumentError, NoiseError, PureError, TreeError
@@ -306,6 +307,16 @@ def test_names_shapes_and_dtypes_are_the_golden_ones() -> None:
 
 def test_case_names_are_unique() -> None:
     assert len(set(pure.catalogue.names())) == len(CASES)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # vmap's, where dynamo runs fake tensors
+@pytest.mark.parametrize("transform", ["per-sample gradient", "Hessian product"])
+@pytest.mark.parametrize("name", ["batch_norm", "group_norm", "attention", "basic_block", "dense_block_bc", "gru_gate"])
+def test_derivatives_compile_fullgraph(name: str, transform: str) -> None:
+    fn, args, _ = subject(Subject(name, transform, "float32", "static"))
+    torch._dynamo.reset()
+    compiled = torch.compile(fn, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*args), fn(*args))
 
 
 @pytest.mark.slow
