@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch.nn import functional
 
 import export
 from export.errors import LoadError
+from parity_tests import foreign_files
 
 X = torch.linspace(-5, 5, 21)
 LOW, HIGH, UP, FAR = (torch.tensor(value) for value in (0.0, 1.0, 2.0, 3.0))
@@ -47,29 +47,28 @@ def test_a_chain_keeps_its_values_in_a_file_and_its_gradient(name: str, tmp_path
             assert torch.equal(loaded(x), fn(x))
 
 
-def by_torch(fn: Callable[[Tensor], Tensor], path: Path) -> nn.Module:
-    """Write a function with torch.onnx and return it as a module."""
+class Chain(nn.Module):
+    """A chain as the module that `torch.onnx.export` takes."""
 
-    class Whole(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return fn(x)
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
 
-    module = Whole().eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(module, (X,), path, dynamo=True, external_data=False, verbose=False)
-    return module
+    def forward(self, x: Tensor) -> Tensor:
+        return CHAINS[self.name](x)
 
 
 def test_a_verdict_fails_a_file_whose_clamps_were_merged(tmp_path: Path) -> None:
     path = tmp_path / "merged.onnx"
-    module = by_torch(CHAINS["relu of a clamp"], path)
+    module = Chain("relu of a clamp")
+    foreign_files.write(module, {"x": X}, path)
     verdict = export.verify(module, (X,), path, device="cpu")
     assert not verdict, "onnxscript no longer merges a clamp with a relu: see findings"
 
 
 def test_a_file_that_names_what_nothing_produces_is_a_load_error(tmp_path: Path) -> None:
     path = tmp_path / "invalid.onnx"
-    module = by_torch(CHAINS["two clamps of one value"], path)
+    module = Chain("two clamps of one value")
+    foreign_files.write(module, {"x": X}, path)
     with pytest.raises(LoadError, match="x_min"):
         export.verify(module, (X,), path, device="cpu")

@@ -314,6 +314,27 @@ def test_weights_take_7_bits_unless_asked_otherwise_and_the_verdict_says_so(digi
     assert f"weights of {len(verdict.kernels.wide)} take more than 7 bits" in verdict.table()
 
 
+def test_a_zero_point_is_no_weight(tmp_path: Path) -> None:
+    """int8 activations have zero points such as -128, where ONNX Runtime keeps them (on ARM, or so written)."""
+    for largest, wide in ((64, ()), (65, ("product",))):
+        values = {
+            "xs": np.float32(0.1),
+            "xz": np.int8(-128),
+            "w": np.full((4, 4), largest, np.int8),
+            "ws": np.float32(0.1),
+            "wz": np.int8(0),
+            "ys": np.float32(0.1),
+            "yz": np.int8(-128),
+        }
+        node = onnx.helper.make_node("QLinearMatMul", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"], ["y"], "product")
+        ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT8, [2, 4]) for name in "xy"]
+        constants = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+        graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:], constants)
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+        onnx.save(model, tmp_path / "f.onnx")
+        assert kernels(tmp_path / "f.onnx").wide == wide
+
+
 def test_what_is_excluded_stays_float(digits: Digits, tmp_path: Path) -> None:
     written = export.quantize(digits.exact, tmp_path / "part.onnx", digits.calibration, exclude=("fc", "layer1.*"))
     floating = [name for names in written.kernels.floating.values() for name in names]

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 
@@ -118,11 +117,11 @@ def optimised(
 
 
 def _wide(tensor: onnx.TensorProto) -> bool:
-    """Say whether a tensor holds signed bytes of which two, times 255 each, can overflow 16 bits."""
+    """Say whether a tensor holds signed bytes of which two, times 255 each, can overflow 16 bits; one alone fits."""
     if tensor.data_type != onnx.TensorProto.INT8:
         return False
-    values = onnx.numpy_helper.to_array(tensor).astype(np.int16)
-    return bool((abs(values) > SAFE).any())
+    values = onnx.numpy_helper.to_array(tensor)
+    return values.size > 1 and bool((values < -SAFE).any() or (values > SAFE).any())
 
 
 def _multiplies_integers(node: onnx.NodeProto) -> bool:

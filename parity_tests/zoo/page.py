@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+
+from rich.text import Text
 
 from parity_tests.zoo.checks import FILES, FIXED_LENGTH, STAGES
 
@@ -26,9 +27,6 @@ LEGEND = (
 )
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "timm", "torchvision", "transformers")
 MORE_PACKAGES = ("pytorchcv", "x-transformers")
-
-COLOUR = re.compile("\x1b\\[\\d*m")
-"""What a message turns a terminal's colours on and off with."""
 
 Record = dict[str, Any]
 
@@ -142,4 +140,4 @@ def _said(check: Any) -> str:
 
 
 def _one_line(stage: dict[str, Any]) -> str:
-    return " ".join(COLOUR.sub("", stage["detail"]).split()).replace("|", "\\|")[:300]
+    return " ".join(Text.from_ansi(stage["detail"]).plain.split()).replace("|", "\\|")[:300]
