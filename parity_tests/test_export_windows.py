@@ -13,9 +13,9 @@ from torch.func import grad, vmap
 import export
 from export.graph.onnx_export import DEFAULT_OPSET, translate
 from export.ops import convolution_gradients
-from export.ops.convolution_gradients import MIN_CHANNELS_FOR_ONE_PRODUCT
 from export.ops.registry import LOWERINGS
-from export.ops.shared import windows
+from export.ops.shared import weight_gradients, windows
+from export.ops.shared.weight_gradients import MIN_CHANNELS_FOR_ONE_PRODUCT
 from export.trace.arguments import take_apart
 from export.trace.aten_graph import record
 
@@ -54,7 +54,8 @@ def test_the_numbers_are_the_convolutions(
 ) -> None:
     if always:  # products and convolutions wherever there can be one, a product a tap
         monkeypatch.setattr(windows, "MIN_WEIGHT_FOR_ONE_PRODUCT", 0)
-        for limit in ("MAX_VALUES_OF_WINDOWS", "MIN_POSITIONS_FOR_CONVOLUTION", "MIN_POSITIONS_OF_A_MAP"):
+        monkeypatch.setattr(weight_gradients, "MAX_VALUES_OF_WINDOWS", 1)
+        for limit in ("MIN_POSITIONS_FOR_CONVOLUTION", "MIN_POSITIONS_OF_A_MAP"):
             monkeypatch.setattr(convolution_gradients, limit, 1)
     groups = options.get("groups", 1)
     args = drawn(rank, space, groups)

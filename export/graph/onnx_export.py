@@ -31,6 +31,7 @@ from export.ops.registry import LOWERINGS, lowering
 from export.runtime.environment import version_of
 from export.trace import isolation
 from export.trace.aten_graph import Traced, trace
+from export.trace.neutral_factors import drop_neutral_factors
 from pure_export_shared import HtmlText, replacing
 
 if TYPE_CHECKING:  # as in `Exported.load`
@@ -236,6 +237,8 @@ def translate(
     Where `aside` is given, large tensors go there by their names, and the model holds their descriptions alone.
     """
     arguments = traced.arguments
+    if target != "cuda":
+        drop_neutral_factors(traced.graph)
     written = max(opset, WRITTEN)
     g = (CudaBuilder if target == "cuda" else Builder)(traced.sizes, written, lowering, target)
     g.reserve([*arguments.leaf_names, *traced.out_names])

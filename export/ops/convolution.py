@@ -8,6 +8,7 @@ matrix product over windows.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -55,7 +56,8 @@ def convolution(
     geometry = windows.Geometry(per_axis(stride, rank), per_axis(padding, rank), per_axis(dilation, rank), groups)
     if g.target == "cpu" and not transposed and groups == 1 and len(g.shape_of(x)) == rank + 2:
         found = windows.recorded_windows(g, x, node, weight, geometry)
-        if found is not None and found.pay_as_one_product(g, weight, x):
+        stored = g.tensor(weight).const_value is not None  # which ONNX Runtime puts in the order of a faster kernel
+        if found is not None and not stored and found.pay_as_one_product(g, weight, x):
             return _product(g, node, x, weight, bias, found)
     attributes = geometry.attributes()
     attributes["kernel_shape"] = g.fixed(g.shape_of(weight)[2:], "the kernel's sizes must not be dynamic")
@@ -74,9 +76,10 @@ def _product(g: Builder, node: Node, x: Any, weight: Any, bias: Any, found: wind
     out_channels, in_channels = g.shape_of(weight)[:2]
     flat = g.reshape(g.tensor(weight), [out_channels, in_channels * found.taps])
     shift = [g.reshape(g.tensor(bias), [out_channels, 1])] if bias is not None else []
-    result = g.op("Gemm", flat, windows.window_columns(g, g.tensor(x), in_channels, found), *shift)
-    image = g.reshape(result, [out_channels, g.shape_of(x)[0], *found.coarse])
-    return windows.swap_batch_and_channels(g, image, found.rank)
+    batch = g.shape_of(x)[0]
+    result = g.op("Gemm", flat, windows.window_columns(g, g.tensor(x), batch, in_channels, found), *shift)
+    images = g.transpose(g.reshape(result, [out_channels, math.prod(found.coarse), batch]), [2, 0, 1])
+    return g.reshape(images, [batch, out_channels, *found.coarse])
 
 
 def per_axis(values: int | Sequence[int], rank: int) -> list[int]:

@@ -34,22 +34,17 @@ from export.ops.convolution import (
 from export.ops.shared import windows
 from export.ops.shared.kernels import fold, mapped_kernel, mapped_size, unfold, with_mapped_axis
 from export.ops.shared.long_sums import sum_of
+from export.ops.shared.weight_gradients import crop, spatial_sizes, weight_gradient
 
-__all__ = ["BATCHING", "LOWERINGS", "MIN_CHANNELS_FOR_ONE_PRODUCT", "weight_gradient_by_windows"]
+__all__ = ["BATCHING", "LOWERINGS", "weight_gradient_by_windows"]
 
 aten: Any = torch.ops.aten
-
-MIN_CHANNELS_FOR_ONE_PRODUCT = 8
-"""Channels from which the gradient w.r.t. the weight is one product; with fewer, extracting windows costs more."""
 
 MIN_POSITIONS_FOR_CONVOLUTION = 2**11
 """Positions of all maps of a batch from which turning a weight is a small part of a transposed convolution's work."""
 
 MIN_POSITIONS_OF_A_MAP = 2**8
 """Positions of one map from which, if they are as many as its channels, ONNX Runtime's convolution is a fast one."""
-
-MAX_VALUES_OF_WINDOWS = 2**22
-"""Values of windows side by side that are in memory at once, unless one tap of all windows has more."""
 
 
 def convolution_backward(
@@ -75,7 +70,7 @@ def convolution_backward(
     d_input = d_weight = d_bias = None
     if wanted[1]:  # before that of the input, which is as large as the input, whose last reader this is
         fine, coarse = (grad, x) if transposed else (x, grad)
-        d_weight = _weight_gradient(g, fine, coarse, weight, geometry)
+        d_weight = weight_gradient(g, fine, coarse, weight, geometry)
     if wanted[2]:
         value = g.tensor(grad)
         narrow = g.dtypes[value]
@@ -88,28 +83,22 @@ def convolution_backward(
     return d_input, d_weight, d_bias
 
 
-def _sizes(g: Builder, arg: Any, what: str) -> list[int]:
-    """Return the spatial sizes of a node, which must be fixed."""
-    reason = f"the derivative of a strided convolution needs fixed spatial sizes of the {what}"
-    return g.fixed(g.shape_of(arg)[2:], reason)
-
-
 def _input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: windows.Geometry) -> ir.Value:
     """Return a convolution's gradient w.r.t. its input: a transposed convolution, or a convolution that is the same."""
-    kernel = _sizes(g, weight, "weight")
+    kernel = spatial_sizes(g, weight, "weight")
     stride, padding = geometry.stride, geometry.padding
     found = windows.recorded_windows(g, x, grad, weight, geometry) if geometry.groups == 1 else None
     if found is not None and g.target != "cuda" and found.pay_as_one_product(g, weight, x):
         out_channels, in_channels = g.shape_of(weight)[:2]
         flat = g.reshape(g.tensor(weight), [out_channels, in_channels * found.taps])
-        sums = g.reshape(windows.swap_batch_and_channels(g, g.tensor(grad), found.rank), [out_channels, -1])
-        product = g.op("Gemm", flat, sums, transA=1)
-        return windows.fold_windows(g, product, in_channels, g.shape_of(x)[0], found)
+        batch = g.shape_of(x)[0]
+        sums = windows.positions_first(g, g.tensor(grad), batch, out_channels, found.coarse)
+        return windows.fold_windows(g, g.op("Gemm", sums, flat), batch, in_channels, found)
     if g.target != "cuda" and _pays_as_convolution(g, grad, weight, kernel, geometry):
         return _input_gradient_by_convolution(g, grad, weight, kernel, geometry)
     extra = [0] * len(kernel)
     if any(step > 1 for step in stride):  # several input sizes give this output size
-        inner, outer = _sizes(g, x, "input"), _sizes(g, grad, "output")
+        inner, outer = spatial_sizes(g, x, "input"), spatial_sizes(g, grad, "output")
         steps = zip(outer, stride, padding, geometry.dilation, kernel, strict=True)
         reached = [(o - 1) * s - 2 * p + d * (k - 1) + 1 for o, s, p, d, k in steps]
         extra = [size - least for size, least in zip(inner, reached, strict=True)]
@@ -160,112 +149,9 @@ def _input_gradient_by_convolution(
 
 def _transposed_input_gradient(g: Builder, grad: Any, x: Any, weight: Any, geometry: windows.Geometry) -> ir.Value:
     """Return a transposed convolution's gradient w.r.t. its input: the convolution, cut to the input's size."""
-    attributes = {"kernel_shape": _sizes(g, weight, "weight"), **geometry.attributes()}
+    attributes = {"kernel_shape": spatial_sizes(g, weight, "weight"), **geometry.attributes()}
     result = g.op("Conv", g.tensor(grad), g.tensor(weight), **attributes)
-    return _cut(g, result, _sizes(g, x, "input"))
-
-
-def _weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: windows.Geometry) -> ir.Value:
-    """Return the gradient w.r.t. the weight: for each pair of channels their correlation, summed over the batch.
-
-    Args:
-        g: the builder.
-        fine: the side with the larger map: the input, or a transposed convolution's output gradient.
-        coarse: the other side.
-        weight: the weight, (channels of coarse, channels of fine / groups, *kernel).
-        geometry: that of the convolution; its stride is the dilation here, its dilation the stride.
-    """
-    stride, padding, groups = geometry.stride, geometry.padding, geometry.groups
-    in_channels, spatial = int(g.shape_of(weight)[1]), list(range(2, 2 + len(stride)))
-    found = windows.recorded_windows(g, fine, coarse, weight, geometry)
-    if found is not None and _is_pointwise(geometry, found):
-        return _pointwise_weight_gradient(g, fine, coarse, weight, found)
-    if found is not None and in_channels >= MIN_CHANNELS_FOR_ONE_PRODUCT and g.target != "cuda":
-        return _weight_gradient_product(g, fine, coarse, int(g.shape_of(weight)[0]), in_channels, groups, found)
-    image, filters = g.tensor(fine), g.transpose(g.tensor(coarse), [1, 0, *spatial])
-    if groups == 1:
-        image = g.transpose(image, [1, 0, *spatial])
-    else:  # (N, groups · in_channels, …) → (in_channels, groups · N, …): the groups side by side in the channels
-        sizes = _sizes(g, fine, "input")
-        image = g.reshape(image, [g.shape_of(fine)[0], groups, in_channels, *sizes])
-        image = g.transpose(image, [2, 1, 0, *(axis + 1 for axis in spatial)])
-        image = g.op("Reshape", image, g.constant([in_channels, -1, *sizes]))
-    kernel = [g.static(size) for size in g.shape_of(coarse)[2:]]
-    result = g.op(
-        "Conv",
-        image,
-        filters,
-        kernel_shape=None if None in kernel else kernel,
-        strides=geometry.dilation,
-        pads=[*padding, *padding],
-        dilations=stride,
-        group=groups,
-    )
-    if any(step > 1 for step in stride):  # inputs that no window reached are left over
-        result = _cut(g, result, _sizes(g, weight, "weight"))
-    return g.transpose(result, [1, 0, *spatial])
-
-
-def _is_pointwise(geometry: windows.Geometry, found: windows.Windows) -> bool:
-    return geometry.groups == 1 and set(found.kernel) == {1} and not any(found.padding)
-
-
-def _pointwise_weight_gradient(g: Builder, fine: Any, coarse: Any, weight: Any, found: windows.Windows) -> ir.Value:
-    """Return the sum over batch and positions of products of the channels.
-
-    A product an image leaves both maps as they are (ONNX Runtime reads one of them transposed), and writes a weight an
-    image; where that is larger than the maps, batch and channels are exchanged for one product.
-    """
-    batch, (out_channels, in_channels), places = g.shape_of(coarse)[0], g.shape_of(weight)[:2], math.prod(found.coarse)
-    image = g.tensor(fine)
-    if set(found.stride) != {1}:
-        axes = [axis + 2 for axis in range(found.rank)]
-        parts = ([0] * found.rank, list(found.fine), axes, list(found.stride))
-        image = g.op("Slice", image, *map(g.constant, parts))
-    sides = [(image, in_channels), (g.tensor(coarse), out_channels)]
-    if places * (in_channels + out_channels) < in_channels * out_channels:
-        columns, rows = (g.reshape(windows.swap_batch_and_channels(g, side, found.rank), [n, -1]) for side, n in sides)
-        return g.reshape(g.op("Gemm", rows, columns, transB=1), list(g.shape_of(weight)))
-    columns, rows = (g.reshape(side, [batch, channels, places]) for side, channels in sides)
-    products = g.op("MatMul", rows, g.transpose(columns, [0, 2, 1]))
-    narrow = g.dtypes[products]
-    sizes = [batch, out_channels, in_channels]
-    total = sum_of(g, g.cast(products, accumulation_dtype(narrow)), sizes, [0], False)
-    return g.reshape(g.cast(total, narrow), list(g.shape_of(weight)))
-
-
-def _weight_gradient_product(
-    g: Builder, fine: Any, coarse: Any, out_channels: int, in_channels: int, groups: int, found: windows.Windows
-) -> ir.Value:
-    """Compute the same by matrix products, which sum over batch and positions.
-
-    Large maps take a product for each run of taps of the window, and so do batches of any size: all windows side by
-    side are as many times the map as there are taps.
-    """
-    batch, spatial = g.shape_of(coarse)[0], [axis + 3 for axis in range(found.rank)]
-    order = [1, 2, 0, *spatial]
-    sums = windows.grouped(g, g.tensor(coarse), batch, groups, out_channels // groups, found.coarse, order)
-    parts, images = found.taps, g.static(batch)
-    if images is not None:
-        values = math.prod(found.coarse) * found.taps * in_channels * groups * images
-        parts = min(found.taps, math.ceil(values / MAX_VALUES_OF_WINDOWS) or 1)
-    runs = windows.window_rows(g, g.tensor(fine), batch, groups, in_channels, found, parts)
-    if groups == 1:
-        rows = g.reshape(sums, [out_channels, -1])
-        products = [g.op("Gemm", rows, run) for run in runs]
-    else:
-        rows = g.reshape(sums, [groups, out_channels // groups, -1])
-        products = [g.op("MatMul", rows, run) for run in runs]
-    product = products[0] if len(products) == 1 else g.op("Concat", *products, axis=-1)
-    if found.taps > 1:
-        product = g.transpose(g.reshape(product, [out_channels, found.taps, in_channels]), [0, 2, 1])
-    return g.reshape(product, [out_channels, in_channels, *found.kernel])
-
-
-def _cut(g: Builder, value: ir.Value, sizes: Sequence[int]) -> ir.Value:
-    """Return the first values along each spatial axis."""
-    axes = [axis + 2 for axis in range(len(sizes))]
-    return g.op("Slice", value, g.constant([0] * len(axes)), g.constant(list(sizes)), g.constant(axes))
+    return crop(g, result, spatial_sizes(g, x, "input"))
 
 
 def _batched(

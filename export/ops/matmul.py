@@ -19,6 +19,13 @@ aten: Any = torch.ops.aten
 _GEMM_DTYPES = (torch.float32, torch.float64, torch.float16)
 
 
+MIN_OUTER_PRODUCT = 2**8
+"""Elements of one outer product from which MatMul is as fast as Mul."""
+
+MAX_OUTER_PRODUCTS = 2**20
+"""Elements of all outer products of a batch up to which it is."""
+
+
 def untransposed(arg: Any) -> tuple[Any, int]:
     """Return the matrix behind a 2-D transpose, which Gemm does for free, and 1 if there was one."""
     if isinstance(arg, Node) and arg.op == "call_function":
@@ -81,9 +88,18 @@ def matmul(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
 
 
 def bmm(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:
-    """Multiply matrices of a batch; outer products, such as per-sample gradients, by Mul, which is faster."""
-    kind = "Mul" if g.static(g.shape_of(a)[2]) == 1 else "MatMul"
+    """Multiply matrices of a batch; outer products, such as per-sample gradients, by what is faster."""
+    outer = g.static(g.shape_of(a)[2]) == 1
+    kind = "Mul" if outer and not _pays_as_product(g, a, b) else "MatMul"
     return g.op(kind, g.tensor(a), g.tensor(b))
+
+
+def _pays_as_product(g: Builder, a: Any, b: Any) -> bool:
+    """Whether outer products are faster as products of matrices on a CPU: neither tiny nor larger than its cache."""
+    batch, rows, columns = (g.static(size) for size in (*g.shape_of(a)[:2], g.shape_of(b)[2]))
+    if g.target == "cuda" or batch is None or rows is None or columns is None:
+        return False
+    return rows * columns >= MIN_OUTER_PRODUCT and batch * rows * columns <= MAX_OUTER_PRODUCTS
 
 
 def mv(g: Builder, node: Node, a: Any, b: Any) -> ir.Value:

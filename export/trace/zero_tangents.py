@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch.fx import GraphModule, Node
 
-__all__ = ["drop"]
+__all__ = ["drop", "recorded_sizes", "recorded_value"]
 
 aten: Any = torch.ops.aten
 
@@ -67,7 +67,7 @@ def _is_zero(node: Node, zeros: set[Node]) -> bool:
     """Tell whether an operator's result is zero because its arguments are."""
     given = [argument in zeros for argument in node.args[:2]] if zeros else []
     if node.target is aten.mean.dim and any(given[:1]):
-        sizes = _sizes(_value(node.args[0]))
+        sizes = recorded_sizes(recorded_value(node.args[0]))
         return all(isinstance(size, int) and size > 0 for size in sizes)  # the mean of nothing is not zero
     if node.target is aten.convolution.default:
         return any(given) and (node.args[2] is None or node.args[2] in zeros)
@@ -82,17 +82,17 @@ def _other_term(node: Node, zeros: set[Node]) -> Node | None:
     kept = first if second in zeros else second if first in zeros and node.target is aten.add.Tensor else None
     if not isinstance(kept, Node) or (kept is second and node.kwargs.get("alpha", 1) != 1):
         return None
-    value, result = _value(kept), _value(node)
+    value, result = recorded_value(kept), recorded_value(node)
     same = value is not None and result is not None and value.dtype == result.dtype
-    return kept if same and _sizes(value) == _sizes(result) else None
+    return kept if same and recorded_sizes(value) == recorded_sizes(result) else None
 
 
-def _value(node: Any) -> Any:
+def recorded_value(node: Any) -> Any:
     """Return the tensor that was recorded for a node, None if there is none."""
     value = node.meta.get("val")
     return value if isinstance(value, torch.Tensor) else None
 
 
-def _sizes(value: Any) -> list[Any]:
+def recorded_sizes(value: Any) -> list[Any]:
     """Return the sizes as numbers or expressions, whose comparison sets no guard."""
     return [size.node.expr if isinstance(size, torch.SymInt) else size for size in value.shape]

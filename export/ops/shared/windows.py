@@ -6,7 +6,6 @@ over batch and positions, as in the gradient w.r.t. the weight, one large produc
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,28 +17,33 @@ import torch
 from export.graph.builder import Builder
 
 __all__ = [
+    "MAX_POSITIONS_FOR_ONE_POINTWISE_PRODUCT",
     "MAX_POSITIONS_FOR_ONE_PRODUCT",
     "MIN_IMAGES_FOR_ONE_PRODUCT",
     "MIN_WEIGHT_FOR_ONE_PRODUCT",
     "Geometry",
     "Windows",
+    "batch_last",
     "fold_windows",
     "grouped",
+    "positions_first",
     "recorded_windows",
-    "swap_batch_and_channels",
     "window_columns",
     "window_rows",
 ]
 
 
-MAX_POSITIONS_FOR_ONE_PRODUCT = 9
+MAX_POSITIONS_FOR_ONE_PRODUCT = 16
 """Positions of an output image up to which one product for the batch is faster than a convolution's per image."""
+
+MAX_POSITIONS_FOR_ONE_POINTWISE_PRODUCT = 9
+"""The same where windows are single values, which a convolution reads as they lie."""
 
 MIN_IMAGES_FOR_ONE_PRODUCT = 4
 """Images from which it is."""
 
-MIN_WEIGHT_FOR_ONE_PRODUCT = 2**19
-"""Values of the weight from which it is: such a weight is read from memory for each image."""
+MIN_WEIGHT_FOR_ONE_PRODUCT = 2**13
+"""Values of the weight from which it is: the work for an image is then more than what a product adds in nodes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ class Windows:
 
     def pay_as_one_product(self, g: Builder, weight: Any, x: Any) -> bool:
         """Whether one product for the batch, which reads the weight once, is faster than a convolution's per image."""
-        few = math.prod(self.coarse) <= MAX_POSITIONS_FOR_ONE_PRODUCT
+        most = MAX_POSITIONS_FOR_ONE_PRODUCT if self.taps > 1 else MAX_POSITIONS_FOR_ONE_POINTWISE_PRODUCT
+        few = math.prod(self.coarse) <= most
         batch, *sizes = (g.static(size) for size in (g.shape_of(x)[0], *g.shape_of(weight)))
         many = batch is None or batch >= MIN_IMAGES_FOR_ONE_PRODUCT
         return few and many and math.prod(size or 1 for size in sizes) >= MIN_WEIGHT_FOR_ONE_PRODUCT
@@ -100,6 +105,11 @@ class Windows:
     def are_the_map(self) -> bool:
         """Whether each window is one value, and each value of the padded map one window."""
         return self.taps == 1 and set(self.stride) == {1}
+
+    @property
+    def copy_the_map(self) -> bool:
+        """Whether they are the map itself, to which no zeros are added."""
+        return self.are_the_map and self.coarse == self.fine
 
     @property
     def taps(self) -> int:
@@ -118,9 +128,26 @@ class Windows:
             flat = flat.unfold(axis, d * (k - 1) + 1, s)[..., ::d]
         return flat.reshape(-1, self.taps)
 
-    def offsets(self) -> list[tuple[int, ...]]:
-        """Return for each tap of a window its first position in the padded map."""
-        return list(itertools.product(*(range(0, k * d, d) for k, d in zip(self.kernel, self.dilation, strict=True))))
+    def sources(self) -> torch.Tensor:
+        """Return where each window has each of its taps in the flattened map, whose size stands for a place outside.
+
+        The shape is (positions, taps).
+        """
+        flat = torch.arange(math.prod(self.fine)).reshape(self.fine)
+        sides = zip(self.padded(), self.fine, self.padding, strict=True)
+        pads = [amount for size, fine, before in reversed(list(sides)) for amount in (before, size - fine - before)]
+        return torch.constant_pad_nd(flat, pads, flat.numel()).flatten()[self.places()]
+
+    def sinks(self) -> torch.Tensor:
+        """Return for each position of the map the entries of flattened `sources` that are it, one row a position.
+
+        Rows are as long as the longest; the number of entries fills those that are shorter.
+        """
+        sources, size = self.sources().flatten(), math.prod(self.fine)
+        counts = sources.bincount(minlength=size + 1).tolist()
+        found = list(sources.argsort(stable=True).split(counts))
+        found[size] = torch.tensor([len(sources)])  # a row is not empty, even if no window reaches the map
+        return torch.nn.utils.rnn.pad_sequence(found, batch_first=True, padding_value=len(sources))[:size]
 
 
 def recorded_windows(g: Builder, fine: Any, coarse: Any, weight: Any, geometry: Geometry) -> Windows | None:
@@ -153,10 +180,15 @@ def window_rows(
 
 
 def _channels_last(g: Builder, x: ir.Value, batch: Any, groups: int, channels: int, w: Windows) -> ir.Value:
-    """Return a map (batch, groups · channels, *fine) as (groups, batch, *fine, channels)."""
-    if groups == 1:  # one axis is moved alone, for which ONNX Runtime has a faster transpose
-        return g.reshape(g.transpose(x, [0, *range(2, 2 + w.rank), 1]), [1, batch, *w.fine, channels])
-    return grouped(g, x, batch, groups, channels, w.fine, [1, 0, *range(3, 3 + w.rank), 2])
+    """Return a map (batch, groups · channels, *fine) as (groups, batch, *fine, channels).
+
+    ONNX Runtime has a faster transpose for one axis that is moved alone, so that two of them cost less than one of all.
+    """
+    positions = math.prod(w.fine)
+    last = g.transpose(g.reshape(x, [batch, groups, channels, positions]), [0, 1, 3, 2])
+    if groups > 1 and g.static(batch) != 1:
+        last = g.transpose(last, [1, 0, 2, 3])
+    return g.reshape(last, [groups, batch, *w.fine, channels])
 
 
 def grouped(
@@ -166,30 +198,49 @@ def grouped(
     return g.transpose(g.reshape(x, [batch, groups, channels, *spatial]), order)
 
 
-def window_columns(g: Builder, x: ir.Value, channels: int, w: Windows) -> ir.Value:
-    """Return (channels · taps, batch · positions) of a map (batch, channels, *fine)."""
-    first = swap_batch_and_channels(g, x, w.rank)
-    if w.are_the_map:
-        return g.reshape(_padded(g, first, w, 0), [channels, -1])
-    taps = [g.reshape(tap, [channels, 1, -1]) for tap in _taps(g, first, w, 0)]
-    return g.reshape(g.op("Concat", *taps, axis=1), [channels * w.taps, -1])
+def window_columns(g: Builder, x: ir.Value, batch: Any, channels: int, w: Windows) -> ir.Value:
+    """Return (channels · taps, positions · batch) of a map (batch, channels, *fine).
+
+    Rows of the map, a position's values of all images, are copied as blocks; zeros that surround it are one more row.
+    """
+    if w.copy_the_map:
+        return g.reshape(batch_last(g, x, batch, channels, w.fine), [channels, -1])
+    rows = g.reshape(positions_first(g, x, batch, channels, w.fine), [math.prod(w.fine), batch, channels])
+    taps = _gather_rows(g, rows, w.sources().T, math.prod(w.fine))
+    return g.reshape(g.transpose(g.reshape(taps, [-1, channels]), [1, 0]), [channels * w.taps, -1])
 
 
-def swap_batch_and_channels(g: Builder, x: ir.Value, rank: int) -> ir.Value:
-    """Exchange batch and channels."""
-    return g.transpose(x, [1, 0, *range(2, 2 + rank)])
+def fold_windows(g: Builder, product: ir.Value, batch: Any, channels: int, w: Windows) -> ir.Value:
+    """Sum windows where they overlap: (positions · batch, channels · taps) → (batch, channels, *fine)."""
+    rows = product
+    if not w.copy_the_map:
+        rows = g.reshape(product, [math.prod(w.coarse), batch, channels, w.taps])
+        rows = g.reshape(g.transpose(rows, [0, 3, 1, 2]), [math.prod(w.coarse) * w.taps, batch, channels])
+        rows = _gather_rows(g, rows, w.sinks(), math.prod(w.coarse) * w.taps)
+        rows = g.op("ReduceSum", rows, g.constant([1]), keepdims=0)
+    rows = g.reshape(rows, [math.prod(w.fine), batch, channels])
+    return g.reshape(g.transpose(rows, [1, 2, 0]), [batch, channels, *w.fine])
 
 
-def _taps(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> Iterator[ir.Value]:
-    """Return for each tap the values that all windows have there; two axes precede the spatial ones."""
-    x = _padded(g, x, w, behind_space)
-    if w.are_the_map:
-        yield x
-        return
-    axes, steps = g.constant(list(range(2, 2 + w.rank))), g.constant(list(w.stride))
-    for offset in w.offsets():
-        ends = [o + (c - 1) * s + 1 for o, c, s in zip(offset, w.coarse, w.stride, strict=True)]
-        yield g.op("Slice", x, g.constant(list(offset)), g.constant(ends), axes, steps)
+def _gather_rows(g: Builder, rows: ir.Value, places: torch.Tensor, count: int) -> ir.Value:
+    """Gather from `count` rows of shape (batch, channels); place `count` is a row of zeros."""
+    if bool((places == count).any()):
+        rows = pad(g, rows, [0, 0, 0, 1, 0, 0])
+    return g.op("Gather", rows, g.tensor_constant(places.to(torch.int32)), axis=0)
+
+
+def positions_first(g: Builder, x: ir.Value, batch: Any, channels: int, space: Sequence[int]) -> ir.Value:
+    """Return a map (batch, channels, *space) as (positions · batch, channels)."""
+    flat = g.reshape(x, [batch, channels, math.prod(space)])
+    return g.reshape(g.transpose(flat, [2, 0, 1]), [-1, channels])
+
+
+def batch_last(g: Builder, x: ir.Value, batch: Any, channels: int, space: Sequence[int]) -> ir.Value:
+    """Return a map (batch, channels, *space) as (channels, positions, batch)."""
+    sizes = [channels, math.prod(space), batch]
+    if g.static(batch) == 1:
+        return g.reshape(x, sizes)
+    return g.reshape(g.transpose(g.reshape(x, [batch, channels * math.prod(space)]), [1, 0]), sizes)
 
 
 def _padded(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> ir.Value:
@@ -202,26 +253,3 @@ def _padded(g: Builder, x: ir.Value, w: Windows, behind_space: int) -> ir.Value:
 def pad(g: Builder, x: ir.Value, pads: Sequence[int]) -> ir.Value:
     """Pad with zeros, or crop where a number is negative; the fronts of all axes come first."""
     return g.op("Pad", x, g.constant(list(pads))) if any(pads) else x
-
-
-def fold_windows(g: Builder, product: ir.Value, channels: int, batch: Any, w: Windows) -> ir.Value:
-    """Sum windows where they overlap: (channels · taps, batch · positions) → (batch, channels, *fine)."""
-    rank = w.rank
-    inner = w.coarse
-    value = g.reshape(product, [channels, w.taps, batch, *inner])
-    if any(step > 1 for step in w.stride):  # zeros between the positions
-        apart = [size for c in w.coarse for size in (c, 1)]
-        inner = tuple(c * s for c, s in zip(w.coarse, w.stride, strict=True))
-        value = g.reshape(value, [channels, w.taps, batch, *apart])
-        value = pad(g, value, [0] * (3 + 2 * rank) + [0, 0, 0] + [n for s in w.stride for n in (0, s - 1)])
-    value = g.reshape(value, [channels, w.taps, batch, *inner])
-    total = None
-    for i, offset in enumerate(w.offsets()):
-        tap = g.op("Slice", value, g.constant([i]), g.constant([i + 1]), g.constant([1]))
-        front = [o - p for o, p in zip(offset, w.padding, strict=True)]
-        behind = [f - n - a for f, n, a in zip(w.fine, inner, front, strict=True)]
-        placed = pad(g, g.reshape(tap, [channels, batch, *inner]), [0, 0, *front, 0, 0, *behind])
-        total = placed if total is None else g.op("Add", total, placed)
-    if total is None:
-        raise AssertionError("a window holds at least one value")
-    return swap_batch_and_channels(g, total, rank)
