@@ -171,6 +171,26 @@ def test_results_are_new_tensors_and_arguments_are_left_alone() -> None:
     assert torch.equal(second["same"], ROWS + 5)
 
 
+def test_a_wrapper_that_outlived_its_transform_is_said_to_be_one() -> None:
+    left: list[torch.Tensor] = []
+    vmap(lambda row: (left.append(row), row)[1])(ROWS)
+    compiled = export.jit(lambda x: 2 * x, device="cpu")
+    for _ in range(2):  # the second time a compilation of its kind is there
+        with pytest.raises(ArgumentError, match="put the transform inside"):
+            compiled(left[0])
+        compiled(ROWS[0])
+
+
+def test_other_tensors_at_the_same_place_and_the_same_at_another_are_read() -> None:
+    compiled = export.jit(lambda x, y: x - y, device="cpu")
+    x, y = ROWS.clone(), ROWS + 1
+    assert float(compiled(x, y).mean()) == -1
+    x.add_(2)  # the same memory
+    assert float(compiled(x, y).mean()) == 1
+    assert float(compiled(y, x).mean()) == -1
+    assert float(compiled(x.clone(), y).mean()) == 1
+
+
 def test_what_cannot_be_is_said() -> None:
     compiled = export.jit(lambda x: (x**2).sum())
     compiled(ROWS)

@@ -27,23 +27,14 @@ def walk(tree: Any, place: torch.device, baked: Collection[int], tensors: list[T
         key: what two calls of one kind have in common is appended to it.
     """
     container = type(tree)
-    if container is Tensor:
-        tensors.append(tree)
-        if tree.requires_grad or baked or tree.device != place or _strange(tree) or tree.layout is not torch.strided:
-            key.append(kind(tree, id(tree) in baked))
-        else:
-            key.append(tree.dtype)
-            key.append(tree.shape)
-    elif container is dict:
+    if container is dict:
         key.append(dict)
         key.append(tuple(tree))
-        for value in tree.values():
-            walk(value, place, baked, tensors, key)
+        children = tree.values()
     elif container is tuple or container is list:
         key.append(container)
         key.append(len(tree))
-        for value in tree:
-            walk(value, place, baked, tensors, key)
+        children = tree
     else:
         leaves, spec = tree_flatten(tree)
         key.append(spec)
@@ -51,6 +42,17 @@ def walk(tree: Any, place: torch.device, baked: Collection[int], tensors: list[T
             if isinstance(leaf, Tensor):
                 tensors.append(leaf)
             key.append(kind(leaf, id(leaf) in baked))
+        return
+    for child in children:
+        if type(child) is not Tensor:
+            walk(child, place, baked, tensors, key)
+            continue
+        tensors.append(child)
+        if child.requires_grad or baked or child.device != place or child.layout is not torch.strided:
+            key.append(kind(child, id(child) in baked))
+        else:
+            key.append(child.dtype)
+            key.append(child.shape)
 
 
 def kind(leaf: Any, baked: bool) -> Hashable:

@@ -72,7 +72,7 @@ class Program:
         session: the session.
         inputs: position among the arguments' tensors, and name, of each that the session takes.
         leaves: the example tensors, for their dtypes and shapes.
-        outputs: name and dtype of each result.
+        outputs: name, dtype and shape of each result; one that the session returns in another shape is reshaped.
         structure: the containers of the results.
         captured: tensors that are compiled in without being arguments.
         baked: identities of the arguments that are compiled in.
@@ -85,7 +85,7 @@ class Program:
         session: onnxruntime.InferenceSession,
         inputs: Sequence[tuple[int, str]],
         leaves: Sequence[Tensor],
-        outputs: Sequence[tuple[str, torch.dtype]],
+        outputs: Sequence[tuple[str, torch.dtype, tuple[int, ...]]],
         structure: Structure,
         captured: list[Watched],
         baked: frozenset[int],
@@ -101,13 +101,17 @@ class Program:
         self._shapes = [tuple(leaf.shape) for leaf in given]
         self._dtypes = [leaf.dtype for leaf in given]
         self._numpy_dtypes = [_NUMPY.get(dtype) for dtype in self._dtypes]
-        self._outputs = [name for name, _ in outputs]
-        self._booleans = [i for i, (_, dtype) in enumerate(outputs) if dtype == torch.bool]
+        self._outputs = [name for name, _, _ in outputs]
+        made = {value.name: tuple(value.shape) for value in session.get_outputs()}
+        self._views = [(i, shape) for i, (name, _, shape) in enumerate(outputs) if made[name] != shape]
+        self._booleans = [i for i, (_, dtype, _) in enumerate(outputs) if dtype == torch.bool]
         name, _, index = compilation.device.partition(":")
         self._location = name, int(index or 0)
         device = onnxruntime.OrtDevice.make(*self._location)._get_c_device()
         self._feeds, self._fetches = [device] * len(inputs), [device] * len(outputs)
         self._placeholder = torch.empty(1, device=compilation.device)  # an address for tensors without values
+        self._by_address = None not in self._numpy_dtypes
+        self._last_fed: tuple[list[int], OrtValueVector] = [], OrtValueVector()
 
     def stale(self) -> bool:
         """Tell whether a tensor that the function captured was changed in place since, or got other memory."""
@@ -132,6 +136,8 @@ class Program:
         except sessions.ERRORS as error:
             raise sessions.translated(error, None) from error
         made = results.to_dlpacks(torch._C._from_dlpack)
+        for i, shape in self._views:
+            made[i] = made[i].view(shape)
         for i in self._booleans:
             made[i] = made[i].view(torch.bool)
         return self._assemble(made)
@@ -153,12 +159,16 @@ class Program:
         current.wait_stream(self._stream)
 
     def _fed(self, given: Sequence[Tensor]) -> OrtValueVector:
-        feed = OrtValueVector()
-        if None not in self._numpy_dtypes:
+        if self._by_address:
             placeholder = self._placeholder.data_ptr()
             addresses = [leaf.data_ptr() or placeholder for leaf in given]
-            feed.push_back_batch(given, addresses, self._numpy_dtypes, self._shapes, self._feeds)
+            last, feed = self._last_fed
+            if addresses != last:
+                feed = OrtValueVector()
+                feed.push_back_batch(given, addresses, self._numpy_dtypes, self._shapes, self._feeds)
+                self._last_fed = addresses, feed
             return feed
+        feed = OrtValueVector()
         for leaf in given:
             boolean = leaf.dtype == torch.bool
             feed.push_back(to_dlpack(leaf.detach().view(torch.uint8) if boolean else leaf.detach()), boolean)

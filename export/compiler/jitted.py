@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
@@ -25,7 +26,7 @@ from export.compiler.call_kinds import ambient, walk
 from export.compiler.compiled_call import Compilation, Program, Watched
 from export.compiler.cuda_graph import CudaGraphProgram, check_is_fixed
 from export.compiler.ordered_session import open_ordered
-from export.errors import ArgumentError
+from export.errors import ArgumentError, ExportError
 from export.footprint.byte_text import in_mib
 from export.graph.onnx_export import DEFAULT_OPSET, baked_positions, count_nodes, translate
 from export.graph.onnx_types import dtype_name
@@ -142,6 +143,8 @@ class Jitted:
         walk(args, self._place, baked, tensors, parts)
         if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack():
             self._refuse_watched(tensors)
+        if peek_interpreter_stack() is not None and any(map(is_functorch_wrapped_tensor, tensors)):
+            self._refuse(tensors)
         key = tuple(parts)
         try:
             with self._lock:
@@ -154,7 +157,13 @@ class Jitted:
         if program is None or program.stale():
             self._refuse(tensors)
             program = self._compile(key, args, baked)
-        return program.run(tensors)
+        try:
+            return program.run(tensors)
+        except ExportError:
+            self._refuse(
+                tensors
+            )  # such as a wrapper that outlived its transform: it looks like a tensor, without memory
+            raise
 
     def _baked(self, args: tuple[Any, ...]) -> frozenset[int]:
         """Return the identities of the baked tensors, and forget what was compiled with tensors that are gone."""
@@ -199,7 +208,7 @@ class Jitted:
         """Raise for tensors that a compiled function cannot take."""
         name = function_name(self.fn)
         for leaf in tensors:
-            if torch._C._functorch.is_functorch_wrapped_tensor(leaf):
+            if is_functorch_wrapped_tensor(leaf):
                 raise ArgumentError(
                     f"jit({name}) was called inside a torch.func transform, which cannot see into compiled code; "
                     f"put the transform inside: jit(grad({name})), jit(vmap({name}))"
@@ -257,7 +266,8 @@ class Jitted:
         given = {value.name for value in session.get_inputs()}
         leaves = arguments.leaves
         inputs = [(i, name) for i, name in enumerate(arguments.leaf_names) if name in given]
-        outputs = [(name, example.dtype) for name, example in zip(traced.out_names, traced.outputs, strict=True)]
+        examples = zip(traced.out_names, traced.outputs, strict=True)
+        outputs = [(name, example.dtype, tuple(map(int, example.shape))) for name, example in examples]
         kinds = {name: f"{dtype_name(leaves[i].dtype)}{list(leaves[i].shape)}" for i, name in inputs}
         spent = traced_at - start, done - traced_at
         report = Compilation(kinds, inside, count_nodes(proto.graph), *spent, self.device, self._replayed, needed)

@@ -7,6 +7,7 @@ import os
 import onnx
 import onnxruntime
 
+from export.compiler.rewriting import rewrite
 from export.footprint.graph_values import graph_values
 from export.footprint.node_order import early_free_order
 from export.runtime import sessions
@@ -29,17 +30,18 @@ def open_ordered(
     """
     model = proto.SerializeToString()
     stored = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
-    if choice.device != "cpu" or stored > MAX_STORED_BYTES:
+    if choice.device != "cpu" or cuda_graph or stored > MAX_STORED_BYTES:
         return sessions.open_session(model, choice, cuda_graph=cuda_graph), None
     with saved_graph() as path:
         session = sessions.open_session(model, choice, saved=path)
         optimised = onnx.load(path, load_external_data=False)
         graph, threads = optimised.graph, os.cpu_count() or 1
+        rewritten = rewrite(optimised)
         # Without `data_prop`, which can take hundreds of MiB; nothing here computes sizes.
         values = graph_values(onnx.shape_inference.infer_shapes(optimised).graph)
         recorded = {name: i for i, node in enumerate(proto.graph.node) for name in node.output}
         order, after, before = early_free_order(graph.node, recorded, values, threads)
-        if before - after < _MIN_SAVED_BYTES:
+        if before - after < _MIN_SAVED_BYTES and not rewritten:
             return session, before
         del session
         nodes = onnx.GraphProto(node=order)

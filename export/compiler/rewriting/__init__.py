@@ -1,0 +1,36 @@
+"""Rewrites of the graph that ONNX Runtime has optimised, for what its own optimiser does not do."""
+
+import onnx
+
+from export.compiler.rewriting.blocked_convolutions import BLOCKED, block_convolutions, channels_in_a_block
+from export.compiler.rewriting.broadcasts import delay_expands
+from export.compiler.rewriting.product_sums import absorb_factors, absorb_sums
+from export.compiler.rewriting.static_graph import StaticGraph
+from export.compiler.rewriting.views import fold_leading_axes, merge_views, return_bases
+
+__all__ = ["rewrite"]
+
+
+def rewrite(model: onnx.ModelProto) -> bool:
+    """Rewrite a model of static shapes in place, after which outputs may have the shape of what they are a view of.
+
+    Returns:
+        whether anything changed.
+    """
+    known = StaticGraph(model.graph)
+    before = len(known.ops)
+    block = channels_in_a_block()
+    if block > 1:
+        block_convolutions(known, block)
+    delay_expands(known)
+    merge_views(known)
+    fold_leading_axes(known)
+    absorb_factors(known)
+    absorb_sums(known)
+    return_bases(known)
+    if len(known.ops) == before:
+        return False
+    known.write()
+    if BLOCKED not in {entry.domain for entry in model.opset_import}:
+        model.opset_import.append(onnx.helper.make_opsetid(BLOCKED, 1))
+    return True
