@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--alone", action="store_true", help="leave torch.compile out")
     options = parser.parse_args()
-    budget = QUICK if options.quick else Budget(rounds=20, sample_seconds=0.02)
+    budget = QUICK if options.quick else Budget(rounds=20, sample_seconds=0.02, settle_seconds=0.03)
     result = run_cell(options.network, options.transform, budget, options.alone)
     options.path.write_text(json.dumps(result.to_dict()), encoding="utf-8")
 

@@ -54,12 +54,15 @@ class Budget:
         sample_seconds: The least time of one timed sample, reached by calling a fast function several times.
         warm_up_seconds: How long each contender runs before timing.
         warm_up_calls: How many calls of each come before timing, at least.
+        settle_seconds: How long a contender runs untimed before each of its samples, so that caches and waiting threads
+            are its own and no longer those of the contender before it.
     """
 
     rounds: int = 40
     sample_seconds: float = 0.01
     warm_up_seconds: float = 0.3
     warm_up_calls: int = 3
+    settle_seconds: float = 0.0
 
 
 QUICK = Budget(rounds=7, sample_seconds=0.001, warm_up_seconds=0.01)
@@ -139,7 +142,7 @@ def measure(comparison: Comparison, budget: Budget) -> Measurement:
     for other in others:
         comparison.agree(expected, other.call())
     calls = [warm_up(contender, budget) for contender in comparison.contenders]
-    seconds = interleave(comparison.contenders, calls, budget.rounds)
+    seconds = interleave(comparison.contenders, calls, budget.rounds, budget.settle_seconds)
     timings = []
     for index, contender in enumerate(comparison.contenders):
         ratio, interval = paired_ratio(seconds[index], seconds[0])
@@ -159,22 +162,27 @@ def warm_up(contender: Contender, budget: Budget) -> int:
     return max(1, round(budget.sample_seconds / seconds_a_call))
 
 
-def interleave(contenders: Sequence[Contender], calls: Sequence[int], rounds: int) -> np.ndarray:
+def interleave(
+    contenders: Sequence[Contender], calls: Sequence[int], rounds: int, settle_seconds: float = 0.0
+) -> np.ndarray:
     """Seconds a call, of shape (contenders, rounds). The garbage collector is off while a sample is timed."""
     seconds = np.empty((len(contenders), rounds))
     for turn in range(rounds):
         for step in range(len(contenders)):
             index = (turn + step) % len(contenders)
-            seconds[index, turn] = sample(contenders[index], calls[index])
+            seconds[index, turn] = sample(contenders[index], calls[index], settle_seconds)
     return seconds
 
 
-def sample(contender: Contender, calls: int) -> float:
-    """Mean seconds a call over `calls` calls in a row."""
+def sample(contender: Contender, calls: int, settle_seconds: float = 0.0) -> float:
+    """Mean seconds a call over `calls` calls in a row, after as many as take `settle_seconds`."""
     call = contender.call
     gc.collect()
     gc.disable()
     try:
+        start = time.perf_counter()
+        while time.perf_counter() - start < settle_seconds:
+            call()
         start = time.perf_counter()
         for _ in range(calls):
             call()
