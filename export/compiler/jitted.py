@@ -159,10 +159,8 @@ class Jitted:
             program = self._compile(key, args, baked)
         try:
             return program.run(tensors)
-        except ExportError:
-            self._refuse(
-                tensors
-            )  # such as a wrapper that outlived its transform: it looks like a tensor, without memory
+        except ExportError:  # a wrapper that outlived its transform looks like a tensor, and has no memory
+            self._refuse(tensors)
             raise
 
     def _baked(self, args: tuple[Any, ...]) -> frozenset[int]:

@@ -22,7 +22,9 @@ _MIN_SAVED_BYTES = 2**20
 def open_ordered(
     proto: onnx.ModelProto, choice: sessions.Choice, *, cuda_graph: bool = False
 ) -> tuple[onnxruntime.InferenceSession, int | None]:
-    """Open a session of a model; on a CPU one whose nodes run in the order that needs less memory.
+    """Open a session of a model; on a CPU one of a rewritten graph, in the order that needs less memory.
+
+    Outputs of the session may have another shape than the model's; see `rewrite`.
 
     Returns:
         the session, and the bytes alive at once in its calls: results included, arguments and weights not; None where

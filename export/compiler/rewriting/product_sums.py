@@ -101,9 +101,9 @@ def absorb_sums(graph: StaticGraph) -> None:
         if candidates:  # the later one, so that the earlier product is there when it is added
             _, maker, added = max(candidates, key=lambda found: found[0])
             gone.add(id(maker))
-            op.kind, op.node = "Gemm", None
-            op.inputs, op._attributes = [*maker.inputs[:2], added], {**maker.attributes, "beta": 1.0}
-            place[id(op)] = i
+            inputs, attributes = [*maker.inputs[:2], added], {**maker.attributes, "beta": 1.0}
+            graph.ops[i] = makers[op.outputs[0]] = Op("Gemm", inputs, op.outputs, attributes)
+            place[id(graph.ops[i])] = i
     graph.ops = [op for op in graph.ops if id(op) not in gone]
 
 
