@@ -1,5 +1,6 @@
 """What the wheel holds, what it asks for, and that the pins fit it."""
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 import export
@@ -96,6 +98,20 @@ def test_no_dependency_is_an_address_or_a_development_tool(metadata: Message) ->
     always = {r.name for r in requirements(metadata) if r.marker is None or "extra" not in str(r.marker)}
     assert always == {"torch", "safetensors", "numpy", "onnx", "onnx-ir", "onnxscript", "typer", "rich"} | FLAVOURS
     assert all(requirement.url is None for requirement in requirements(metadata))
+
+
+def test_every_pin_takes_the_oldest_python_that_the_project_takes(root: Path) -> None:
+    """pip leaves out a release that asks for a newer patch of Python, and then finds none that fits the pin."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    oldest = f"{project['requires-python'].removeprefix('>=')}.0"
+    pinned = re.findall(r"^([A-Za-z0-9._-]+)==", (root / "constraints.txt").read_text(), re.MULTILINE)
+    asked = {
+        distribution.metadata["Name"]: distribution.metadata["Requires-Python"] or ""
+        for distribution in importlib.metadata.distributions()
+        if normal(distribution.metadata["Name"]) in set(map(normal, pinned))
+    }
+    assert len(asked) > len(pinned) / 2
+    assert {name: python for name, python in asked.items() if oldest not in SpecifierSet(python)} == {}
 
 
 def test_constraints_are_exact_pins_that_fit_the_metadata(root: Path) -> None:
