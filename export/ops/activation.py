@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+import torch.autograd.forward_ad as fwAD
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import Node
 
@@ -17,7 +18,7 @@ from export.ops.comparison import limited
 from export.ops.shared.elementary import expm1_of
 from export.ops.shared.kernels import fake_like, pointwise
 
-__all__ = ["BATCHING", "DECOMPOSITIONS", "FAKES", "LOWERINGS"]
+__all__ = ["BATCHING", "DECOMPOSITIONS", "FAKES", "FORWARD_MODE", "LOWERINGS"]
 
 aten: Any = torch.ops.aten
 
@@ -142,6 +143,49 @@ def _glu_jvp(result: torch.Tensor, x: torch.Tensor, tangent: torch.Tensor, dim: 
     return d_value * gate + result * (1 - gate) * d_gate
 
 
+def _softmax_dual(x: torch.Tensor, dim: int, half_to_float: bool = False) -> Any:
+    """Softmax y with its tangent y·(t - Σ y·t); PyTorch's own computes the exponentials a second time."""
+    value, tangent = fwAD.unpack_dual(x)
+    y = aten._softmax(value, dim, half_to_float)
+    weighted = y * tangent
+    return fwAD.make_dual(y, weighted - y * weighted.sum(dim, keepdim=True))
+
+
+def _log_softmax_dual(x: torch.Tensor, dim: int, half_to_float: bool = False) -> Any:
+    """LogSoftmax y with its tangent t - Σ exp(y)·t."""
+    value, tangent = fwAD.unpack_dual(x)
+    y = aten._log_softmax(value, dim, half_to_float)
+    return fwAD.make_dual(y, tangent - (y.exp() * tangent).sum(dim, keepdim=True))
+
+
+def _gelu_dual(x: torch.Tensor, approximate: str = "none") -> Any:
+    """GELU with its tangent: x·Φ(x) and (Φ(x) + x·φ(x))·t, which share the error function."""
+    if approximate != "none":
+        return NotImplemented
+    value, tangent = fwAD.unpack_dual(x)
+    below, density = _normal(value)
+    return fwAD.make_dual(value * below, (below + value * density) * tangent)
+
+
+def _gelu_backward_dual(grad: torch.Tensor, x: torch.Tensor, approximate: str = "none") -> Any:
+    """g·(Φ(x) + x·φ(x)) with its tangent g·φ(x)·(2 - x²)·t + (Φ(x) + x·φ(x))·dg, on the terms of `_gelu_dual`."""
+    if approximate != "none":
+        return NotImplemented
+    (g, dg), (value, tangent) = fwAD.unpack_dual(grad), fwAD.unpack_dual(x)
+    below, density = _normal(value)
+    slope = below + value * density
+    pushed = torch.zeros_like(g) if dg is None else slope * dg
+    if tangent is not None:
+        pushed = pushed + g * (density * (2 - value * value)) * tangent
+    return fwAD.make_dual(g * slope, pushed)
+
+
+def _normal(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the normal distribution's function Φ and density φ."""
+    below = 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
+    return below, torch.exp(-0.5 * (x * x)) * (1 / math.sqrt(2 * math.pi))
+
+
 def _same_shape(mode: FakeTensorMode, x: FakeTensor, *_: Any) -> FakeTensor:
     """Return a fake tensor like the argument."""
     return fake_like(mode, x, x.shape, x.dtype)
@@ -182,5 +226,12 @@ BATCHING: dict[Any, Callable[..., Any]] = pointwise(
     aten.softplus_backward.default,
     aten.threshold_backward.default,
 )
+
+FORWARD_MODE: dict[Any, Callable[..., Any]] = {
+    aten._softmax.default: _softmax_dual,
+    aten._log_softmax.default: _log_softmax_dual,
+    aten.gelu.default: _gelu_dual,
+    aten.gelu_backward.default: _gelu_backward_dual,
+}
 
 FAKES: dict[Any, Callable[..., Any]] = {aten.relu.default: _same_shape}

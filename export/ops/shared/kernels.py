@@ -185,14 +185,19 @@ def with_number(*operators: Any) -> dict[Any, Kernel]:
 
 
 def under_jvp(op: Any, elementary: Kernel) -> Kernel:
-    """Make a kernel of `Autograd`: elementary where a level of `jvp` derives it, PyTorch's own elsewhere."""
+    """Make a kernel of `Autograd`: elementary where a level of `jvp` derives it, PyTorch's own elsewhere.
+
+    PyTorch's own serves as well where the elementary one returns NotImplemented.
+    """
 
     @functools.wraps(elementary)
-    def kernel(*args: Any) -> Any:
+    def kernel(*args: Any, **settings: Any) -> Any:
         level = _functorch.peek_interpreter_stack()
         if level is not None and level.key() == _functorch.TransformType.Jvp and any(map(has_tangent, args)):
-            return elementary(*args)
-        return op._op_dk(DispatchKey.Autograd, *args)
+            result = elementary(*args, **settings)
+            if result is not NotImplemented:
+                return result
+        return op._op_dk(DispatchKey.Autograd, *args, **settings)
 
     return kernel
 
