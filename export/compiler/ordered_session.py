@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 
 from export.compiler.rewriting import rewrite
+from export.compiler.thread_choice import ALL_THREADS, thread_count
 from export.footprint.graph_values import graph_values
 from export.footprint.node_order import early_free_order
 from export.runtime import sessions
@@ -37,17 +38,20 @@ def open_ordered(
     with saved_graph() as path:
         session = sessions.open_session(model, choice, saved=path)
         optimised = onnx.load(path, load_external_data=False)
-        graph, threads = optimised.graph, os.cpu_count() or 1
+        graph = optimised.graph
         rewritten = rewrite(optimised)
         # Without `data_prop`, which can take hundreds of MiB; nothing here computes sizes.
-        values = graph_values(onnx.shape_inference.infer_shapes(optimised).graph)
+        inferred = onnx.shape_inference.infer_shapes(optimised).graph
+        values, threads = graph_values(inferred), thread_count(inferred)
         recorded = {name: i for i, node in enumerate(proto.graph.node) for name in node.output}
-        order, after, before = early_free_order(graph.node, recorded, values, threads)
-        if before - after < _MIN_SAVED_BYTES and not rewritten:
+        order, after, before = early_free_order(graph.node, recorded, values, threads or os.cpu_count() or 1)
+        if before - after < _MIN_SAVED_BYTES and not rewritten and threads == ALL_THREADS:
             return session, before
         del session
         nodes = onnx.GraphProto(node=order)
         del graph.node[:]
         graph.node.extend(nodes.node)
-        session = sessions.open_session(optimised.SerializeToString(), choice, path=path, in_file_order=True)
+        session = sessions.open_session(
+            optimised.SerializeToString(), choice, path=path, in_file_order=True, threads=threads
+        )
         return session, after

@@ -218,6 +218,7 @@ def open_session(
     weights: Mapping[str, Any] | None = None,
     cuda_graph: bool = False,
     in_file_order: bool = False,
+    threads: int = 0,
     saved: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Create a session.
@@ -230,6 +231,7 @@ def open_session(
         weights: values, which have to live as long as the session, for tensors that the model says are in a data file.
         cuda_graph: whether a GPU records the first run and replays it; inputs and outputs must lie at fixed addresses.
         in_file_order: whether a graph that ONNX Runtime has optimised runs as it is, its nodes in the model's order.
+        threads: how many threads share the work of a node; 0 for one on each core.
         saved: a file to write the optimised graph to.
 
     Raises:
@@ -239,6 +241,7 @@ def open_session(
     """
     source, file = (model, path) if isinstance(model, bytes) else (os.fspath(model), model)
     options = session_options(choice, source, path, spinning, weights)
+    options.intra_op_num_threads = threads
     if in_file_order:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED

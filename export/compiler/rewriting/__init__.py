@@ -2,9 +2,11 @@
 
 import onnx
 
+from export.compiler.rewriting.batched_products import absorb_operands, turn_products
 from export.compiler.rewriting.blocked_convolutions import BLOCKED, block_convolutions, channels_in_a_block
 from export.compiler.rewriting.broadcasts import delay_expands
-from export.compiler.rewriting.product_sums import absorb_factors, absorb_sums
+from export.compiler.rewriting.product_sums import absorb_factors, absorb_sums, release_sums
+from export.compiler.rewriting.reductions import sums_by_products
 from export.compiler.rewriting.static_graph import StaticGraph
 from export.compiler.rewriting.views import fold_leading_axes, merge_views, return_bases
 
@@ -18,17 +20,23 @@ def rewrite(model: onnx.ModelProto) -> bool:
         whether anything changed.
     """
     known = StaticGraph(model.graph)
-    before = len(known.ops)
+    before = [(op.kind, *op.inputs) for op in known.ops]
     block = channels_in_a_block()
     if block > 1:
         block_convolutions(known, block)
     delay_expands(known)
     merge_views(known)
     fold_leading_axes(known)
+    turn_products(known)
+    absorb_operands(known)
     absorb_factors(known)
     absorb_sums(known)
+    absorb_factors(known)
+    release_sums(known)
+    sums_by_products(known)
+    merge_views(known)
     return_bases(known)
-    if len(known.ops) == before:
+    if [(op.kind, *op.inputs) for op in known.ops] == before:
         return False
     known.write()
     if BLOCKED not in {entry.domain for entry in model.opset_import}:

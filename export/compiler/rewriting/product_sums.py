@@ -1,17 +1,26 @@
 """Sums and factors around a product of two matrices, computed by the product: alpha · A · B + beta · C.
 
 ONNX Runtime's own optimiser does so for a bias. A residual stream adds whole matrices, and the derivative of a product
-along a direction is a sum of two products.
+along a direction is a sum of two products. For a large product it is the other way round: ONNX Runtime copies the
+summand to the result first, on one thread, so that adding afterwards, on all of them, is faster.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import onnx
 
 from export.compiler.rewriting.static_graph import Op, StaticGraph
 
-__all__ = ["absorb_factors", "absorb_sums"]
+__all__ = ["absorb_factors", "absorb_sums", "release_sums", "scalar_factor"]
+
+MAX_ELEMENTS_WITH_SUMMAND = 2**16
+"""Elements of a product up to which its summand is added by the product."""
+
+MIN_ROW_SPREAD = 64
+"""Elements of a row from which adding it to each row of a large matrix is a fast loop."""
 
 _PRODUCTS = ("Gemm", "com.microsoft.FusedGemm")
 
@@ -21,9 +30,7 @@ def absorb_factors(graph: StaticGraph) -> None:
     makers, readers = graph.makers(), graph.readers()
     gone: set[int] = set()
     for op in graph.ops:
-        if op.kind != "Mul":
-            continue
-        factor, name = _factor(graph, op)
+        factor, name = scalar_factor(graph, op)
         if factor is None:
             continue
         made = op.outputs[0]
@@ -47,17 +54,18 @@ def absorb_factors(graph: StaticGraph) -> None:
     graph.ops = [op for op in graph.ops if id(op) not in gone]
 
 
-def _factor(graph: StaticGraph, op: Op) -> tuple[float | None, str]:
+def scalar_factor(graph: StaticGraph, op: Op) -> tuple[float | None, str]:
     """Return the number that a node multiplies by, None if there is none, and the value that it multiplies.
 
     Where a type has a small range, what is multiplied before a product keeps it from overflowing, and stays before.
+    Zero, infinity and NaN stay where they are, as products have their own way with them.
     """
-    if graph.kinds.get(op.outputs[0]) not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+    if op.kind != "Mul" or graph.kinds.get(op.outputs[0]) not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
         return None, ""
     for one, other in (op.inputs, op.inputs[::-1]):
         value = graph.constant(one)
         same = graph.shapes.get(other) == graph.shapes.get(op.outputs[0]) is not None
-        if value is not None and value.size == 1 and same:
+        if value is not None and value.size == 1 and same and math.isfinite(value.item()) and value.item() != 0:
             return value.item(), other
     return None, ""
 
@@ -97,6 +105,8 @@ def absorb_sums(graph: StaticGraph) -> None:
                 continue
             if _has_summand(maker) or not _spreads(graph.shapes.get(added), graph.shapes.get(name)):
                 continue
+            if _adds_faster_alone(graph, name, added):
+                continue
             candidates.append((place[id(maker)], maker, added))
         if candidates:  # the later one, so that the earlier product is there when it is added
             _, maker, added = max(candidates, key=lambda found: found[0])
@@ -117,3 +127,30 @@ def _spreads(shape: tuple[int, ...] | None, target: tuple[int, ...] | None) -> b
         return False
     own = (1,) * (2 - len(shape)) + shape
     return all(size in (1, full) for size, full in zip(own, target, strict=True))
+
+
+def release_sums(graph: StaticGraph) -> None:
+    """Add behind a large product what it adds."""
+    ops: list[Op] = []
+    for op in graph.ops:
+        made = op.outputs[0]
+        if (
+            op.kind != "Gemm"
+            or not _has_summand(op)
+            or not _adds_faster_alone(graph, made, op.inputs[2])
+            or not _spreads(graph.shapes.get(op.inputs[2]), graph.shapes[made])
+            or op.attributes.get("beta", 1.0) != 1
+        ):
+            ops.append(op)
+            continue
+        product = graph.name_for(f"{made}.product")
+        graph.note(product, graph.shapes[made], graph.kinds[made])
+        ops.append(Op("Gemm", op.inputs[:2], [product], op.attributes))
+        ops.append(Op("Add", [product, op.inputs[2]], [made], {}))
+    graph.ops = ops
+
+
+def _adds_faster_alone(graph: StaticGraph, product: str, added: str) -> bool:
+    """Whether a sum takes less behind a product than inside."""
+    shape, own = graph.shapes.get(product, ()), graph.shapes.get(added, ())
+    return math.prod(shape) > MAX_ELEMENTS_WITH_SUMMAND and (own == shape or shape[-1] >= MIN_ROW_SPREAD)
