@@ -8,7 +8,7 @@ import onnx
 import onnxruntime
 
 from export.compiler.rewriting import rewrite
-from export.compiler.thread_choice import ALL_THREADS, thread_count
+from export.compiler.thread_choice import thread_count
 from export.footprint.graph_values import graph_values
 from export.footprint.node_order import early_free_order
 from export.runtime import sessions
@@ -35,8 +35,9 @@ def open_ordered(
     stored = sum(tensor.ByteSize() for tensor in proto.graph.initializer)
     if choice.device != "cpu" or cuda_graph or stored > MAX_STORED_BYTES:
         return sessions.open_session(model, choice, cuda_graph=cuda_graph), None
+    declared = thread_count(proto.graph)
     with saved_graph() as path:
-        session = sessions.open_session(model, choice, saved=path)
+        session = sessions.open_session(model, choice, saved=path, threads=declared)
         optimised = onnx.load(path, load_external_data=False)
         graph = optimised.graph
         rewritten = rewrite(optimised)
@@ -45,7 +46,7 @@ def open_ordered(
         values, threads = graph_values(inferred), thread_count(inferred)
         recorded = {name: i for i, node in enumerate(proto.graph.node) for name in node.output}
         order, after, before = early_free_order(graph.node, recorded, values, threads or os.cpu_count() or 1)
-        if before - after < _MIN_SAVED_BYTES and not rewritten and threads == ALL_THREADS:
+        if before - after < _MIN_SAVED_BYTES and not rewritten and threads == declared:
             return session, before
         del session
         nodes = onnx.GraphProto(node=order)
