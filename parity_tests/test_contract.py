@@ -268,7 +268,9 @@ def test_to_module_has_the_names_and_the_training_step(row: Case) -> None:
     module = interop.to_module(block, params, state)
     assert sorted(module.state_dict()) == sorted([*tree.names(params), *tree.names(state)])
     noise = block.noise(tuple(x.shape), torch.Generator().manual_seed(0), dtype=torch.float64)
-    y, new_state = block.apply(params, x, state, extras, True, noise)
+    # PyTorch joins the axes of a batched product otherwise where a factor requires grad, as the module's parameters do.
+    trained = tree.tree_map(lambda leaf: leaf.clone().requires_grad_(leaf.is_floating_point()), params)
+    y, new_state = block.apply(trained, x, state, extras, True, noise)
     assert torch.equal(module.train()(x, extras, noise), y)
     for name, leaf in tree.flatten(new_state).items():
         assert torch.equal(module.state_dict()[name], leaf)

@@ -64,7 +64,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Digits:
 
     optimizer, step = pure.optim.adamw(1e-2), pure.value_and_grad(loss, has_aux=True)
     opt_state = optimizer.init(params)
-    for rows in torch.cat([seen, seen, seen]).split(64):
+    for rows in seen.repeat(5).split(64):
         (_, state), gradient = step(params, state, images[rows], labels[rows])
         params, opt_state = optimizer.step(gradient, opt_state, params)
     folder = tmp_path_factory.mktemp("digits")
