@@ -14,7 +14,8 @@ from torch.func import grad, jvp, vmap
 
 import export
 import pure
-from export.compiler.rewriting import BLOCKED, channels_in_a_block, rewrite
+from export.compiler.rewriting import rewrite
+from export.compiler.rewriting.blocked_convolutions import BLOCKED, channels_in_a_block
 from parity_tests.static_models import gemm, model_of, rewritten
 from pure import nets
 from pure.skips import pre_norm

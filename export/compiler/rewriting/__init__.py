@@ -3,7 +3,7 @@
 import onnx
 
 from export.compiler.rewriting.batched_products import absorb_operands, turn_products
-from export.compiler.rewriting.blocked_convolutions import BLOCKED, block_convolutions, channels_in_a_block
+from export.compiler.rewriting.blocked_convolutions import block_convolutions, channels_in_a_block
 from export.compiler.rewriting.broadcasts import delay_expands
 from export.compiler.rewriting.product_sums import absorb_factors, absorb_sums, release_sums
 from export.compiler.rewriting.reductions import sums_by_products
@@ -31,7 +31,7 @@ def rewrite(model: onnx.ModelProto) -> bool:
     absorb_operands(known)
     absorb_factors(known)
     absorb_sums(known)
-    absorb_factors(known)
+    absorb_factors(known)  # those behind a sum that is inside its product now
     release_sums(known)
     sums_by_products(known)
     merge_views(known)
@@ -39,6 +39,7 @@ def rewrite(model: onnx.ModelProto) -> bool:
     if [(op.kind, *op.inputs) for op in known.ops] == before:
         return False
     known.write()
-    if BLOCKED not in {entry.domain for entry in model.opset_import}:
-        model.opset_import.append(onnx.helper.make_opsetid(BLOCKED, 1))
+    imported = {entry.domain for entry in model.opset_import}
+    for domain in sorted({op.kind.rpartition(".")[0] for op in known.ops} - imported - {""}):
+        model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
     return True

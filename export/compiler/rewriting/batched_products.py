@@ -105,12 +105,18 @@ def _maker_through_views(
     """Return what made a value that nothing else reads, or the value that it is a view of on the same last two axes."""
     while graph.is_private(name) and len(readers[name]) == 1:
         maker = makers.get(name)
-        if maker is None or maker.kind not in VIEWS:
+        if maker is None or not _keeps_matrices(graph, maker):
             return maker
-        if graph.shapes.get(maker.inputs[0], ())[-2:] != graph.shapes[name][-2:]:
-            return None
         name = maker.inputs[0]
     return None
+
+
+def _keeps_matrices(graph: StaticGraph, op: Op) -> bool:
+    """Whether a node is a view on the same last two axes."""
+    if op.kind not in VIEWS:
+        return False
+    given, made = (graph.shapes.get(name, ()) for name in (op.inputs[0], op.outputs[0]))
+    return len(given) > 1 and given[-2:] == made[-2:]
 
 
 def _is_batched(graph: StaticGraph, op: Op) -> bool:
@@ -137,7 +143,7 @@ def _operand(
     while (maker := makers.get(here)) is not None:
         source = maker.inputs[0] if maker.inputs else ""
         given = graph.shapes.get(source, ())
-        if maker.kind in VIEWS and given[-2:] == graph.shapes[here][-2:] and len(given) > 1:
+        if _keeps_matrices(graph, maker):
             here = source
             continue
         if maker.kind == "Transpose":
@@ -190,7 +196,7 @@ def _read_by_products(graph: StaticGraph, readers: dict[str, list[Op]], name: st
     for op in readers.get(name, ()):
         made = op.outputs[0]
         rank = len(graph.shapes[name])
-        is_view = op.kind in VIEWS and graph.shapes.get(made, ())[-2:] == graph.shapes[name][-2:]
+        is_view = _keeps_matrices(graph, op)
         is_exchange = op.kind == "Transpose" and _order(op, graph) == (*range(rank - 2), rank - 1, rank - 2)
         if not _is_batched(graph, op) and not ((is_view or is_exchange) and _read_by_products(graph, readers, made)):
             return False
